@@ -1,0 +1,26 @@
+"""Honest benchmarks of compressed neural networks, as a pytest plugin."""
+
+from bench.case import Case, Grid
+from bench.dataset import Dataset, Samples, datasets
+from bench.engines import Engine, engines
+from bench.errors import BenchError
+from bench.model import Model, Weights, models
+from bench.recipe import Recipe, recipes
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BenchError",
+    "Case",
+    "Dataset",
+    "Engine",
+    "Grid",
+    "Model",
+    "Recipe",
+    "Samples",
+    "Weights",
+    "datasets",
+    "engines",
+    "models",
+    "recipes",
+]

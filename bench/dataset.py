@@ -1,0 +1,44 @@
+"""What a model is calibrated on and judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split of a data set: inputs (n, ...) as the data set keeps them, targets (n, ...)."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set by name.
+
+    load      (split, folder) -> Samples; split is "train" or "test", folder the user's data folder or None.
+              Raises DataError where a file is damaged.
+    files     folder -> the files that `load` reads there; raises DataError where they are missing. None for a data
+              set that needs no folder.
+    fetch     folder -> None: brings the files there; None where there is nothing to bring.
+    packages  distributions whose version shapes the data.
+    """
+
+    name: str
+    about: str
+    load: Callable[[str, Path | None], Samples]
+    files: Callable[[Path], list[Path]] | None = None
+    fetch: Callable[[Path], None] | None = None
+    packages: tuple[str, ...] = ()
+
+
+datasets: Registry[Dataset] = Registry("dataset")

@@ -1,0 +1,76 @@
+"""The engines: what runs a network. One file an engine; importing one imports none of the packages it drives."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.recipe import Recipe
+from bench.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Predict = Callable[[np.ndarray], np.ndarray]
+
+
+class Engine(ABC):
+    """What every engine must be able to do. Override the abstract methods; the others have defaults.
+
+    packages  distributions it needs; their versions are part of an artefact's key.
+    format    the artefact's format, as the record names it.
+    """
+
+    packages: tuple[str, ...] = ()
+    format: str = ""
+
+    @abstractmethod
+    def supports(self, recipe: Recipe, device: str) -> str | None:
+        """Give the reason why this engine cannot run the recipe on the device, None where it can."""
+
+    @abstractmethod
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+        """Write the artefact's files into the empty folder.
+
+        network  in eval mode, FP32, on the CPU; may be changed in place.
+        samples  float32 (n, ...), preprocessed: for calibration, and the shape of an input; its first is the example.
+        """
+
+    @abstractmethod
+    def load(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Predict:
+        """Open a session on an artefact: float32 (batch, ...) -> float32 (batch, ...).
+
+        network  gives the architecture with unset weights, for engines whose artefact does not hold it.
+        example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
+        """
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """Environment variables the process needs before the engine is imported."""
+        return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+    def settings(self) -> dict[str, object]:
+        """What on this machine changes what `build` makes, beside the packages' versions; part of the key."""
+        return {}
+
+    def missing(self) -> str | None:
+        """Give the reason why the engine cannot run at all here, None where it can."""
+        for package in self.packages:
+            try:
+                importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                return f"package {package} is not installed"
+        return None
+
+
+engines: Registry[Engine] = Registry("engine")
+engines.add("torch", "bench.engines.torch:ENGINE")
+engines.add("torchscript", "bench.engines.torchscript:ENGINE")
+engines.add("inductor", "bench.engines.inductor:ENGINE")
+engines.add("onnxruntime", "bench.engines.onnxruntime:ENGINE")
+engines.add("openvino", "bench.engines.openvino:ENGINE")

@@ -1,0 +1,37 @@
+"""Every way the harness can refuse, each with a message that names what was asked, what there is and what to do."""
+
+
+class BenchError(Exception):
+    """Base of all errors whose message is one line for the user; the plugin and the command line print it bare."""
+
+
+class UnknownMember(BenchError):
+    """A name that no registry holds."""
+
+
+class BadCase(BenchError):
+    """A case whose axes cannot be."""
+
+
+class DataError(BenchError):
+    """Data or weights that are missing, truncated or of the wrong shape."""
+
+
+class CacheError(BenchError):
+    """The artefact store cannot be written or read."""
+
+
+class BuildError(BenchError):
+    """An engine could not make its artefact."""
+
+
+class WorkerError(BenchError):
+    """A worker process died, hung or answered with an error."""
+
+
+class RunFileError(BenchError):
+    """A file that is not a saved run."""
+
+
+class BenchWarning(UserWarning):
+    """Something the user should know that does not stop the run."""

@@ -1,0 +1,104 @@
+"""One dull table for everything that has a name: models, recipes, engines, tasks, datasets."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+from bench.errors import UnknownMember
+
+Member = TypeVar("Member")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The module that registered a member, so that a worker process can import it too.
+
+    module  its name; file  where it lies; root  the folder from which `module` can be imported.
+    """
+
+    module: str
+    file: str
+    root: str
+
+    def load(self) -> None:
+        """Import the module, by its name where that finds the same file, else from the file."""
+        if self.module in sys.modules:
+            return
+        if self.root not in sys.path:
+            sys.path.insert(0, self.root)
+        spec = importlib.util.find_spec(self.module)
+        if spec is not None and spec.origin is not None and Path(spec.origin).samefile(self.file):
+            importlib.import_module(self.module)
+            return
+        spec = importlib.util.spec_from_file_location(self.module, self.file)
+        if spec is None or spec.loader is None:
+            raise UnknownMember(f"cannot import {self.file}, which registers a member")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[self.module] = module
+        spec.loader.exec_module(module)
+
+    @classmethod
+    def of(cls, module: str) -> Origin:
+        """The origin of an imported module, by its name."""
+        file = Path(str(sys.modules[module].__file__)).resolve()
+        parents = len(module.split(".")) + (file.name == "__init__.py")
+        return cls(module, str(file), str(file.parents[parents - 1]))
+
+
+class Registry(Generic[Member]):
+    """Members by name, in the order of their registration.
+
+    A member may be given as "module:attribute"; it is imported when first asked for. Packages from outside add
+    members by the entry-point group `bench.<kind>s`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._members: dict[str, Member | str | importlib.metadata.EntryPoint] = {}
+        self._origins: dict[str, Origin] = {}
+        self._outsiders_known = False
+
+    def add(self, name: str, member: Member | str, module: str | None = None) -> None:
+        """Register a member; `module` is the name of the module that a worker must import to know it too."""
+        self._members[name] = member
+        if module is not None:
+            self._origins[name] = Origin.of(module)
+
+    def get(self, name: str) -> Member:
+        """Give the member of that name. Raises UnknownMember with the names that there are."""
+        self._ask_outsiders()
+        try:
+            member = self._members[name]
+        except KeyError:
+            known = ", ".join(self._members) or "none"
+            raise UnknownMember(f"no {self.kind} is named {name!r}; registered: {known}") from None
+        if isinstance(member, str):
+            module, _, attribute = member.partition(":")
+            member = getattr(importlib.import_module(module), attribute)
+        elif isinstance(member, importlib.metadata.EntryPoint):
+            member = member.load()
+        self._members[name] = member
+        return cast(Member, member)
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of their registration."""
+        self._ask_outsiders()
+        return tuple(self._members)
+
+    def origins(self) -> dict[str, Origin]:
+        """The modules that a worker must import to know the same members, by the member's name."""
+        return dict(self._origins)
+
+    def _ask_outsiders(self) -> None:
+        if not self._outsiders_known:
+            self._outsiders_known = True
+            for entry in importlib.metadata.entry_points(group=f"bench.{self.kind}s"):
+                self._members.setdefault(entry.name, entry)
+
+
