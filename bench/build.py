@@ -1,0 +1,226 @@
+"""What is built of a model before it can be measured: its weights, its reference outputs, an engine's artefact.
+
+Each function gives the artefact from the store. With `make=False` it only looks, and gives None where it, or what
+it is made from, is not there yet: this is how a session plans without importing a framework.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.artifact import Artifact, Store, file_digest
+from bench.dataset import Dataset, Samples, datasets
+from bench.engines import Engine, engines
+from bench.errors import BenchError, BuildError, DataError
+from bench.model import Source, models
+from bench.recipe import Recipe, recipes
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+SEED = 0
+REFERENCE_BATCH = 64
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """The installed versions of distributions."""
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
+def _code(registered: dict[str, Any], name: str) -> str | None:
+    """Digest of the file that registered a member, None for those of the harness itself."""
+    return file_digest(Path(registered[name].file)) if name in registered else None
+
+
+def data_facts(dataset: Dataset, folder: Path | None) -> dict[str, Any]:
+    """What identifies a data set on this machine: its code, its files' digests, its packages' versions."""
+    files = [] if folder is None or dataset.files is None else dataset.files(folder)
+    return {
+        "dataset": dataset.name,
+        "code": _code(datasets.origins(), dataset.name),
+        "files": [file_digest(file) for file in files],
+        "versions": versions(dataset.packages),
+    }
+
+
+def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
+    """The model's weights as one safetensors file, read from the user's file or trained.
+
+    The key holds no library versions: weights trained once stay the same under all of them.
+    """
+    trained = source.weights.train is not None
+    made_from = {
+        "model": source.model.name,
+        "weights": source.weights.name,
+        "code": _code(models.origins(), source.model.name),
+        "file": None if source.weights_file is None else file_digest(source.weights_file),
+        "data": data_facts(source.dataset, source.folder) if trained else None,
+        "seed": SEED,
+    }
+    if not make:
+        return store.find("weights", made_from)
+
+    def write(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        network = architecture(source)
+        if source.weights_file is not None and source.weights.read is not None:
+            load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
+        elif source.weights.train is not None:
+            samples = load_data(source, "train")
+            source.weights.train(network, source.model.preprocess(samples.inputs), samples.targets)
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "weights.safetensors")
+
+    return store.get("weights", made_from, write)
+
+
+def reference(store: Store, source: Source, make: bool = True) -> Artifact | None:
+    """The FP32 PyTorch outputs for the whole test split, `outputs.npy`, against which fidelity is measured."""
+    network_weights = weights(store, source, make)
+    if network_weights is None:
+        return None
+    made_from = {
+        "weights": network_weights.digest,
+        "code": _code(models.origins(), source.model.name),
+        "data": data_facts(source.dataset, source.folder),
+        "versions": versions(("torch",)),
+    }
+    if not make:
+        return store.find("reference", made_from)
+
+    def write(folder: Path) -> None:
+        import numpy as np
+        import torch
+
+        network = trained_network(source, network_weights)
+        inputs = load_data(source, "test").inputs
+
+        def predict(batch: np.ndarray) -> np.ndarray:
+            return network(torch.from_numpy(batch)).numpy()
+
+        with torch.inference_mode():
+            outputs = predictions(predict, source, inputs, REFERENCE_BATCH)
+        np.save(folder / "outputs.npy", outputs, allow_pickle=False)
+
+    return store.get("reference", made_from, write)
+
+
+def artifact(store: Store, source: Source, engine: str, precision: str, make: bool = True) -> Artifact | None:
+    """What an engine runs: the network in the recipe's number format, in the engine's own file format."""
+    network_weights = weights(store, source, make)
+    if network_weights is None:
+        return None
+    builder, recipe = engines.get(engine), recipes.get(precision)
+    made_from = {
+        "engine": engine,
+        "recipe": {"name": recipe.name, "number_format": recipe.number_format, "activations": recipe.activations},
+        "rewrite": _code(recipes.origins(), precision),
+        "weights": network_weights.digest,
+        "code": _code(models.origins(), source.model.name),
+        "calibration": (
+            {**data_facts(source.dataset, source.folder), "samples": source.model.calibration, "seed": SEED}
+            if recipe.calibrated
+            else None
+        ),
+        "builder": _source_digest(builder),
+        "versions": versions(builder.packages),
+        "settings": builder.settings(),
+        "seed": SEED,
+    }
+    if not make:
+        return store.find("artifact", made_from)
+
+    def write(folder: Path) -> None:
+        _build(builder, recipe, source, network_weights, folder)
+
+    return store.get("artifact", made_from, write)
+
+
+def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact, folder: Path) -> None:
+    import torch
+
+    network = trained_network(source, network_weights)
+    torch.manual_seed(SEED)
+    try:
+        if recipe.rewrite is not None:
+            network = recipe.rewrite(network)
+        builder.build(network, recipe, calibration_inputs(source), folder)
+    except (BenchError, OSError):
+        raise
+    except Exception as error:
+        raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {error}") from error
+
+
+def _source_digest(builder: Engine) -> str:
+    """Digest of the files that define an engine's class and the classes it is derived from."""
+    files = {inspect.getfile(cls) for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")}
+    return hashlib.sha256("".join(sorted(file_digest(Path(file)) for file in files)).encode()).hexdigest()
+
+
+def architecture(source: Source) -> torch.nn.Module:
+    """The model's network in eval mode, as its own function makes it under the fixed seed."""
+    import torch
+
+    torch.manual_seed(SEED)
+    return source.model.network().eval()
+
+
+def load_state(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:
+    """Load a state dict. Raises DataError that names the keys that do not fit."""
+    own = network.state_dict()
+    wrong = {
+        "missing": sorted(own.keys() - state.keys()),
+        "not the model's": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in wrong.items() if keys)
+        raise DataError(f"{where} does not fit the network: of {len(own)} keys, {told}")
+    network.load_state_dict(state)
+
+
+def trained_network(source: Source, network_weights: Artifact) -> torch.nn.Module:
+    """The network with the stored weights, in eval mode, needing no gradients."""
+    from safetensors.torch import load_file
+
+    network = architecture(source)
+    file = network_weights.folder / "weights.safetensors"
+    load_state(network, load_file(file), str(file))
+    return network.requires_grad_(False)
+
+
+def load_data(source: Source, split: str) -> Samples:
+    """One split of the source's data. Raises DataError where it is empty or its two halves differ in length."""
+    samples = source.dataset.load(split, source.folder)
+    if not len(samples.inputs) or len(samples.inputs) != len(samples.targets):
+        raise DataError(
+            f"data set {source.dataset.name} gave {len(samples.inputs)} inputs and {len(samples.targets)} targets "
+            f"for {split!r}; as many of both are needed, and at least one"
+        )
+    return samples
+
+
+def calibration_inputs(source: Source) -> np.ndarray:
+    """The preprocessed inputs (n, ...) float32 that INT8 is calibrated with: a fixed choice of the training split."""
+    import numpy as np
+
+    inputs = load_data(source, "train").inputs
+    chosen = np.random.default_rng(SEED).permutation(len(inputs))[: source.model.calibration]
+    return source.model.preprocess(inputs[np.sort(chosen)])
+
+
+def predictions(predict: Any, source: Source, inputs: np.ndarray, batch: int) -> np.ndarray:
+    """Outputs (n, ...) for all inputs, in batches of exactly `batch`; the last is filled up and cut again."""
+    import numpy as np
+
+    outputs = []
+    for start in range(0, len(inputs), batch):
+        chosen = inputs[start : start + batch]
+        filled = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen), axis=0)])
+        outputs.append(np.asarray(predict(source.model.preprocess(filled)))[: len(chosen)])
+    return np.concatenate(outputs)

@@ -1,0 +1,54 @@
+"""What is saved of a case."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bench.case import Case
+
+
+@dataclass(frozen=True)
+class Record:
+    """One case and what came of it. All times in seconds, all sizes in bytes; absent where it was not measured.
+
+    status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
+    quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
+    fidelity    against FP32 PyTorch on the same inputs: sqnr_db, agreement.
+    latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
+    artifact    digest (sha256, hex), bytes, format.
+    samples_s   every timed call, in order.
+    """
+
+    case: Case
+    status: str
+    reason: str | None = None
+    quality: dict[str, Any] = field(default_factory=dict)
+    fidelity: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    throughput_items_per_s: float | None = None
+    load_s: float | None = None
+    first_call_s: float | None = None
+    peak_rss_bytes: int | None = None
+    artifact: dict[str, Any] = field(default_factory=dict)
+    samples_s: tuple[float, ...] = ()
+
+    def saved(self) -> dict[str, Any]:
+        """The record as plain JSON, without its samples, which pytest-benchmark keeps."""
+        facts = asdict(self)
+        del facts["samples_s"]
+        if self.status != "ok":
+            facts = {name: facts[name] for name in ("case", "status", "reason")}
+        return finite({"id": self.case.id} | facts)
+
+
+def finite(value: Any) -> Any:
+    """The value with every number that JSON cannot hold (NaN, infinity) as None."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

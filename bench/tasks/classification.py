@@ -1,0 +1,28 @@
+"""Classification: one class of several for each input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Classification:
+    """Judges class scores (n, classes) against class numbers (n,)."""
+
+    def quality(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """top1, the share 0..1 of inputs whose highest score is the target's; NaN scores are never right."""
+        import numpy as np
+
+        sane = np.isfinite(outputs).all(axis=1)
+        return {"top1": float(np.mean(sane & (outputs.argmax(axis=1) == targets)))}
+
+    def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
+        """The share 0..1 of inputs to which both give the same class."""
+        import numpy as np
+
+        return float(np.mean(outputs.argmax(axis=1) == reference.argmax(axis=1)))
+
+
+TASK = Classification()
