@@ -74,7 +74,9 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
         elif source.weights.train is not None:
             samples = load_data(source, "train")
             source.weights.train(network, source.model.preprocess(samples.inputs), samples.targets)
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "weights.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "weights.safetensors"
+        )
 
     return store.get("weights", made_from, write)
 

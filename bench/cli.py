@@ -17,14 +17,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench", description="Reports and data of benchmarks of compressed networks.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     report = commands.add_parser("report", help="render the tables of a saved run")
-    report.add_argument("run", type=Path, metavar="RUN.json", help="a file written by --benchmark-save or --benchmark-json")
-    report.add_argument("--tables", type=Path, default=Path("reports"), metavar="DIR", help="table definitions (default: reports)")
+    report.add_argument(
+        "run", type=Path, metavar="RUN.json", help="a file written by --benchmark-save or --benchmark-json"
+    )
+    report.add_argument(
+        "--tables", type=Path, default=Path("reports"), metavar="DIR", help="table definitions (default: reports)"
+    )
     report.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
     report.set_defaults(do=_report)
-    data = commands.add_parser("data", help="list, fetch and check data and weights").add_subparsers(required=True, metavar="ACTION")
-    for action, help_text in (("list", "what is known"), ("fetch", "download one"), ("check", "read what the folder holds")):
+    data = commands.add_parser("data", help="list, fetch and check data and weights").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    for action, help_text in (
+        ("list", "what is known"),
+        ("fetch", "download one"),
+        ("check", "read what the folder holds"),
+    ):
         one = data.add_parser(action, help=help_text)
-        one.add_argument("--bench-data", type=Path, default=os.environ.get("BENCH_DATA"), metavar="DIR", help="the data folder (BENCH_DATA)")
+        one.add_argument(
+            "--bench-data",
+            type=Path,
+            default=os.environ.get("BENCH_DATA"),
+            metavar="DIR",
+            help="the data folder (BENCH_DATA)",
+        )
         if action == "fetch":
             one.add_argument("name", metavar="NAME", help="a data set, with the weights that belong to it")
         one.set_defaults(do=_data, action=action)
@@ -88,5 +104,3 @@ def load_conftest(folder: Path) -> None:
             for plugin in getattr(conftest, "pytest_plugins", ()):
                 importlib.import_module(plugin)
             return
-
-

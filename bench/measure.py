@@ -144,9 +144,7 @@ def _facts(case: Case, bench: Bench) -> dict:
     return {"case": case.axes(), "cache": str(bench.cache), "data": None if bench.data is None else str(bench.data)}
 
 
-def _worker(
-    case: Case, bench: Bench, threads: int, told: Callable[[str, int, int], None] | None = None
-) -> Worker:
+def _worker(case: Case, bench: Bench, threads: int, told: Callable[[str, int, int], None] | None = None) -> Worker:
     environment = engines.get(case.engine).environment(threads)
     origins: dict[Origin, None] = {}
     for registry in (models, datasets, recipes, engines):

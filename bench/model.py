@@ -92,9 +92,13 @@ def source(model: Model, folder: Path | None) -> Source:
         for weights in model.weights:
             if weights.file is None:
                 return Source(model, weights, datasets.get(weights.dataset), None if filed else folder)
-        raise DataError(f"{model.name} needs {filed[0].file}; name a folder that holds it by --bench-data or BENCH_DATA")
+        raise DataError(
+            f"{model.name} needs {filed[0].file}; name a folder that holds it by --bench-data or BENCH_DATA"
+        )
     if not folder.is_dir():
-        raise DataError(f"no data folder at {folder}; name one that exists by --bench-data or BENCH_DATA, or unset both")
+        raise DataError(
+            f"no data folder at {folder}; name one that exists by --bench-data or BENCH_DATA, or unset both"
+        )
     lacking = []
     for weights in filed:
         dataset = datasets.get(weights.dataset)

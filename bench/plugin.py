@@ -44,19 +44,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the harness."""
     group = parser.getgroup("bench", "benchmarks of compressed networks")
     for axis in NAMED_AXES:
-        group.addoption(f"--bench-{axis}", type=_names, metavar="NAME,...", help=f"take these for the {axis} axis of each grid")
+        group.addoption(
+            f"--bench-{axis}", type=_names, metavar="NAME,...", help=f"take these for the {axis} axis of each grid"
+        )
     for axis in COUNTED_AXES:
-        group.addoption(f"--bench-{axis}", type=_counts, metavar="N,...", help=f"take these for the {axis} axis of each grid")
-    group.addoption("--bench-cache", metavar="DIR", help="where built artefacts are kept (BENCH_CACHE; default: the user's cache)")
-    group.addoption("--bench-data", metavar="DIR", help="a folder with real data and weights (BENCH_DATA; default: embedded data)")
-    group.addoption("--bench-timeout", type=float, default=120.0, metavar="S", help="give a case up that hangs for so long (default 120)")
-    group.addoption("--bench-reports", default="reports", metavar="DIR", help="folder of the table definitions; reports go to its out/ (default: reports)")
+        group.addoption(
+            f"--bench-{axis}", type=_counts, metavar="N,...", help=f"take these for the {axis} axis of each grid"
+        )
+    group.addoption(
+        "--bench-cache", metavar="DIR", help="where built artefacts are kept (BENCH_CACHE; default: the user's cache)"
+    )
+    group.addoption(
+        "--bench-data", metavar="DIR", help="a folder with real data and weights (BENCH_DATA; default: embedded data)"
+    )
+    group.addoption(
+        "--bench-timeout",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="give a case up that hangs for so long (default 120)",
+    )
+    group.addoption(
+        "--bench-reports",
+        default="reports",
+        metavar="DIR",
+        help="folder of the table definitions; reports go to its out/ (default: reports)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and make room for the session's records."""
     config.addinivalue_line("markers", "grid(grid): measure the cases of this Grid with this test, one test for each")
-    config.addinivalue_line("markers", "case(model, precision, engine, batch, threads, device): the axes of a case, set by the harness")
+    config.addinivalue_line(
+        "markers", "case(model, precision, engine, batch, threads, device): the axes of a case, set by the harness"
+    )
     config.stash[RECORDS] = []
 
 
@@ -151,9 +172,7 @@ def supported(case: Case, pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture
-def measure(
-    supported: None, benchmark: Any, bench: Bench, request: pytest.FixtureRequest
-) -> Callable[[Case], Record]:
+def measure(supported: None, benchmark: Any, bench: Bench, request: pytest.FixtureRequest) -> Callable[[Case], Record]:
     """Measure a case in a worker process of its own and enter it as this test's benchmark; give its Record.
 
     The test fails with the reason where the case breaks.
@@ -196,7 +215,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from bench import report
 
-    text, path = report.session([record.saved() for record in records], Path(config.rootpath / config.option.bench_reports))
+    text, path = report.session(
+        [record.saved() for record in records], Path(config.rootpath / config.option.bench_reports)
+    )
     terminalreporter.section("benchmarks")
     terminalreporter.write_line(text)
     terminalreporter.write_line(f"written to {path}")

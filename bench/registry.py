@@ -100,5 +100,3 @@ class Registry(Generic[Member]):
             self._outsiders_known = True
             for entry in importlib.metadata.entry_points(group=f"bench.{self.kind}s"):
                 self._members.setdefault(entry.name, entry)
-
-

@@ -23,9 +23,7 @@ class Schedule:
     patience_s: float = 20.0
 
 
-def sample(
-    call: Callable[[], object], schedule: Schedule, clock: Callable[[], float] = perf_counter
-) -> list[float]:
+def sample(call: Callable[[], object], schedule: Schedule, clock: Callable[[], float] = perf_counter) -> list[float]:
     """Warm up, then time single calls: the duration of each in seconds, in the order in which they were made.
 
     `clock` gives seconds and is read right before and right after each timed call.

@@ -6,6 +6,7 @@ library prints cannot pass for an answer.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -91,7 +92,9 @@ class Worker:
             except queue.Empty:
                 self._process.kill()
                 self._process.wait()
-                raise errors.WorkerError(f"no answer to {question!r} within {timeout_s:g} s; it was killed{self._last()}") from None
+                raise errors.WorkerError(
+                    f"no answer to {question!r} within {timeout_s:g} s; it was killed{self._last()}"
+                ) from None
             if text is None:
                 raise errors.WorkerError(self._obituary(question))
             answer = json.loads(text)
@@ -117,19 +120,15 @@ class Worker:
 
     def close(self) -> None:
         """End the process; it is killed where it does not end by itself within 5 s."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
             self._process.stdin.close()
-        except OSError:
-            pass  # it died with a question unread: nothing is left to close
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._log.close()
-
-
 
 
 # What follows runs in the worker's process.
@@ -190,7 +189,9 @@ def _open(facts: dict[str, Any]) -> dict[str, float]:
         return bare if recipe.rewrite is None else recipe.rewrite(bare)
 
     began = time.perf_counter()
-    session.predict = engines.get(case.engine).load(Path(facts["artifact"]), recipe, network, session.example, case.threads)
+    session.predict = engines.get(case.engine).load(
+        Path(facts["artifact"]), recipe, network, session.example, case.threads
+    )
     loaded = time.perf_counter()
     session.predict(session.example)
     return {"load_s": loaded - began, "first_call_s": time.perf_counter() - loaded}
@@ -199,7 +200,10 @@ def _open(facts: dict[str, Any]) -> dict[str, float]:
 def _sample(facts: dict[str, Any]) -> dict[str, Any]:
     session = _current(facts)
     predict, example = session.predict, session.example
-    return {"samples_s": sample(lambda: predict(example), Schedule(**facts["schedule"])), "peak_rss_bytes": peak_rss_bytes()}
+    return {
+        "samples_s": sample(lambda: predict(example), Schedule(**facts["schedule"])),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
 
 
 def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:

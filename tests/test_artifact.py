@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path):
 
 def test_a_cache_that_is_a_file_is_refused_in_one_line(tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(CacheError, match="cannot write the cache at .*choose another by --bench-cache"):
+    with pytest.raises(CacheError, match=r"cannot write the cache at .*choose another by --bench-cache"):
         Store(tmp_path / "cache").get("artifact", FACTS, write_two_files)
 
 

@@ -1,0 +1,161 @@
+"""Claims about the face to pytest, each through a pytest of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy import CONFTEST
+
+pytest_plugins = "pytester"
+
+SUITE = """
+import pytest
+from bench import Grid
+
+@pytest.mark.grid(Grid("linear", ["fp32", "bf16"], "toy", batch=[1, 16], threads=1))
+def test_linear(case, measure):
+    record = measure(case)
+    assert record.quality["top1"] == 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def session(pytester, monkeypatch, cache):
+    """Run pytest in a user's folder that holds the toy conftest and a suite; give its result."""
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    monkeypatch.setenv("BENCH_CACHE", str(cache))
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_linear=SUITE)
+    return lambda *arguments: pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def collected(result):
+    return [line.split("[")[1].rstrip("]") for line in result.outlines if "::" in line]
+
+
+def test_the_grid_is_listed_by_readable_ids(session):
+    assert collected(session("--collect-only", "-q")) == [
+        "linear-fp32-toy-b1-t1",
+        "linear-fp32-toy-b16-t1",
+        "linear-bf16-toy-b1-t1",
+        "linear-bf16-toy-b16-t1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        (["-k", "fp32 and -b1-"], ["linear-fp32-toy-b1-t1"]),
+        (["-m", "case(precision='fp32', batch=1)"], ["linear-fp32-toy-b1-t1"]),
+        (["-m", "case(batch=16)"], ["linear-fp32-toy-b16-t1", "linear-bf16-toy-b16-t1"]),
+        (["--bench-precision", "fp32", "--bench-batch", "2,3"], ["linear-fp32-toy-b2-t1", "linear-fp32-toy-b3-t1"]),
+        (
+            ["--bench-batch", "1", "--bench-threads", "1,2", "-k", "fp32"],
+            ["linear-fp32-toy-b1-t1", "linear-fp32-toy-b1-t2"],
+        ),
+        (
+            ["--bench-precision", "fp32", "--bench-engine", "torch,toy", "--bench-batch", "1"],
+            ["linear-fp32-torch-b1-t1", "linear-fp32-toy-b1-t1"],
+        ),
+    ],
+)
+def test_options_and_expressions_choose_cases(session, arguments, ids):
+    assert collected(session("--collect-only", "-q", *arguments)) == ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--bench-engine", "onnx"], "ERROR: no engine is named 'onnx'; registered: torch, *, toy"),
+        (["--bench-precision", "int3"], "ERROR: no precision is named 'int3'; registered: fp32, *"),
+        (["--bench-model", "vgg"], "ERROR: no model is named 'vgg'; registered: linear"),
+        (
+            ["--bench-batch", "0"],
+            "*error: argument --bench-batch: wants whole numbers >= 1 with commas between, not '0'",
+        ),
+        (["--bench-threads", "two"], "*error: argument --bench-threads: wants whole numbers*'two'"),
+        (["--bench-engine", "torch,"], "*error: argument --bench-engine: wants names*'torch,'"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(session, arguments, line):
+    result = session(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([line])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_cache_that_cannot_be_written_is_refused_in_one_line(session, pytester):
+    place = pytester.makefile("", occupied="a file, no folder")
+    result = session("--bench-cache", str(place))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: cannot write the cache at *choose another by --bench-cache"])
+
+
+def test_a_run_is_an_ordinary_pytest_benchmark_run_with_everything_on_record(session, pytester):
+    result = session("--benchmark-json", "run.json", "--benchmark-autosave", "-rs")
+    result.assert_outcomes(passed=2, skipped=2)
+    result.stdout.fnmatch_lines(["SKIPPED * unsupported: the toy engine computes in FP32 only"])
+    run = json.loads(Path("run.json").read_text(), parse_constant=pytest.fail)
+    first = run["benchmarks"][0]
+    assert first["params"] == {
+        "model": "linear",
+        "precision": "fp32",
+        "engine": "toy",
+        "batch": 1,
+        "threads": 1,
+        "device": "cpu",
+    }
+    assert first["stats"]["rounds"] == len(first["stats"]["data"]) >= 30
+    assert set(first["extra_info"]) == {
+        "id", "case", "status", "reason", "quality", "fidelity", "latency", "throughput_items_per_s", "load_s",
+        "first_call_s", "peak_rss_bytes", "artifact",
+    }  # fmt: skip
+    assert first["extra_info"]["latency"]["p50_s"] == pytest.approx(first["stats"]["median"])
+    assert run["machine_info"]["bench"]["versions"]["numpy"]
+    assert [(case["id"], case["status"]) for case in run["bench"]["cases"]] == [
+        ("linear-bf16-toy-b1-t1", "unsupported"),
+        ("linear-bf16-toy-b16-t1", "unsupported"),
+    ]
+    compared = subprocess.run(
+        [Path(sys.executable).with_name("pytest-benchmark"), "compare", "--group-by", "param:batch"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "test_linear[linear-fp32-toy-b16-t1]" in compared.stdout
+
+
+def test_the_run_ends_with_its_table_on_the_terminal_and_in_a_file(session):
+    result = session()
+    result.stdout.fnmatch_lines(
+        ["*| linear *| fp32 *| toy *", "*the toy engine computes in FP32 only*", "written to *"]
+    )
+    path = Path(
+        next(line for line in result.outlines if line.startswith("written to")).removeprefix("written to ").strip()
+    )
+    assert path.parent == Path.cwd() / "reports" / "out"
+    assert path.read_text().strip() in result.stdout.str()
+
+
+def test_a_case_that_breaks_fails_with_its_reason_and_the_others_are_measured(session, monkeypatch):
+    session("-k", "fp32").assert_outcomes(passed=2)
+    monkeypatch.setenv("TOY_FAULT", "raise")
+    result = session("--benchmark-json", "run.json", "-k", "fp32")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["open: RuntimeError: the toy is broken"])
+    assert "Traceback" not in result.stdout.str()
+    assert "was not used at all" not in result.stdout.str()
+
+
+def test_a_test_without_a_grid_is_left_alone(pytester):
+    pytester.makepyfile("def test_plain(benchmark): benchmark(int)")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    assert "benchmarks of" not in result.stdout.str()

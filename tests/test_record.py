@@ -1,0 +1,31 @@
+"""Claims about what is saved of a case."""
+
+import json
+
+from bench import Case
+from bench.record import Record, finite
+
+CASE = Case("m", "fp32", "torch")
+
+
+def test_numbers_that_json_cannot_hold_are_saved_as_null():
+    assert finite({"a": [1.0, float("nan"), (float("inf"), 2)], "b": {"c": float("-inf")}}) == {
+        "a": [1.0, None, [None, 2]],
+        "b": {"c": None},
+    }
+
+
+def test_a_measured_record_is_strict_json_without_its_samples():
+    saved = Record(CASE, "ok", fidelity={"sqnr_db": float("inf")}, samples_s=(0.1,)).saved()
+    assert json.loads(json.dumps(saved, allow_nan=False)) == saved
+    assert saved["fidelity"] == {"sqnr_db": None}
+    assert "samples_s" not in saved
+
+
+def test_an_unmeasured_record_is_its_case_status_and_reason_alone():
+    assert Record(CASE, "unsupported", "why").saved() == {
+        "id": "m-fp32-torch-b1-t1",
+        "case": CASE.axes(),
+        "status": "unsupported",
+        "reason": "why",
+    }

@@ -1,0 +1,107 @@
+"""Claims about worker processes, with an engine that breaks as told."""
+
+import dataclasses
+
+import pytest
+import toy  # noqa: F401 - registers the toy engine, model and data
+
+from bench import Case
+from bench.artifact import Store
+from bench.errors import BenchWarning
+from bench.measure import Bench, find, measure, prepare
+from bench.sampling import Schedule
+
+CASE = Case("linear", "fp32", "toy", batch=4)
+QUICK = Schedule(warmup_s=0.0, warmup_calls=1, sampling_s=0.0, least_rounds=30)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("cache"), schedule=QUICK, timeout_s=60.0)
+
+
+def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
+    record = measure(CASE, bench)
+    assert record.status == "ok", record.reason
+    assert record.quality.pop("dataset_s") > 0
+    assert record.quality == {"top1": 1.0, "n": 50, "dataset": "clouds", "weights": "as made"}
+    assert record.fidelity["agreement"] == 1.0
+    assert record.fidelity["sqnr_db"] > 100
+    assert len(record.samples_s) == 30
+    assert record.latency["p50_s"] == sorted(record.samples_s)[14] / 2 + sorted(record.samples_s)[15] / 2
+    assert record.latency["p90_s"] is not None
+    assert record.latency["p99_s"] is None
+    assert record.throughput_items_per_s == pytest.approx(4 * 30 / sum(record.samples_s))
+    assert record.first_call_s > 0
+    assert record.peak_rss_bytes > 10e6
+    artifact, _ = find(CASE, bench)
+    assert record.artifact == {"digest": artifact.digest, "bytes": artifact.bytes, "format": "json"}
+
+
+def test_what_an_engine_cannot_is_unsupported_with_its_reason(bench):
+    record = measure(dataclasses.replace(CASE, precision="bf16"), bench)
+    assert (record.status, record.reason) == ("unsupported", "the toy engine computes in FP32 only")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("exit", "the worker exited with status 7 while it answered 'open'"),
+        ("signal", "the worker was ended by signal 6 while it answered 'open'"),
+        ("raise", "open: RuntimeError: the toy is broken"),
+    ],
+)
+def test_a_worker_that_breaks_is_a_failed_case_with_its_reason(bench, monkeypatch, fault, reason):
+    prepare([CASE], bench)
+    monkeypatch.setenv("TOY_FAULT", fault)
+    record = measure(CASE, bench)
+    assert record.status == "failed"
+    assert record.reason.startswith(reason)
+
+
+def test_the_last_lines_of_a_worker_that_died_are_in_its_reason(bench, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "exit")
+    assert measure(CASE, bench).reason.endswith("its last lines: a library prints on standard output")
+
+
+def test_a_worker_that_hangs_is_given_up(bench, monkeypatch):
+    prepare([CASE], bench)
+    monkeypatch.setenv("TOY_FAULT", "hang")
+    record = measure(CASE, dataclasses.replace(bench, timeout_s=10.0))
+    assert record.status == "failed"
+    assert "no answer to 'open' within 10 s; it was killed" in record.reason
+
+
+def test_an_artefact_that_cannot_be_built_is_a_failed_case_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "build")
+    bench = Bench(tmp_path, schedule=QUICK)
+    prepare([CASE], bench)
+    record = measure(CASE, bench)
+    assert (record.status, record.reason) == (
+        "failed",
+        "fp32 could not be built: ValueError: the toy cannot build this",
+    )
+
+
+def test_outputs_that_are_not_numbers_are_right_for_nothing_and_saved_as_null(bench, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "nan")
+    record = measure(CASE, bench)
+    assert record.quality["top1"] == 0.0
+    assert record.saved()["fidelity"]["sqnr_db"] is None
+
+
+def test_a_damaged_artefact_is_built_again(bench):
+    prepare([CASE], bench)
+    artifact, _ = find(CASE, bench)
+    (artifact.folder / "toy.json").write_text("{")
+    with pytest.warns(BenchWarning, match="toy.json was changed"):
+        record = measure(CASE, bench)
+    assert record.artifact["digest"] == artifact.digest
+
+
+def test_a_second_session_finds_what_the_first_has_built(bench, monkeypatch):
+    prepare([CASE], bench)
+    told = []
+    prepare([CASE], bench, lambda *progress: told.append(progress))
+    assert told == []
+    assert len(list((Store(bench.cache).root / "artifact").glob("*/toy.json"))) == 1
