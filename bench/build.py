@@ -173,8 +173,12 @@ def architecture(source: Source) -> torch.nn.Module:
 
 
 def load_state(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:
-    """Load a state dict. Raises DataError that names the keys that do not fit."""
+    """Load a state dict. Raises DataError that names the keys that do not fit.
+
+    BatchNorm's count of batches may be missing: PyTorch before 0.4.1 did not keep it, and inference does not use it.
+    """
     own = network.state_dict()
+    state = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")} | state
     wrong = {
         "missing": sorted(own.keys() - state.keys()),
         "not the model's": sorted(state.keys() - own.keys()),

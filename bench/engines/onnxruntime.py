@@ -1,0 +1,122 @@
+"""ONNX Runtime on its CPU provider: FP32, QDQ static INT8, dynamic INT8."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.engines import Engine
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bench.engines import Predict
+
+MODEL = "model.onnx"
+BATCH = "batch"
+
+
+class OnnxRuntime(Engine):
+    """The artefact is one ONNX file with a free batch axis."""
+
+    packages = ("onnx", "onnxruntime", "onnxscript", "torch")
+    format = "onnx"
+
+    def supports(self, recipe: Recipe, device: str) -> str | None:
+        """Give the reason why not: bfloat16, another device."""
+        if device != "cpu":
+            return f"only the CPU is served so far, not {device!r}"
+        if recipe.number_format == "bf16":
+            return "ONNX Runtime's CPU provider has no bfloat16 kernels for convolutions"
+        return None
+
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+        """Export the network; quantize it after ONNX Runtime's own pre-processing."""
+        with tempfile.TemporaryDirectory() as work:
+            exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
+            if recipe.number_format == "fp32":
+                export(network, samples[:2], folder / MODEL)
+                return
+            export(network, samples[:2], exported)
+            logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+            from onnxruntime.quantization.shape_inference import quant_pre_process
+
+            quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+            if recipe.activations == "dynamic":
+                quantize_dynamic(prepared, folder / MODEL, weight_type=QuantType.QUInt8, per_channel=False)
+            else:
+                quantize(prepared, folder / MODEL, samples)
+
+    def load(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Predict:
+        """Open a session with one pool of `threads` threads, for exactly the example's batch."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_free_dimension_override_by_name(BATCH, len(example))
+        session = onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            return session.run(None, {name: inputs})[0]
+
+        return predict
+
+
+def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
+    """Write the network to one ONNX file with a free batch axis; the example has a batch of two or more."""
+    import torch
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (torch.from_numpy(example),),
+            dynamo=True,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+            verbose=False,
+        )
+        program.save(str(file), external_data=False)
+
+
+def quantize(prepared: Path, file: Path, samples: np.ndarray) -> None:
+    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...).
+
+    s8 activations would fall to slow kernels: 49 against 874 GOP/s on an AVX512-VNNI machine.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = iter(samples)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            sample = next(self.inputs, None)
+            return None if sample is None else {"input": sample[None]}
+
+    quantize_static(
+        prepared,
+        file,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+    )
+
+
+ENGINE = OnnxRuntime()

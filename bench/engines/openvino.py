@@ -1,0 +1,85 @@
+"""OpenVINO on the CPU: FP32, BF16, static INT8 by NNCF."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.engines import Engine
+from bench.isa import cpu_flags
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bench.engines import Predict
+
+MODEL = "model.xml"
+
+
+class OpenVino(Engine):
+    """The artefact is an IR with a free batch axis; it is fixed when a session is opened."""
+
+    packages = ("openvino", "nncf", "torch")
+    format = "openvino-ir"
+
+    def supports(self, recipe: Recipe, device: str) -> str | None:
+        """Give the reason why not: dynamic INT8, BF16 on a CPU without it, another device."""
+        if device != "cpu":
+            return f"only the CPU is served so far, not {device!r}"
+        if recipe.activations == "dynamic":
+            return "OpenVINO's CPU plugin quantizes activations at run time for matrix products of language models only"
+        if recipe.number_format == "bf16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
+            return "this CPU has neither avx512_bf16 nor amx_bf16"
+        return None
+
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+        """Convert the network; quantize it on the samples for static INT8."""
+        import openvino
+        import torch
+
+        with torch.inference_mode():
+            model = openvino.convert_model(network, example_input=torch.from_numpy(samples[:2]))
+        model.reshape({0: [-1, *samples.shape[1:]]})
+        if recipe.number_format == "int8":
+            import nncf
+
+            nncf.set_log_level(logging.ERROR)
+            dataset = nncf.Dataset([sample[None] for sample in samples])
+            model = nncf.quantize(model, dataset, subset_size=len(samples))
+        openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+
+    def load(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Predict:
+        """Compile for exactly the example's shape, one stream of `threads` threads.
+
+        The precision is always stated: left alone, the CPU plugin computes an FP32 model in bfloat16 where it can.
+        """
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(folder / MODEL)
+        model.reshape(example.shape)
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": "1",
+                "INFERENCE_NUM_THREADS": str(threads),
+                "INFERENCE_PRECISION_HINT": "bf16" if recipe.number_format == "bf16" else "f32",
+            },
+        )
+        request = compiled.create_infer_request()
+
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            return request.infer({0: inputs}, share_inputs=True)[0]
+
+        return predict
+
+
+ENGINE = OpenVino()
