@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import warnings
 from collections.abc import Callable
@@ -23,17 +22,15 @@ if TYPE_CHECKING:
 
     from bench.engines import Predict
 
-WEIGHTS = "weights.safetensors"
+STATE = "state.pt"
 CALIBRATION_BATCH = 32
 
 
 class Torch(Engine):
-    """The artefact is the state dict; for static INT8 that of the observed network, observers included, so that no
-    quantized tensor need be stored: scales follow from the observers when it is loaded.
-    """
+    """The artefact is the state dict of the lowered network, read with weights_only."""
 
     packages = ("torch",)
-    format = "safetensors"
+    format = "state_dict"
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: this engine is on the CPU so far."""
@@ -41,28 +38,24 @@ class Torch(Engine):
 
     def settings(self) -> dict[str, object]:
         """The quantized kernels, and whether activations keep to 7 bits, which x86 without VNNI needs."""
-        return {"quantized_engine": quantized_engine(), "reduce_range": not has_vnni()}
+        return {"quantized_engine": quantized_engine(), "reduce_range": reduce_range()}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Write the state dict, after calibration for static INT8."""
-        from safetensors.torch import save_file
+        """Lower the network, calibrated for static INT8, and write its state dict."""
+        import torch
 
-        if recipe.number_format == "int8":
-            reduce_range = bool(self.settings()["reduce_range"])
-            network = observed(network, recipe, samples[:1], reduce_range)
-            if recipe.calibrated:
-                calibrate(network, samples)
-            (folder / "quantization.json").write_text(json.dumps({"reduce_range": reduce_range}))
-        save_file({name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+        torch.save(lowered(network, recipe, samples[:1], samples).state_dict(), folder / STATE)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
-        """Open a session under inference mode."""
+        """Lower the bare network the same way and fill it with the stored state."""
         import torch
 
         torch.set_num_threads(threads)
-        return predictor(lowered(folder, recipe, network(), example))
+        module = lowered(network(), recipe, example[:1])
+        module.load_state_dict(torch.load(folder / STATE, weights_only=True))
+        return predictor(module)
 
 
 def quantized_engine() -> str:
@@ -70,22 +63,30 @@ def quantized_engine() -> str:
     return "x86" if platform.machine().lower() in ("x86_64", "amd64") else "qnnpack"
 
 
-def lowered(folder: Path, recipe: Recipe, network: torch.nn.Module, example: np.ndarray) -> torch.nn.Module:
-    """The artefact as a module that takes and gives float32."""
+def reduce_range() -> bool:
+    """Whether activations must keep to 7 bits lest sums of 8-bit products saturate."""
+    return not has_vnni()
+
+
+def lowered(
+    network: torch.nn.Module, recipe: Recipe, example: np.ndarray, samples: np.ndarray | None = None
+) -> torch.nn.Module:
+    """The network in the recipe's number format, float32 in and out; static INT8 is calibrated on samples (n, ...)."""
     import torch
-    from safetensors.torch import load_file
 
-    state = load_file(folder / WEIGHTS)
-    if recipe.number_format == "int8":
-        reduce_range = json.loads((folder / "quantization.json").read_text())["reduce_range"]
-        network = observed(network, recipe, example[:1], reduce_range)
-        network.load_state_dict(state)
-        with quiet():
-            from torch.ao.quantization.quantize_fx import convert_fx
+    if recipe.number_format == "bf16":
+        return between_float32(network.to(torch.bfloat16), torch.bfloat16)
+    if recipe.number_format == "fp32":
+        return network
+    network = observed(network, recipe, example)
+    if recipe.calibrated and samples is not None:
+        with torch.inference_mode():
+            for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
+                network(batch)
+    with quiet():
+        from torch.ao.quantization.quantize_fx import convert_fx
 
-            return convert_fx(network)
-    network.load_state_dict(state)
-    return between_float32(network.to(torch.bfloat16), torch.bfloat16) if recipe.number_format == "bf16" else network
+        return convert_fx(network)
 
 
 def between_float32(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -103,7 +104,7 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Mo
     return Cast().eval()
 
 
-def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray, reduce_range: bool) -> torch.nn.Module:
+def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
     """The network with observers where INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace it.
 
     Weights per channel and symmetric, but per tensor in transposed convolutions, whose channels torch.ao does not take.
@@ -126,7 +127,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray, redu
         if recipe.activations == "dynamic":
             mapping = QConfigMapping().set_object_type(torch.nn.Linear, per_channel_dynamic_qconfig)
         else:
-            activations = HistogramObserver.with_args(reduce_range=reduce_range)
+            activations = HistogramObserver.with_args(reduce_range=reduce_range())
             mapping = get_default_qconfig_mapping(quantized_engine())
             mapping.set_global(QConfig(activations, default_per_channel_weight_observer))
             for kind in list(mapping.object_type_qconfigs):
@@ -137,15 +138,6 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray, redu
         except Exception as error:
             line = str(error).strip().splitlines()[0]
             raise BuildError(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
-
-
-def calibrate(network: torch.nn.Module, samples: np.ndarray) -> None:
-    """Show the samples (n, ...) float32 to the observers."""
-    import torch
-
-    with torch.inference_mode(), quiet():
-        for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
-            network(batch)
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:

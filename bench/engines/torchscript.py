@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,18 +24,13 @@ class TorchScript(Torch):
     format = "torchscript"
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Lower the network as PyTorch eager does, trace it on the first two samples and freeze it."""
-        import copy
-
+        """Lower the network as PyTorch eager does, trace it on two samples, so that no batch is baked in, and freeze it."""
         import torch
 
-        with tempfile.TemporaryDirectory() as eager:
-            bare = copy.deepcopy(network)
-            super().build(network, recipe, samples, Path(eager))
-            module = lowered(Path(eager), recipe, bare, samples[:1])
-        example = torch.from_numpy(samples[:2])
+        module = lowered(network, recipe, samples[:1], samples)
         with torch.inference_mode(), quiet():
-            torch.jit.freeze(torch.jit.trace(module, example, check_trace=False)).save(str(folder / ARCHIVE))
+            traced = torch.jit.trace(module, torch.from_numpy(samples[:2]), check_trace=False)
+            torch.jit.freeze(traced).save(str(folder / ARCHIVE))
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
