@@ -31,13 +31,19 @@ def fetch(name: str, folder: Path) -> list[str]:
     chosen = [(model, weights) for model, weights in _weights() if name in (model.name, weights.name, weights.dataset)]
     if not chosen and name not in datasets.names():
         known = [*datasets.names(), *models.names(), *(weights.name for _, weights in _weights())]
-        raise UnknownMember(f"no data set, model or weights are named {name!r}; there are: {', '.join(known) or 'none'}")
+        raise UnknownMember(
+            f"no data set, model or weights are named {name!r}; there are: {', '.join(known) or 'none'}"
+        )
     wanted = list(dict.fromkeys([*({name} & set(datasets.names())), *(weights.dataset for _, weights in chosen)]))
     lines = []
     for dataset in map(datasets.get, wanted):
-        lines.append(_bring(dataset.name, dataset.fetch, lambda dataset=dataset: _dataset_lacks(dataset, folder), folder))
+        lines.append(
+            _bring(dataset.name, dataset.fetch, lambda dataset=dataset: _dataset_lacks(dataset, folder), folder)
+        )
     for _, weights in chosen:
-        lines.append(_bring(weights.name, weights.fetch, lambda weights=weights: _weights_lack(weights, folder), folder))
+        lines.append(
+            _bring(weights.name, weights.fetch, lambda weights=weights: _weights_lack(weights, folder), folder)
+        )
     return lines
 
 
@@ -50,7 +56,9 @@ def check(folder: Path) -> tuple[list[str], bool]:
         raise DataError(f"no data folder at {folder}; name one that exists by --bench-data or BENCH_DATA")
     found = []
     for dataset in _datasets():
-        found.append(_examined(dataset.name, _dataset_lacks(dataset, folder), lambda dataset=dataset: _read(dataset, folder)))
+        found.append(
+            _examined(dataset.name, _dataset_lacks(dataset, folder), lambda dataset=dataset: _read(dataset, folder))
+        )
     for model, weights in _weights():
         whole = lambda model=model, weights=weights: _load(model, weights, folder)  # noqa: E731
         found.append(_examined(weights.name, _weights_lack(weights, folder), whole))

@@ -116,7 +116,12 @@ def quantized(exported: torch.nn.Module, recipe: Recipe, samples: np.ndarray) ->
         prepared(batch)
         if dynamic:
             break
-    return pt2e.convert(prepared)
+    converted = pt2e.convert(prepared)
+    used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in (*converted.named_parameters(), *converted.named_buffers()) if name not in used]:
+        owner, _, leaf = name.rpartition(".")
+        delattr(converted.get_submodule(owner), leaf)  # FP32 weights that INT8 ones replaced would be saved with them
+    return converted
 
 
 ENGINE = Inductor()

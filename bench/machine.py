@@ -1,0 +1,91 @@
+"""What ran the benchmarks: facts of the machine that change figures. What a system does not tell is null."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from bench.isa import cpu_flags
+
+INT8_FLAGS = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+LIBRARIES = (
+    "torch", "torchvision", "torchao", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "numpy",
+    "pytest", "pytest-benchmark",
+)  # fmt: skip
+SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "LD_PRELOAD", "OPENBLAS_", "TORCHINDUCTOR_", "ONEDNN_", "DNNL_")
+
+
+def describe() -> dict[str, Any]:
+    """Give the facts, as plain JSON, in well under a second and without importing any engine."""
+    import psutil
+
+    physical, logical = psutil.cpu_count(logical=False), psutil.cpu_count()
+    return {
+        "cpu": _cpu_name(),
+        "cores_physical": physical,
+        "cores_logical": logical,
+        "smt": None if physical is None or logical is None else logical > physical,
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cgroup": cgroup(),
+        "ram_bytes": psutil.virtual_memory().total,
+        "isa": [flag for flag in INT8_FLAGS if flag in cpu_flags()],
+        "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
+        "hypervisor": "hypervisor" in cpu_flags() if cpu_flags() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {library: _version(library) for library in LIBRARIES},
+        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
+    }
+
+
+def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> dict[str, float | None]:
+    """Give the control group's limits: `cpus` as a number of whole cores, `memory_bytes`; None where unlimited.
+
+    Reads version 2 (cpu.max, memory.max, the least of all ancestors) and version 1 (cfs quota, memory limit).
+    """
+    cpus: list[float] = []
+    memory: list[float] = []
+    path = next((line.split("::", 1)[1] for line in (_text(process) or "").splitlines() if line.startswith("0::")), "/")
+    place = root / path.strip().lstrip("/")
+    for folder in (place, *(parent for parent in place.parents if root in (parent, *parent.parents))):
+        quota, _, period = (_text(folder / "cpu.max") or "max").partition(" ")
+        if quota != "max":
+            cpus.append(int(quota) / int(period))
+        limit = _text(folder / "memory.max") or "max"
+        if limit != "max":
+            memory.append(int(limit))
+    quota = _text(root / "cpu" / "cpu.cfs_quota_us") or "-1"
+    if int(quota) > 0:
+        cpus.append(int(quota) / int(_text(root / "cpu" / "cpu.cfs_period_us") or 100_000))
+    limit = _text(root / "memory" / "memory.limit_in_bytes")
+    if limit is not None and int(limit) < 2**60:  # version 1 tells "unlimited" as nearly 2^63
+        memory.append(int(limit))
+    return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
+
+
+def _cpu_name() -> str | None:
+    for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None

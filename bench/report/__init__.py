@@ -1,0 +1,149 @@
+"""Saved or finished runs as markdown: the general table, and the tables that a folder defines."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.report.definition import defined
+from bench.report.markdown import escaped, markdown_table
+from bench.runs import Run, frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BASELINE = {"engine": "torch", "precision": "fp32"}
+
+
+def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
+    """Render what a session has just measured; give the text and the file it was written to, below `reports/out`."""
+    from bench.machine import describe
+
+    now = datetime.datetime.now(datetime.UTC)
+    text = render(Run(records, describe(), now.isoformat(timespec="seconds")), reports if reports.is_dir() else None)
+    path = reports / "out" / f"run-{now:%Y%m%d-%H%M%S}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return text, path
+
+
+def render(run: Run, tables: Path | None = None) -> str:
+    """The run as markdown: what was measured on which machine, the general table, and each table in the folder
+    `tables` that has something to show of this run.
+    """
+    table = frame(run.records)
+    parts = [_head(run, table), general(table)]
+    if tables is not None:
+        parts += [text for path in sorted(tables.glob("*.toml")) for text in defined(path, table)]
+    return "\n\n".join(parts)
+
+
+def _head(run: Run, table: pd.DataFrame) -> str:
+    machine = run.machine
+    lines = []
+    for model, rows in table.groupby("model", sort=False):
+        known = rows[rows["status"] == "ok"]
+        if len(known):
+            first = known.iloc[0]
+            lines.append(
+                f"Model {model}: weights {first['quality.weights']}, judged on {first['quality.dataset']} "
+                f"(n = {first['quality.n']:.0f})."
+            )
+    if machine:
+        versions = machine.get("versions") or {}
+        named = [f"{name} {versions[name]}" for name in versions if versions[name] and name in _engines_of(table)]
+        ram_gb = (machine.get("ram_bytes") or 0) / 1e9
+        lines.append(
+            f"Machine: {machine.get('cpu')}, {machine.get('cores_physical')} cores, {ram_gb:.0f} GB, "
+            f"{' '.join(machine.get('isa') or []) or 'no known INT8 instructions'}; {machine.get('system')}."
+        )
+        lines.append(f"Versions: {', '.join(named)}, python {machine.get('python')}.")
+    if run.when:
+        lines.append(f"Measured {run.when}{f' at commit {run.commit[:10]}' if run.commit else ''}.")
+    return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def _engines_of(table: pd.DataFrame) -> set[str]:
+    from bench.engines import engines
+
+    return {package for name in set(table["engine"]) & set(engines.names()) for package in engines.get(name).packages}
+
+
+def general(table: pd.DataFrame) -> str:
+    """One row a measured case; unsupported and failed ones as notes below, with their reasons.
+
+    Ratios are plain ratios of medians of one run, not of paired samples, and are headed so.
+    """
+    known = table[table["status"] == "ok"]
+    columns: dict[str, Callable[[Any], str]] = {
+        "model": lambda row: row["model"],
+        "precision": lambda row: row["precision"],
+        "engine": lambda row: row["engine"],
+        "batch": lambda row: f"{row['batch']:d}",
+        "threads": lambda row: f"{row['threads']:d}",
+    }
+    for column in known.columns:
+        metric = column.removeprefix("quality.")
+        if metric != column and metric not in ("n", "dataset_s") and known[column].map(_is_number).any():
+            columns[metric] = lambda row, c=column: _number(row[c], _figure)
+    columns |= {
+        "agreement": lambda row: _number(row["fidelity.agreement"], "{:.2%}".format),
+        "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
+        "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
+        "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
+        "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
+        "x torch FP32*": lambda row: _ratio(known, row, BASELINE),
+        "x own FP32*": lambda row: _ratio(known, row, {"engine": row["engine"], "precision": "fp32"}),
+        "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
+        "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
+        "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
+        "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
+    }
+    lines = ["### All cases"]
+    if len(known):
+        rows = [{name: cell(row) for name, cell in columns.items()} for _, row in known.iterrows()]
+        lines += [
+            "",
+            markdown_table(rows),
+            "",
+            "\\* ratio of medians within this run; the samples were not taken in pairs.",
+        ]
+    lines += ["", *notes(table)] if len(known) < len(table) else []
+    return "\n".join(lines)
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """A line for each reason why cases have no figures, with the cases it keeps out."""
+    lost = table[table["status"] != "ok"]
+    lines = []
+    for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
+        lines.append(f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['id'])}: {escaped(reason)}")
+    return lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
+def _number(value: Any, form: Callable[[float], str]) -> str:
+    return form(value) if _is_number(value) else "-"
+
+
+def _figure(value: float) -> str:
+    """A share as a percentage, any other figure with two decimals."""
+    return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.2f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"
+
+
+def _ratio(known: pd.DataFrame, row: Any, baseline: dict[str, str]) -> str:
+    """How many times faster than the baseline of the same model, batch, threads and device."""
+    wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | baseline
+    found = known.loc[(known[list(wanted)] == wanted).all(axis=1), "latency.p50_s"]
+    if not len(found) or not _is_number(found.iloc[0]) or not _is_number(row["latency.p50_s"]):
+        return "-"
+    return f"{found.iloc[0] / row['latency.p50_s']:.2f}"
