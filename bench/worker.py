@@ -57,7 +57,8 @@ class Worker:
             text=True,
         )
         self._answers: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self._origins = [asdict(origin) for origin in origins]
 
     def __enter__(self) -> Worker:
@@ -68,8 +69,9 @@ class Worker:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
+        with self._process.stdout as answers:
+            for line in answers:
+                self._answers.put(line)
         self._answers.put(None)
 
     def ask(self, question: str, timeout_s: float, **facts: Any) -> Any:
@@ -128,6 +130,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._listener.join()
         self._log.close()
 
 
