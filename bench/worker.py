@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ class Worker:
             stderr=self._log,
             env=os.environ | environment,
             text=True,
+            start_new_session=True,  # a process group of its own, so that what libraries fork there ends with it
         )
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -121,7 +123,7 @@ class Worker:
         return f"; its last lines: {' | '.join(lines[-LOG_LINES:])}" if lines else ""
 
     def close(self) -> None:
-        """End the process; it is killed where it does not end by itself within 5 s."""
+        """End the process and all that it has started; they are killed where they do not end by themselves within 5 s."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
             self._process.stdin.close()
@@ -130,8 +132,16 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        _kill_group(self._process.pid)
         self._listener.join()
         self._log.close()
+
+
+def _kill_group(leader: int) -> None:
+    """Kill a process group, 0 for this process's own; nothing where it is gone, or where there are no groups."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader, signal.SIGKILL)
 
 
 # What follows runs in the worker's process.
@@ -275,7 +285,8 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin:
             questions.put(line)
-        os._exit(0)  # the session is over, or dead: a worker never outlives it, whatever it is doing
+        _kill_group(0)  # the session is over, or dead: no worker outlives it, whatever it or its children are doing
+        os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
 

@@ -1,7 +1,10 @@
 """Claims about worker processes, with an engine that breaks as told."""
 
 import dataclasses
+import os
+import statistics
 
+import psutil
 import pytest
 import toy  # noqa: F401 - registers the toy engine, model and data
 
@@ -28,7 +31,7 @@ def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
     assert record.fidelity["agreement"] == 1.0
     assert record.fidelity["sqnr_db"] > 100
     assert len(record.samples_s) == 30
-    assert record.latency["p50_s"] == sorted(record.samples_s)[14] / 2 + sorted(record.samples_s)[15] / 2
+    assert record.latency["p50_s"] == pytest.approx(statistics.median(record.samples_s))
     assert record.latency["p90_s"] is not None
     assert record.latency["p99_s"] is None
     assert record.throughput_items_per_s == pytest.approx(4 * 30 / sum(record.samples_s))
@@ -70,6 +73,15 @@ def test_a_worker_that_hangs_is_given_up(bench, monkeypatch):
     record = measure(CASE, dataclasses.replace(bench, timeout_s=10.0))
     assert record.status == "failed"
     assert "no answer to 'open' within 10 s; it was killed" in record.reason
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_what_a_library_forks_in_a_worker_ends_with_it(bench, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "fork")
+    monkeypatch.setenv("TOY_MARK", str(bench.cache))
+    assert measure(CASE, bench).status == "ok"
+    environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
+    assert str(bench.cache) not in [environment.get("TOY_MARK") for environment in environments]
 
 
 def test_an_artefact_that_cannot_be_built_is_a_failed_case_with_its_reason(tmp_path, monkeypatch):

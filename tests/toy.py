@@ -61,6 +61,8 @@ class Toy(Engine):
                 os._exit(7)
             if fault == "signal":
                 os.abort()
+            if fault == "fork" and os.fork() == 0:
+                time.sleep(600)
             if fault == "hang":
                 time.sleep(600)
             if fault == "raise":
