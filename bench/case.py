@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from bench.errors import BadCase
 
@@ -61,9 +62,9 @@ class Grid:
         threads: int | Iterable[int] = 1,
         device: str | Iterable[str] = "cpu",
     ) -> None:
-        given = {"model": model, "precision": precision, "engine": engine}
+        given: dict[str, Any] = {"model": model, "precision": precision, "engine": engine}
         given |= {"batch": batch, "threads": threads, "device": device}
-        self.axes: dict[str, tuple] = {
+        self.axes: dict[str, tuple[Any, ...]] = {
             axis: (values,) if isinstance(values, (str, int)) else tuple(values) for axis, values in given.items()
         }
         list(self)  # a grid that cannot be is refused where it is written
@@ -72,7 +73,7 @@ class Grid:
         for point in itertools.product(*self.axes.values()):
             yield Case(**dict(zip(self.axes, point, strict=True)))
 
-    def chosen(self, **choices: tuple | None) -> Grid:
+    def chosen(self, **choices: tuple[Any, ...] | None) -> Grid:
         """The grid with the chosen axes put in place of its own; a choice of None leaves the axis.
 
         The model axis only narrows: a suite about one model does not become one about another.

@@ -64,8 +64,8 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
     quota = _text(root / "cpu" / "cpu.cfs_quota_us") or "-1"
     if int(quota) > 0:
         cpus.append(int(quota) / int(_text(root / "cpu" / "cpu.cfs_period_us") or 100_000))
-    limit = _text(root / "memory" / "memory.limit_in_bytes")
-    if limit is not None and int(limit) < 2**60:  # version 1 tells "unlimited" as nearly 2^63
+    limit = _text(root / "memory" / "memory.limit_in_bytes") or str(2**60)
+    if int(limit) < 2**60:  # version 1 tells "unlimited" as nearly 2^63
         memory.append(int(limit))
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench import build
 from bench.artifact import Artifact, Store
@@ -140,7 +141,7 @@ def _measured(case: Case, bench: Bench) -> Record:
     )
 
 
-def _facts(case: Case, bench: Bench) -> dict:
+def _facts(case: Case, bench: Bench) -> dict[str, Any]:
     return {"case": case.axes(), "cache": str(bench.cache), "data": None if bench.data is None else str(bench.data)}
 
 

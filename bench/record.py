@@ -40,7 +40,7 @@ class Record:
         del facts["samples_s"]
         if self.status != "ok":
             facts = {name: facts[name] for name in ("case", "status", "reason")}
-        return finite({"id": self.case.id} | facts)
+        return {"id": self.case.id} | {name: finite(fact) for name, fact in facts.items()}
 
 
 def finite(value: Any) -> Any:

@@ -27,7 +27,7 @@ class Run:
 
 
 def read(path: Path) -> Run:
-    """Read a file that pytest-benchmark saved. Raises RunFileError where it is none, or holds no case of this harness."""
+    """Read a file that pytest-benchmark saved. Raises RunFileError where it is none, or holds no case."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

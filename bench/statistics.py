@@ -19,7 +19,7 @@ def supported(percentile: int, count: int, confidence: float = CONFIDENCE) -> bo
 
 
 def latency(samples_s: Sequence[float]) -> dict[str, float | None]:
-    """Give p50_s, p90_s, p95_s, p99_s of durations in seconds, (n,), by linear interpolation; None where unsupported."""
+    """Give p50_s, p90_s, p95_s, p99_s of durations (n,) in seconds, linearly interpolated; None where unsupported."""
     import numpy as np
 
     return {

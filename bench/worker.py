@@ -123,7 +123,7 @@ class Worker:
         return f"; its last lines: {' | '.join(lines[-LOG_LINES:])}" if lines else ""
 
     def close(self) -> None:
-        """End the process and all that it has started; they are killed where they do not end by themselves within 5 s."""
+        """End the process and all that it has started, by force after 5 s."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
             self._process.stdin.close()

@@ -91,6 +91,7 @@ def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
             dynamic_shapes=({0: torch.export.Dim(BATCH)},),
             verbose=False,
         )
+        assert program is not None
         program.save(str(file), external_data=False)
 
 

@@ -31,7 +31,9 @@ class OpenVino(Engine):
         if device != "cpu":
             return f"only the CPU is served so far, not {device!r}"
         if recipe.activations == "dynamic":
-            return "OpenVINO's CPU plugin quantizes activations at run time in fully connected layers only, not in convolutions"
+            return (
+                "OpenVINO's CPU plugin quantizes activations at run time in fully connected layers, not in convolutions"
+            )
         if recipe.number_format == "bf16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
             return "this CPU has neither avx512_bf16 nor amx_bf16"
         return None

@@ -24,7 +24,7 @@ class TorchScript(Torch):
     format = "torchscript"
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Lower the network as PyTorch eager does, trace it on two samples, so that no batch is baked in, and freeze it."""
+        """Lower the network as PyTorch eager does, trace it on two samples (a free batch) and freeze it."""
         import torch
 
         module = lowered(network, recipe, samples[:1], samples)

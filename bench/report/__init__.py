@@ -87,7 +87,7 @@ def general(table: pd.DataFrame) -> str:
     for column in known.columns:
         metric = column.removeprefix("quality.")
         if metric != column and metric not in ("n", "dataset_s") and known[column].map(_is_number).any():
-            columns[metric] = lambda row, c=column: _number(row[c], _figure)
+            columns[metric] = _figure_of(column)
     columns |= {
         "agreement": lambda row: _number(row["fidelity.agreement"], "{:.2%}".format),
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
@@ -121,6 +121,10 @@ def notes(table: pd.DataFrame) -> list[str]:
     for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
         lines.append(f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['id'])}: {escaped(reason)}")
     return lines
+
+
+def _figure_of(column: str) -> Callable[[Any], str]:
+    return lambda row: _number(row[column], _figure)
 
 
 def _is_number(value: Any) -> bool:

@@ -25,7 +25,10 @@ from bench.report.markdown import escaped, markdown_table
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMS: dict[str, Callable[[float], str]] = {
+Form = Callable[[float], str]
+Row = tuple[str, str, Form, bool]
+
+FORMS: dict[str, Form] = {
     "percent": lambda share: f"{share:.2%}",
     "s": lambda seconds: f"{seconds:.2f} s",
     "ms": lambda seconds: f"{seconds * 1e3:.3f} ms",
@@ -64,7 +67,7 @@ def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
     return table
 
 
-def _body(cases: pd.DataFrame, columns: list[tuple[str, dict]], rows: list[tuple[str, str, Callable, bool]]) -> str:
+def _body(cases: pd.DataFrame, columns: list[tuple[str, dict[str, Any]]], rows: list[Row]) -> str:
     known = cases[cases["status"] == "ok"].iloc[0]
     source = f"weights {known['quality.weights']}, {known['quality.dataset']}, n = {known['quality.n']:.0f}"
     missing: dict[str, str] = {}
@@ -80,9 +83,9 @@ def _body(cases: pd.DataFrame, columns: list[tuple[str, dict]], rows: list[tuple
     lines = []
     for name, figure, form, ratio in rows:
         line = {"": name}
-        first = found[columns[0][0]].get(figure) if columns[0][0] in found else None
+        first: Any = found[columns[0][0]].get(figure) if columns[0][0] in found else None
         for label, _ in columns:
-            value = found[label].get(figure) if label in found else None
+            value: Any = found[label].get(figure) if label in found else None
             cell = form(value) if _usable(value) else "-"
             if ratio and label != columns[0][0] and _usable(value) and _usable(first):
                 cell += f" ({first / value:.2f}x)"
