@@ -73,13 +73,13 @@ class Inductor(Engine):
         import torch
 
         torch.set_num_threads(threads)
-        if recipe.number_format == "int8":
+        if recipe.number_format != "int8":
+            module = lowered(network(), recipe, example[:1])
+            module.load_state_dict(torch.load(folder / STATE, weights_only=True))
+        else:
             _pt2e()  # registers the operators of the program
             with quiet():
                 module = torch.export.load(folder / PROGRAM).module()
-        else:
-            module = lowered(network(), recipe, example[:1])
-            module.load_state_dict(torch.load(folder / STATE, weights_only=True))
         return predictor(torch.compile(module, dynamic=False))
 
 

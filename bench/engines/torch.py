@@ -78,15 +78,15 @@ def lowered(
         return between_float32(network.to(torch.bfloat16), torch.bfloat16)
     if recipe.number_format == "fp32":
         return network
-    network = observed(network, recipe, example)
+    watched = observed(network, recipe, example)
     if recipe.calibrated and samples is not None:
         with torch.inference_mode():
             for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
-                network(batch)
+                watched(batch)
     with quiet():
         from torch.ao.quantization.quantize_fx import convert_fx
 
-        return convert_fx(network)
+        return convert_fx(watched)
 
 
 def between_float32(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -104,7 +104,7 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Mo
     return Cast().eval()
 
 
-def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
+def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.fx.GraphModule:
     """The network with observers where INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace it.
 
     Weights per channel and symmetric, but per tensor in transposed convolutions, whose channels torch.ao does not take.
