@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import queue
@@ -21,7 +22,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bench import errors
 from bench.case import Case
@@ -280,6 +281,7 @@ def main() -> None:
     """Answer questions from standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # what a dying library said last is in the log
     questions: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:
