@@ -75,9 +75,8 @@ def _data(chosen: argparse.Namespace) -> int:
     if chosen.action == "fetch":
         if folder is None:
             raise DataError("name the folder to fetch to by --bench-data or BENCH_DATA")
-        data.fetch(chosen.name, folder)
-        return 0
-    if chosen.action == "check":
+        lines, whole = data.fetch(chosen.name, folder), True
+    elif chosen.action == "check":
         if folder is None:
             raise DataError("name the folder to check by --bench-data or BENCH_DATA")
         lines, whole = data.check(folder)
