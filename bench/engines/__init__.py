@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +68,14 @@ class Engine(ABC):
             except importlib.metadata.PackageNotFoundError:
                 return f"package {package} is not installed"
         return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back what the engines' packages warn of their own future: it is known, and not the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 engines: Registry[Engine] = Registry("engine")

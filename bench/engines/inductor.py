@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine
-from bench.engines.torch import CALIBRATION_BATCH, STATE, lowered, predictor, quiet, reduce_range
+from bench.engines import Engine, quiet
+from bench.engines.torch import CALIBRATION_BATCH, STATE, lowered, predictor, reduce_range
 from bench.errors import BuildError
 from bench.recipe import Recipe
 

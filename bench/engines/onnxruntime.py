@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine
+from bench.engines import Engine, quiet
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
     """Write the network to one ONNX file with a free batch axis; the example has a batch of two or more."""
     import torch
 
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network,
             (torch.from_numpy(example),),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine
+from bench.engines import Engine, quiet
 from bench.isa import cpu_flags
 from bench.recipe import Recipe
 
@@ -43,7 +43,7 @@ class OpenVino(Engine):
         import openvino
         import torch
 
-        with torch.inference_mode():
+        with quiet(), torch.inference_mode():
             model = openvino.convert_model(network, example_input=torch.from_numpy(samples[:2]))
         model.reshape({0: [-1, *samples.shape[1:]]})
         if recipe.number_format == "int8":

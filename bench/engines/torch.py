@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import platform
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.engines import Engine
+from bench.engines import Engine, quiet
 from bench.errors import BuildError
 from bench.isa import has_vnni
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     import torch
 
@@ -149,14 +145,6 @@ def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
             return module(torch.from_numpy(inputs)).numpy()
 
     return predict
-
-
-@contextmanager
-def quiet() -> Iterator[Any]:
-    """Keep back the warnings that torch.ao is going to move elsewhere: they are known, and not the user's to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 ENGINE = Torch()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines.torch import Torch, lowered, predictor, quantized_engine, quiet
+from bench.engines import quiet
+from bench.engines.torch import Torch, lowered, predictor, quantized_engine
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:

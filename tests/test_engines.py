@@ -1,0 +1,88 @@
+"""Claims about the engines, on a small network without data and on ResNet20 with the real ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import Case, engines, models, recipes
+from bench.measure import Bench, measure, prepare, unsupported
+from bench.sampling import Schedule
+
+pytest_plugins = "pytester"
+
+ENGINES = ("torch", "torchscript", "inductor", "onnxruntime", "openvino")
+QUICK = Schedule(warmup_s=0.0, warmup_calls=1, sampling_s=0.0, least_rounds=6)
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_every_engine_gives_a_reason_for_a_device_it_does_not_serve():
+    for engine in ENGINES:
+        assert "'tpu'" in engines.get(engine).supports(recipes.get("fp32"), "tpu")
+
+
+def test_an_engine_whose_package_is_missing_says_so(monkeypatch):
+    monkeypatch.setattr(engines.get("openvino"), "packages", ("openvino", "no-such-package"))
+    assert unsupported(Case("m", "fp32", "openvino")) == "package no-such-package is not installed"
+
+
+def test_fp32_on_openvino_is_not_bfloat16(tmp_path):
+    import numpy as np
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 64, 3)).eval()
+    example = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    engine = engines.get("openvino")
+    engine.build(network, recipes.get("fp32"), example, tmp_path)
+    outputs = engine.load(tmp_path, recipes.get("fp32"), None, example, 1)(example)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(example)).numpy()
+    # bfloat16 keeps 8 bits of a product: sums of 576 of them would differ by some 1e-3 of their size, FP32 ones by 1e-6
+    assert np.abs(outputs - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, monkeypatch):
+    conftest, suite = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(conftest.splitlines()) <= 15
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    monkeypatch.setenv("BENCH_CACHE", str(pytester.path / "cache"))
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(test_mine=suite)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-batch", "3")
+    result.assert_outcomes(passed=10)
+    for engine in ENGINES:
+        result.stdout.fnmatch_lines([f"| mine *| int8_static *| {engine} *"])
+
+
+@pytest.fixture(scope="module")
+def real_bench(tmp_path_factory, real_data):
+    import fixtures.data
+    import fixtures.models  # noqa: F401
+
+    return Bench(tmp_path_factory.mktemp("cache"), real_data, QUICK)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8_static", "int8_dynamic"])
+def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
+    case = Case("resnet20", precision, engine, batch=113, threads=2)  # 1,017 = 9 x 113
+    if (reason := unsupported(case)) is not None:
+        pytest.skip(reason)
+    prepare([case], real_bench)
+    record = measure(case, real_bench)
+    assert record.status == "ok", record.reason
+    right = round(record.quality["top1"] * record.quality["n"])
+    assert record.quality["n"] == 1017
+    slack = {"fp32": 0 if engine == "torch" else 1}.get(precision, 10)  # INT8 within 1.0 point
+    assert abs(right - 932) <= slack
+    if precision == "fp32":
+        assert record.fidelity["sqnr_db"] > 100
+        assert record.fidelity["agreement"] >= 1016 / 1017
+
+
+def test_the_documents_models_all_name_a_task_that_exists():
+    from bench.tasks import tasks
+
+    for name in models.names():
+        assert models.get(name).task in tasks.names()

@@ -1,0 +1,153 @@
+"""Claims about saved runs and the tables made of them; data/run.json is a run saved by the harness, shortened."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.errors import RunFileError
+from bench.report import render
+from bench.report.markdown import escaped, markdown_table
+from bench.runs import Run, frame, read
+
+GOLDEN = Path(__file__).parent / "data" / "run.json"
+TABLES = Path(__file__).parents[1] / "reports"
+
+
+@pytest.fixture
+def saved():
+    return json.loads(GOLDEN.read_text())
+
+
+def cells(text, first):
+    """The cells of the table row that begins with these cells."""
+    for line in text.splitlines():
+        row = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if row[: len(first)] == first:
+            return row
+    raise AssertionError(f"no row begins with {first} in\n{text}")
+
+
+def test_a_saved_run_is_read_whole():
+    run = read(GOLDEN)
+    assert [record["id"] for record in run.records] == [
+        "resnet20-fp32-torch-b1-t1",
+        "resnet20-fp32-onnxruntime-b1-t1",
+        "resnet20-int8_static-onnxruntime-b1-t1",
+        "resnet20-bf16-onnxruntime-b1-t1",
+        "resnet20-int8_dynamic-openvino-b1-t1",
+    ]
+    assert run.commit == "0123456789abcdef0123456789abcdef01234567"
+    assert run.machine["versions"]["onnxruntime"]
+
+
+def test_a_frame_has_one_row_a_case_and_dotted_columns(saved):
+    table = frame(read(GOLDEN).records)
+    first = saved["benchmarks"][0]["extra_info"]
+    assert len(table) == 5
+    assert table.loc[0, "latency.p50_s"] == first["latency"]["p50_s"]
+    assert table.loc[0, "quality.top1"] == 932 / 1017
+    assert table.loc[3, "status"] == "unsupported"
+
+
+def test_the_general_table_gives_ratios_of_medians_within_the_run(saved):
+    p50_s = [entry["extra_info"]["latency"]["p50_s"] for entry in saved["benchmarks"]]
+    row = cells(render(read(GOLDEN)), ["resnet20", "int8_static", "onnxruntime"])
+    assert row[5] == "91.64%"
+    assert row[8] == f"{p50_s[2] * 1e3:.3f}"
+    assert row[11:13] == [f"{p50_s[0] / p50_s[2]:.2f}", f"{p50_s[1] / p50_s[2]:.2f}"]
+
+
+def test_unsupported_cases_are_notes_with_their_reason():
+    text = render(read(GOLDEN))
+    assert "- unsupported: resnet20-bf16-onnxruntime-b1-t1: ONNX Runtime's CPU provider has no bfloat16" in text
+
+
+def test_the_head_says_which_weights_data_machine_and_versions():
+    text = render(read(GOLDEN))
+    assert "Model resnet20: weights resnet20-12fca82f, judged on cifar10 (n = 1017)." in text
+    assert "avx512_vnni" in text
+    assert "onnxruntime 1.31.1" in text
+    assert "at commit 0123456789." in text
+
+
+def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
+    text = render(read(GOLDEN), TABLES)
+    assert cells(text, ["accuracy"])[1] == "91.64%"
+    assert cells(text, ["accuracy"])[2] == "-"
+    assert cells(text, ["size"])[7] == "0.378 MB"
+    assert "- INT8 openvino: not among the cases of this run" in text
+
+
+def test_a_run_with_nothing_measured_still_gives_its_reasons(saved):
+    text = render(Run(saved["bench"]["cases"]), TABLES)
+    assert "no bfloat16" in text
+    assert "ResNet20: accuracy" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot read"),
+        (b"", "no whole JSON file"),
+        (GOLDEN.read_bytes()[:1000], "no whole JSON file"),
+        (b"\xff\xfe\x00", "not a text file"),
+        (b"[]", "no list of 'benchmarks'"),
+        (b'{"benchmarks": 3}', "no list of 'benchmarks'"),
+        (b'{"benchmarks": [{"name": "test_plain", "extra_info": {}}]}', "holds no case of this harness"),
+        (b'{"benchmarks": [{"extra_info": {"case": {"model": "m", "batch": "many"}}}]}', "holds no case"),
+        (b"[" * 100_000, "no whole JSON file"),
+    ],
+)
+def test_a_file_that_is_not_a_run_is_refused_in_one_line(tmp_path, capsys, content, told):
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunFileError, match=told):
+        read(path)
+    assert main(["report", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("bench: ")
+    assert printed.err.count("\n") == 1
+
+
+def test_a_table_file_that_defines_none_is_refused_in_one_line(tmp_path, capsys):
+    shutil.copy(GOLDEN, tmp_path / "run.json")
+    (tmp_path / "broken.toml").write_text("title = 'no columns'")
+    assert main(["report", str(tmp_path / "run.json"), "--tables", str(tmp_path)]) == 2
+    assert "broken.toml defines no table" in capsys.readouterr().err
+
+
+def test_a_report_can_go_to_a_file(tmp_path, capsys):
+    assert main(["report", str(GOLDEN), "--tables", str(TABLES), "--output", str(tmp_path / "report.md")]) == 0
+    assert (tmp_path / "report.md").read_text() == render(read(GOLDEN), TABLES) + "\n"
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_in_a_file_becomes_markup(saved, tmp_path):
+    hostile = "<script>alert(1)</script>|x\n# head"
+    saved["benchmarks"][0]["extra_info"]["case"]["model"] = hostile
+    saved["bench"]["cases"][0]["reason"] = hostile
+    (tmp_path / "run.json").write_text(json.dumps(saved))
+    text = render(read(tmp_path / "run.json"), TABLES)
+    assert "<script" not in text
+    assert "\n# head" not in text
+    assert "alert(1)&lt;/script&gt;\\|x # head" in text
+
+
+def test_numbers_that_are_none_are_shown_as_a_dash(saved, tmp_path):
+    record = saved["benchmarks"][0]["extra_info"]
+    record["fidelity"]["sqnr_db"] = float("nan")
+    record["latency"]["p50_s"] = None
+    record["throughput_items_per_s"] = float("inf")
+    (tmp_path / "run.json").write_text(json.dumps(saved))
+    row = cells(render(read(tmp_path / "run.json")), ["resnet20", "fp32", "torch"])
+    assert [row[7], row[8], row[10], row[11]] == ["-"] * 4
+
+
+def test_text_is_escaped_for_a_cell():
+    assert escaped("a|b\n<i>&") == "a\\|b &lt;i&gt;&amp;"
+    assert markdown_table([{"n": "1"}, {"n": "-"}]).splitlines()[1] == "|----:|"
