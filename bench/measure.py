@@ -20,12 +20,15 @@ from bench.dataset import datasets
 from bench.engines import engines
 from bench.errors import BenchError, CacheError
 from bench.model import models, source
-from bench.recipe import recipes
+from bench.recipe import Recipe, recipes
 from bench.record import Record
 from bench.registry import Origin
 from bench.sampling import Schedule
 from bench.statistics import latency
 from bench.worker import Worker
+
+NOT_LOWERED_DB = 90.0
+NOT_FP32_DB = 60.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,9 @@ def _measured(case: Case, bench: Bench) -> Record:
         opened = worker.ask("open", bench.timeout_s, artifact=str(artifact.folder), **facts)
         sampled = worker.ask("sample", bench.timeout_s, schedule=asdict(bench.schedule), **facts)
         judged = worker.ask("evaluate", bench.timeout_s, reference=str(reference.folder), **facts)
+    reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
+    if reason is not None:
+        return Record(case, "failed", reason)
     times = latency(sampled["samples_s"])
     return Record(
         case,
@@ -139,6 +145,20 @@ def _measured(case: Case, bench: Bench) -> Record:
         artifact={"digest": artifact.digest, "bytes": artifact.bytes, "format": engines.get(case.engine).format},
         samples_s=tuple(sampled["samples_s"]),
     )
+
+
+def contradiction(recipe: Recipe, sqnr_db: float) -> str | None:
+    """Give the reason why outputs so near to, or so far from, FP32 PyTorch's cannot be of the recipe's number format.
+
+    A figure under a wrong name is worse than none: engines are known to leave a network in FP32 without a word, and
+    to compute FP32 in bfloat16. FP32 keeps some 120 dB, bfloat16 some 40, INT8 fewer than 60.
+    """
+    lower = recipe.number_format != "fp32"
+    if lower and sqnr_db > NOT_LOWERED_DB:
+        return f"the outputs are FP32's to {sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
+    if not lower and recipe.rewrite is None and sqnr_db < NOT_FP32_DB:
+        return f"the outputs keep only {sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
+    return None
 
 
 def _facts(case: Case, bench: Bench) -> dict[str, Any]:

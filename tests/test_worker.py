@@ -8,10 +8,10 @@ import psutil
 import pytest
 import toy  # noqa: F401 - registers the toy engine, model and data
 
-from bench import Case
+from bench import Case, Recipe, engines
 from bench.artifact import Store
 from bench.errors import BenchWarning
-from bench.measure import Bench, find, measure, prepare
+from bench.measure import Bench, contradiction, find, measure, prepare
 from bench.sampling import Schedule
 
 CASE = Case("linear", "fp32", "toy", batch=4)
@@ -100,6 +100,29 @@ def test_outputs_that_are_not_numbers_are_right_for_nothing_and_saved_as_null(be
     record = measure(CASE, bench)
     assert record.quality["top1"] == 0.0
     assert record.saved()["fidelity"]["sqnr_db"] is None
+
+
+def test_outputs_that_belie_the_precision_are_a_failed_case(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, schedule=QUICK)
+    monkeypatch.setenv("TOY_FAULT", "coarse")
+    record = measure(CASE, bench)
+    assert record.status == "failed"
+    assert record.reason.endswith("dB of FP32 PyTorch's: this was not computed in FP32")
+
+    monkeypatch.delenv("TOY_FAULT")
+    monkeypatch.setattr(engines.get("toy"), "supports", lambda recipe, device: None)
+    record = measure(dataclasses.replace(CASE, precision="int8_static"), bench)
+    assert record.status == "failed"
+    assert record.reason.endswith("dB: nothing was computed in int8")
+
+
+def test_only_a_network_that_was_rewritten_may_leave_fp32_behind():
+    pruned = Recipe("pruned", "fp32", rewrite=lambda network: network)
+    assert contradiction(pruned, 20.0) is None
+    assert contradiction(Recipe("fp32", "fp32"), 20.0) is not None
+    assert contradiction(Recipe("fp32", "fp32"), 130.0) is None
+    assert contradiction(Recipe("int8", "int8"), 30.0) is None
+    assert contradiction(Recipe("int8", "int8"), float("inf")) is not None
 
 
 def test_a_damaged_artefact_is_built_again(bench):
