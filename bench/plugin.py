@@ -73,7 +73,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and make room for the session's records."""
+    """Register the markers and make room for the session's records.
+
+    pytest looks for its ini file before it knows the options of plugins: a folder that follows one after a space is
+    then taken for the place of the tests, and the ini file is not found. Such a run is refused.
+    """
+    for option in ("--bench-cache", "--bench-data", "--bench-reports"):
+        if option in config.invocation_params.args and config.inipath is None:
+            place = config.invocation_params.dir
+            if config.rootpath != place:
+                raise pytest.UsageError(
+                    f"pytest took the folder after {option} for the place of the tests, and looks for the project in "
+                    f"{config.rootpath} instead of {place}; write {option}=DIR"
+                )
     config.addinivalue_line("markers", "grid(grid): measure the cases of this Grid with this test, one test for each")
     config.addinivalue_line(
         "markers", "case(model, precision, engine, batch, threads, device): the axes of a case, set by the harness"

@@ -307,7 +307,8 @@ def main() -> None:
             tell({"error": type(error).__name__, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
-            tell({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {error}"})
+            said = str(error).split("\n\n")[0]  # the paragraphs after the first are advice on debugging, and in the log
+            tell({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {said}"})
 
 
 if __name__ == "__main__":

@@ -91,9 +91,18 @@ def test_bad_options_are_refused_in_one_line(session, arguments, line):
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
+def test_a_folder_that_pytest_mistakes_for_the_place_of_the_tests_is_refused(session, pytester, tmp_path_factory):
+    pytester.makeini("[pytest]")
+    folder = tmp_path_factory.mktemp("elsewhere")
+    result = session("--bench-data", str(folder))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: pytest took the folder after --bench-data *; write --bench-data=DIR"])
+    assert len(collected(session("--collect-only", "-q", f"--bench-data={folder}"))) > 1
+
+
 def test_a_cache_that_cannot_be_written_is_refused_in_one_line(session, pytester):
     place = pytester.makefile("", occupied="a file, no folder")
-    result = session("--bench-cache", str(place))
+    result = session(f"--bench-cache={place}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: cannot write the cache at *choose another by --bench-cache"])
 
