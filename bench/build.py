@@ -6,6 +6,7 @@ it is made from, is not there yet: this is how a session plans without importing
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -27,14 +28,28 @@ SEED = 0
 REFERENCE_BATCH = 64
 
 
+_version = functools.cache(importlib.metadata.version)
+
+
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     """The installed versions of distributions."""
-    return {package: importlib.metadata.version(package) for package in packages}
+    return {package: _version(package) for package in packages}
+
+
+def source_digest(path: Path) -> str:
+    """The sha256 of a file that things are made from, read again only where its size or time has changed."""
+    status = path.stat()
+    return _digest_as_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_as_of(path: Path, size: int, mtime_ns: int) -> str:
+    return file_digest(path)
 
 
 def _code(registered: dict[str, Any], name: str) -> str | None:
     """Digest of the file that registered a member, None for those of the harness itself."""
-    return file_digest(Path(registered[name].file)) if name in registered else None
+    return source_digest(Path(registered[name].file)) if name in registered else None
 
 
 def data_facts(dataset: Dataset, folder: Path | None) -> dict[str, Any]:
@@ -43,7 +58,7 @@ def data_facts(dataset: Dataset, folder: Path | None) -> dict[str, Any]:
     return {
         "dataset": dataset.name,
         "code": _code(datasets.origins(), dataset.name),
-        "files": [file_digest(file) for file in files],
+        "files": [source_digest(file) for file in files],
         "versions": versions(dataset.packages),
     }
 
@@ -58,7 +73,7 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
         "model": source.model.name,
         "weights": source.weights.name,
         "code": _code(models.origins(), source.model.name),
-        "file": None if source.weights_file is None else file_digest(source.weights_file),
+        "file": None if source.weights_file is None else source_digest(source.weights_file),
         "data": data_facts(source.dataset, source.folder) if trained else None,
         "seed": SEED,
     }
@@ -161,7 +176,7 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
 def _source_digest(builder: Engine) -> str:
     """Digest of the files that define an engine's class and the classes it is derived from."""
     files = {inspect.getfile(cls) for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")}
-    return hashlib.sha256("".join(sorted(file_digest(Path(file)) for file in files)).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()
 
 
 def architecture(source: Source) -> torch.nn.Module:

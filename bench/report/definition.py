@@ -40,6 +40,7 @@ FORMS: dict[str, Form] = {
 def defined(path: Path, table: pd.DataFrame) -> list[str]:
     """Render the table that a file defines, once for each model, device, batch and threads that has figures for it.
 
+    Columns without a case in this run are left out and named below; a case without figures has its reason there.
     Raises RunFileError where the file is no such definition.
     """
     try:
@@ -70,28 +71,28 @@ def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
 def _body(cases: pd.DataFrame, columns: list[tuple[str, dict[str, Any]]], rows: list[Row]) -> str:
     known = cases[cases["status"] == "ok"].iloc[0]
     source = f"weights {known['quality.weights']}, {known['quality.dataset']}, n = {known['quality.n']:.0f}"
-    missing: dict[str, str] = {}
+    missing: dict[str, list[str]] = {}
     found: dict[str, Any] = {}
     for label, wanted in columns:
         cells = _where(cases, wanted)
         if not len(cells):
-            missing[label] = "not among the cases of this run"
-        elif cells.iloc[0]["status"] != "ok":
-            missing[label] = f"{cells.iloc[0]['status']}: {cells.iloc[0]['reason']}"
-        else:
-            found[label] = cells.iloc[0]
+            missing.setdefault("not among the cases of this run", []).append(label)
+            continue
+        found[label] = cells.iloc[0]
+        if found[label]["status"] != "ok":
+            missing.setdefault(f"{found[label]['status']}: {found[label]['reason']}", []).append(label)
     lines = []
     for name, figure, form, ratio in rows:
         line = {"": name}
         first: Any = found[columns[0][0]].get(figure) if columns[0][0] in found else None
-        for label, _ in columns:
-            value: Any = found[label].get(figure) if label in found else None
+        for label in found:
+            value: Any = found[label].get(figure)
             cell = form(value) if _usable(value) else "-"
             if ratio and label != columns[0][0] and _usable(value) and _usable(first):
                 cell += f" ({first / value:.2f}x)"
             line[label] = cell
         lines.append(line)
-    notes = "".join(f"\n- {escaped(label)}: {escaped(reason)}" for label, reason in missing.items())
+    notes = "".join(f"\n- {escaped(', '.join(labels))}: {escaped(reason)}" for reason, labels in missing.items())
     return f" ({escaped(source)})\n\n{markdown_table(lines)}{chr(10) if notes else ''}{notes}"
 
 
