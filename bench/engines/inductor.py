@@ -58,8 +58,8 @@ class Inductor(Engine):
         with quiet(), torch.no_grad():
             example = (torch.from_numpy(samples[:2]),)
             shapes = ({0: torch.export.Dim("batch")},)
-            try:
-                exported = torch.export.export(network, example, dynamic_shapes=shapes, strict=_strict()).module()
+            try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
+                exported = torch.export.export(network, example, dynamic_shapes=shapes, strict=True).module()
             except Exception as error:
                 line = str(error).strip().splitlines()[0]
                 raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error
@@ -87,11 +87,6 @@ def _quantizer() -> str:
     """The package that has PT2E for this torch: torchao from torch 2.10, before that torch itself."""
     release = tuple(int(part) for part in importlib.metadata.version("torch").split("+")[0].split(".")[:2])
     return f"torchao {importlib.metadata.version('torchao')}" if release >= (2, 10) else "torch.ao"
-
-
-def _strict() -> bool:
-    """Whether the export must go by Dynamo: torch.ao's quantizer finds its patterns by what only Dynamo notes."""
-    return _quantizer() == "torch.ao"
 
 
 def _pt2e() -> SimpleNamespace:
