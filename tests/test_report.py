@@ -88,6 +88,13 @@ def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
     )
 
 
+def test_a_run_of_one_case_has_its_size(saved):
+    size = saved["benchmarks"][2]["extra_info"]["artifact"]["bytes"]
+    text = render(Run(read(GOLDEN).records[2:3]), TABLES)
+    assert cells(text, ["size"])[1] == f"{size / 1e6:.3f} MB"
+    assert f"{size / 1e6:.3f}" in cells(text, ["resnet20"])
+
+
 def test_a_run_with_nothing_measured_still_gives_its_reasons(saved):
     text = render(Run(saved["bench"]["cases"]), TABLES)
     assert "no bfloat16" in text

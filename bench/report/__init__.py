@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.report.definition import defined
-from bench.report.markdown import escaped, markdown_table
+from bench.report.markdown import escaped, is_number, markdown_table
 from bench.runs import Run, frame
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def general(table: pd.DataFrame) -> str:
     }
     for column in known.columns:
         metric = column.removeprefix("quality.")
-        if metric != column and metric not in ("n", "dataset_s") and known[column].map(_is_number).any():
+        if metric != column and metric not in ("n", "dataset_s") and known[column].map(is_number).any():
             columns[metric] = _figure_of(column)
     columns |= {
         "agreement": lambda row: _number(row["fidelity.agreement"], "{:.2%}".format),
@@ -127,12 +127,8 @@ def _figure_of(column: str) -> Callable[[Any], str]:
     return lambda row: _number(row[column], _figure)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-
-
 def _number(value: Any, form: Callable[[float], str]) -> str:
-    return form(value) if _is_number(value) else "-"
+    return form(value) if is_number(value) else "-"
 
 
 def _figure(value: float) -> str:
@@ -148,6 +144,6 @@ def _ratio(known: pd.DataFrame, row: Any, baseline: dict[str, str]) -> str:
     """How many times faster than the baseline of the same model, batch, threads and device."""
     wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | baseline
     found = known.loc[(known[list(wanted)] == wanted).all(axis=1), "latency.p50_s"]
-    if not len(found) or not _is_number(found.iloc[0]) or not _is_number(row["latency.p50_s"]):
+    if not len(found) or not is_number(found.iloc[0]) or not is_number(row["latency.p50_s"]):
         return "-"
     return f"{found.iloc[0] / row['latency.p50_s']:.2f}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.report.markdown import escaped, markdown_table
+from bench.report.markdown import escaped, is_number, markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,14 +87,10 @@ def _body(cases: pd.DataFrame, columns: list[tuple[str, dict[str, Any]]], rows: 
         first: Any = found[columns[0][0]].get(figure) if columns[0][0] in found else None
         for label in found:
             value: Any = found[label].get(figure)
-            cell = form(value) if _usable(value) else "-"
-            if ratio and label != columns[0][0] and _usable(value) and _usable(first):
+            cell = form(value) if is_number(value) else "-"
+            if ratio and label != columns[0][0] and is_number(value) and is_number(first) and value > 0:
                 cell += f" ({first / value:.2f}x)"
             line[label] = cell
         lines.append(line)
     notes = "".join(f"\n- {escaped(', '.join(labels))}: {escaped(reason)}" for reason, labels in missing.items())
     return f" ({escaped(source)})\n\n{markdown_table(lines)}{chr(10) if notes else ''}{notes}"
-
-
-def _usable(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value == value and value > 0
