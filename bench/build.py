@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,9 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
 
 
 def reference(store: Store, source: Source, make: bool = True) -> Artifact | None:
-    """The FP32 PyTorch outputs for the whole test split, `outputs.npy`, against which fidelity is measured."""
+    """The FP32 PyTorch outputs for the whole test split, `outputs.npy`, against which fidelity is measured, and in
+    `macs.json` how many multiply-accumulates the network makes for one item.
+    """
     network_weights = weights(store, source, make)
     if network_weights is None:
         return None
@@ -106,6 +109,7 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         "code": _code(models.origins(), source.model.name),
         "data": data_facts(source.dataset, source.folder),
         "versions": versions(("torch",)),
+        "files": ["outputs.npy", "macs.json"],
     }
     if not make:
         return store.find("reference", made_from)
@@ -122,7 +126,9 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
 
         with torch.inference_mode():
             outputs = predictions(predict, source, inputs, REFERENCE_BATCH)
+            macs = macs_per_item(network, source.model.preprocess(inputs[:1]))
         np.save(folder / "outputs.npy", outputs, allow_pickle=False)
+        (folder / "macs.json").write_text(json.dumps({"macs_per_item": macs}))
 
     return store.get("reference", made_from, write)
 
@@ -224,6 +230,16 @@ def load_data(source: Source, split: str) -> Samples:
             f"for {split!r}; as many of both are needed, and at least one"
         )
     return samples
+
+
+def macs_per_item(network: torch.nn.Module, example: np.ndarray) -> int:
+    """Multiply-accumulates of products and convolutions for one item (1, ...), by PyTorch's counter of operations."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        network(torch.from_numpy(example))
+    return int(counter.get_total_flops()) // 2
 
 
 def calibration_inputs(source: Source) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from bench.errors import BadCase
@@ -45,12 +45,22 @@ class Case:
 
 
 AXES = tuple(field.name for field in fields(Case))
+BASELINE: dict[str, Any] = {"engine": "torch", "precision": "fp32"}
+
+
+def baseline_of(case: Case, differs: dict[str, Any]) -> Case:
+    """The case that this one is compared with. Raises BadCase where `differs` names an axis that there is not."""
+    unknown = differs.keys() - set(AXES)
+    if unknown:
+        raise BadCase(f"a baseline has no axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
+    return replace(case, **differs)
 
 
 class Grid:
     """The product of its axes, in the order in which they are given.
 
     Each axis is one value or several: `Grid(model="resnet20", precision=["fp32", "int8_static"], engine="torch")`.
+    baseline names the axes in which the case that each is compared with differs from it: FP32 in PyTorch unless told.
     """
 
     def __init__(
@@ -61,7 +71,9 @@ class Grid:
         batch: int | Iterable[int] = 1,
         threads: int | Iterable[int] = 1,
         device: str | Iterable[str] = "cpu",
+        baseline: dict[str, Any] | None = None,
     ) -> None:
+        self.baseline = dict(BASELINE if baseline is None else baseline)
         given: dict[str, Any] = {"model": model, "precision": precision, "engine": engine}
         given |= {"batch": batch, "threads": threads, "device": device}
         self.axes: dict[str, tuple[Any, ...]] = {
@@ -81,4 +93,4 @@ class Grid:
         axes = self.axes | {axis: values for axis, values in choices.items() if values is not None}
         if choices.get("model") is not None:
             axes["model"] = tuple(name for name in self.axes["model"] if name in axes["model"])
-        return Grid(**axes)
+        return Grid(**axes, baseline=self.baseline)

@@ -29,6 +29,10 @@ class WorkerError(BenchError):
     """A worker process died, hung or answered with an error."""
 
 
+class BaselineError(BenchError):
+    """A baseline that cannot be measured, for a case that can."""
+
+
 class RunFileError(BenchError):
     """A file that is not a saved run."""
 

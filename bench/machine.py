@@ -45,6 +45,30 @@ def describe() -> dict[str, Any]:
     }
 
 
+def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) -> list[int] | None:
+    """The CPUs that a case of so many threads is bound to, None where the system binds none or has not so many.
+
+    The last ones, since systems serve interrupts on the first, and one of each physical core while there are such.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    allowed = sorted(os.sched_getaffinity(0), reverse=True)
+    if threads > len(allowed):
+        return None
+    siblings = {cpu: _text(topology / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu) for cpu in allowed}
+    first = [cpu for i, cpu in enumerate(allowed) if siblings[cpu] not in {siblings[other] for other in allowed[:i]}]
+    return sorted([*first, *(cpu for cpu in allowed if cpu not in first)][:threads])
+
+
+def energy_j(root: Path = Path("/sys/class/powercap")) -> float | None:
+    """What all CPU packages have used since some start, in joules by RAPL; None where it cannot be read.
+
+    The counters wrap around after some hours at full load: a difference below 0 is to be thrown away.
+    """
+    texts = [_text(folder / "energy_uj") for folder in root.glob("intel-rapl:[0-9]")]
+    return sum(int(text) for text in texts if text) / 1e6 if texts and all(texts) else None
+
+
 def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> dict[str, float | None]:
     """Give the control group's limits: `cpus` as a number of whole cores, `memory_bytes`; None where unlimited.
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.case import Case, Grid
+from bench.case import AXES, Case, Grid, baseline_of
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.measure import Bench
+    from bench.journal import Journal
+    from bench.measure import Bench, Shared
     from bench.record import Record
 
-RECORDS = pytest.StashKey["list[Record]"]()
+JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
+FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
+MEASURED: pytest.StashKey[Record] = pytest.StashKey()
+RECORDS: pytest.StashKey[list[Record]] = pytest.StashKey()
 NAMED_AXES = ("model", "precision", "engine", "device")
 COUNTED_AXES = ("batch", "threads")
 
@@ -40,6 +44,38 @@ def _counts(text: str) -> tuple[int, ...]:
     return counts
 
 
+def _axes(text: str) -> dict[str, Any]:
+    try:
+        pairs = dict(pair.split("=", 1) for pair in text.split(","))
+        axes = {axis: int(value) if axis in COUNTED_AXES else value for axis, value in pairs.items()}
+    except ValueError:
+        axes = {"": ""}
+    if not set(axes) <= set(AXES) or not all(axes.values()):
+        raise argparse.ArgumentTypeError(f"wants AXIS=VALUE with commas between, not {text!r}; axes: {', '.join(AXES)}")
+    return axes
+
+
+def _limits(text: str) -> dict[str, float]:
+    try:
+        return {name: float(limit) for name, limit in (pair.split("=", 1) for pair in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wants NAME=LIMIT with commas between, not {text!r}") from None
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"wants a number above 0, not {text!r}")
+    return number
+
+
+def _percent(text: str) -> float:
+    return _positive(text.removesuffix("%")) / 100
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the harness."""
     group = parser.getgroup("bench", "benchmarks of compressed networks")
@@ -58,8 +94,49 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bench-data", metavar="DIR", help="a folder with real data and weights (BENCH_DATA; default: embedded data)"
     )
     group.addoption(
+        "--bench-baseline",
+        type=_axes,
+        metavar="AXIS=VALUE,...",
+        help="the case that each is compared with, by the axes in which it differs (default: the suite's, else "
+        "engine=torch,precision=fp32)",
+    )
+    group.addoption(
+        "--bench-gate",
+        type=_limits,
+        metavar="NAME=LIMIT,...",
+        help="fail cases that do not surely reach it: speedup=1.5 and the most that a metric may drop, top1=0.01",
+    )
+    group.addoption(
+        "--bench-baseline-python",
+        metavar="PATH",
+        help="run the baselines in this interpreter, of another environment with other versions",
+    )
+    group.addoption(
+        "--bench-interval",
+        type=_percent,
+        default=0.005,
+        metavar="PERCENT",
+        help="stop when a speed-up's 95%% interval is this half-width (default 0.5%%)",
+    )
+    group.addoption(
+        "--bench-budget",
+        type=_positive,
+        default=20.0,
+        metavar="S",
+        help="begin no further launch of a case after so long (default 20)",
+    )
+    group.addoption("--bench-quick", action="store_true", help="one launch a case: figures without an interval")
+    group.addoption(
+        "--bench-resume",
+        action="store_true",
+        help="take finished cases over from interrupted runs of the same code, machine and options",
+    )
+    group.addoption(
+        "--bench-memory", type=_positive, metavar="GB", help="the most private memory of a worker (default: no limit)"
+    )
+    group.addoption(
         "--bench-timeout",
-        type=float,
+        type=_positive,
         default=120.0,
         metavar="S",
         help="give a case up that hangs for so long (default 120)",
@@ -90,7 +167,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "case(model, precision, engine, batch, threads, device): the axes of a case, set by the harness"
     )
+    config.addinivalue_line(
+        "markers", "gate(speedup, max_drop): the least speed-up and the most drop of each metric that a case may have"
+    )
     config.stash[RECORDS] = []
+    config.stash[JOURNAL] = None
+    config.stash[FINISHED] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -129,6 +211,16 @@ class Replay:
         self._readings = (reading for sample_s in samples_s for reading in (0.0, sample_s))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put cases with the same baseline beside each other, so that its workers need to be started once."""
+    places = [place for place, item in enumerate(items) if _case(item) is not None]
+    order: dict[Case, int] = {}
+    for place in places:
+        order.setdefault(_baseline(items[place]), len(order))
+    for place, item in zip(places, sorted((items[p] for p in places), key=lambda i: order[_baseline(i)]), strict=True):
+        items[place] = item
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse the run in one line where a name is unknown or a model's data are not there."""
     cases = _cases(session)
@@ -144,7 +236,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         for registry, axis in ((models, "model"), (recipes, "precision"), (engines, "engine")):
             for name in getattr(options, f"bench_{axis}") or ():
                 registry.get(name)
-        for case in {(case.model, case.precision, case.engine): case for case in cases}.values():
+        for case in {
+            (case.model, case.precision, case.engine): case for case in [*cases, *_baselines(session)]
+        }.values():
             check(case, _folder(session.config, "data"))
     except BenchError as error:
         raise pytest.UsageError(str(error)) from None
@@ -156,19 +250,43 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     cases = _cases(session)
     if not cases or session.config.option.collectonly:
         return
-    from bench.measure import prepare
+    from bench.journal import Journal
+    from bench.measure import identity, prepare
 
+    bench = bench_of(session.config)
     with Bar(session.config) as bar:
         try:
-            prepare(cases, bench_of(session.config), bar.told)
+            here = [] if bench.baseline_python else _baselines(session)
+            prepare([*cases, *here], bench, bar.told)
         except BenchError as error:
             raise pytest.UsageError(str(error)) from None
+    journal = Journal(bench.cache / "journal", identity(bench))
+    session.config.stash[JOURNAL] = journal
+    if session.config.option.bench_resume:
+        session.config.stash[FINISHED] = journal.finished()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """End the journal of a run that came to its end; an interrupted one is left to be resumed."""
+    journal = session.config.stash[JOURNAL]
+    if journal is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        journal.end()
 
 
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
     """Where this session measures: its cache, its data, how long it samples."""
     return bench_of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def shared(bench: Bench) -> Iterator[Shared]:
+    """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
+    from bench.measure import Shared
+
+    with Shared(bench) as common:
+        yield common
 
 
 @pytest.fixture
@@ -184,27 +302,70 @@ def supported(case: Case, pytestconfig: pytest.Config) -> None:
 
 
 @pytest.fixture
-def measure(supported: None, benchmark: Any, bench: Bench, request: pytest.FixtureRequest) -> Callable[[Case], Record]:
-    """Measure a case in a worker process of its own and enter it as this test's benchmark; give its Record.
+def measure(
+    supported: None, benchmark: Any, bench: Bench, shared: Shared, request: pytest.FixtureRequest
+) -> Callable[[Case], Record]:
+    """Measure a case in turn with its baseline and enter it as this test's benchmark; give its Record.
 
     The test fails with the reason where the case breaks.
     """
     from bench import measure as room
+    from bench.gate import shortfalls
+
+    node, stash = request.node, request.config.stash
 
     def measured(case: Case) -> Record:
-        record = room.measure(case, bench)
-        request.config.stash[RECORDS].append(record)
+        record = stash[FINISHED].get(node.nodeid)
+        if record is None or not room.still_holds(record, bench):
+            record = room.measure(case, bench, baseline_of(case, _differs(node)), shared)
+        stash[RECORDS].append(record)
+        journal = stash[JOURNAL]
+        if journal is not None:
+            journal.write(node.nodeid, record)
         if record.status != "ok":
             benchmark.disabled = True
             benchmark.pedantic(lambda: None)
             pytest.fail(record.reason or record.status, pytrace=False)
-        request.node.get_closest_marker("benchmark").kwargs["timer"].show(record.samples_s)
+        node.get_closest_marker("benchmark").kwargs["timer"].show(record.samples_s)
         benchmark.params = case.axes()  # a Case would be saved as UNSERIALIZABLE[...]
         benchmark.extra_info |= record.saved()
         benchmark.pedantic(lambda: None, rounds=len(record.samples_s), iterations=1)
+        node.stash[MEASURED] = record
+        wanted = _gate(node)
+        if wanted and (missed := shortfalls(record, **wanted)):
+            pytest.fail("gate: " + "; ".join(missed), pytrace=False)
         return record
 
     return measured
+
+
+def _gate(item: pytest.Item) -> dict[str, Any] | None:
+    """What a test must reach: its marker's words, each replaced by the option's where that has it."""
+    marker, option = item.get_closest_marker("gate"), item.config.option.bench_gate
+    if marker is None and option is None:
+        return None
+    wanted: dict[str, Any] = {"speedup": None, "max_drop": {}}
+    wanted |= {} if marker is None else marker.kwargs
+    given = dict(option or {})
+    if "speedup" in given:
+        wanted["speedup"] = given.pop("speedup")
+    return wanted | {"max_drop": wanted["max_drop"] | given}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep on record that a measured case failed its test, so that it is no baseline for any later run."""
+    report = yield
+    record = item.stash.get(MEASURED, None)
+    if record is not None and report.failed and call.excinfo is not None:
+        reason = (str(call.excinfo.value).strip() or call.excinfo.typename).splitlines()[0]
+        failed = replace(record, status="failed", reason=reason)
+        records = item.config.stash[RECORDS]
+        records[records.index(record)] = failed
+        getattr(item, "funcargs")["benchmark"].extra_info |= {"status": "failed", "reason": reason}  # noqa: B009
+    return report
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -216,7 +377,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Add the cases that have no benchmark: those that are unsupported or failed."""
-    lost = [record.saved() for record in config.stash[RECORDS] if record.status != "ok"]
+    lost = [record.saved() for record in config.stash[RECORDS] if record.status != "ok" and not record.samples_s]
     output_json["bench"] = {"schema": 1, "cases": lost}
 
 
@@ -240,9 +401,17 @@ def bench_of(config: pytest.Config) -> Bench:
     from platformdirs import user_cache_path
 
     from bench.measure import Bench
+    from bench.sampling import QUICK, Plan
 
-    cache = _folder(config, "cache") or user_cache_path("bench-harness", appauthor=False)
-    return Bench(cache=cache, data=_folder(config, "data"), timeout_s=config.option.bench_timeout)
+    option = config.option
+    return Bench(
+        cache=_folder(config, "cache") or user_cache_path("bench-harness", appauthor=False),
+        data=_folder(config, "data"),
+        plan=QUICK if option.bench_quick else Plan(interval=option.bench_interval, budget_s=option.bench_budget),
+        timeout_s=option.bench_timeout,
+        baseline_python=option.bench_baseline_python,
+        memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
+    )
 
 
 def _folder(config: pytest.Config, name: str) -> Path | None:
@@ -250,10 +419,32 @@ def _folder(config: pytest.Config, name: str) -> Path | None:
     return Path(given).expanduser().absolute() if given else None
 
 
+def _case(item: pytest.Item) -> Case | None:
+    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    return case if isinstance(case, Case) else None
+
+
 def _cases(session: pytest.Session) -> list[Case]:
     """The cases among the collected tests."""
-    params = (item.callspec.params for item in session.items if hasattr(item, "callspec"))
-    return [case for case in (param.get("case") for param in params) if isinstance(case, Case)]
+    return [case for case in map(_case, session.items) if case is not None]
+
+
+def _differs(item: pytest.Item) -> dict[str, Any]:
+    """The axes in which an item's baseline differs from its case: the option's, else those of the suite's grid."""
+    chosen = item.config.option.bench_baseline
+    marker = item.get_closest_marker("grid")
+    return chosen if chosen is not None else {} if marker is None else marker.args[0].baseline
+
+
+def _baseline(item: pytest.Item) -> Case:
+    case = _case(item)
+    assert case is not None
+    return baseline_of(case, _differs(item))
+
+
+def _baselines(session: pytest.Session) -> list[Case]:
+    """The cases that those among the collected tests are compared with."""
+    return list(dict.fromkeys(_baseline(item) for item in session.items if _case(item) is not None))
 
 
 @dataclass

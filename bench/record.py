@@ -16,9 +16,19 @@ class Record:
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
     quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
     fidelity    against FP32 PyTorch on the same inputs: sqnr_db, agreement.
+    drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
+    speedup     against the baseline: baseline (case, versions), ratio, low, high, confidence, launches, rounds,
+                verdict, and medians, for each launch the rounds' median calls in seconds; else baseline and reason.
+    steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
     latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
     artifact    digest (sha256, hex), bytes, format.
-    samples_s   every timed call, in order.
+    process     what its worker was given and used: versions, cores, pool, threads_used.
+    efficiency  multiply-accumulates of one item (macs_per_item), what they came to in the median call (gops, two for
+                each), and the share of what the control probe of that number format reached at its best.
+    noise       verdict ("steady" or "noisy"), why, and the figures behind it: see bench.noise.
+    energy_j_per_call  by RAPL over the whole package, idle power included; null where it cannot be read.
+    warnings    what makes the figures doubtful, each a line.
+    samples_s   timed calls of all launches, evenly taken, in order.
     """
 
     case: Case
@@ -26,12 +36,20 @@ class Record:
     reason: str | None = None
     quality: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
+    drop: dict[str, Any] = field(default_factory=dict)
+    speedup: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     throughput_items_per_s: float | None = None
     load_s: float | None = None
     first_call_s: float | None = None
+    steady: dict[str, Any] = field(default_factory=dict)
     peak_rss_bytes: int | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    efficiency: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+    energy_j_per_call: float | None = None
+    warnings: tuple[str, ...] = ()
     samples_s: tuple[float, ...] = ()
 
     def saved(self) -> dict[str, Any]:

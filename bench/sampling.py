@@ -1,47 +1,161 @@
-"""How often a session is called, and when it has been called enough."""
+"""How a session is called and timed, and how a case is sampled in turn with its baseline.
+
+A launch is a pair of fresh processes, one for each side. It has rounds; in a round each side makes its calls for a
+slice of time while the other is suspended, and the order alternates from round to round. What disturbs the machine for
+longer than a round disturbs both sides alike; what differs from process to process is seen between launches.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any, Protocol
+
+KEPT = 32
+SHORT_S = 20e-6
+STEADY = 0.02
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long to warm up and to sample.
+class Plan:
+    """When a case has been sampled enough.
 
-    Both last until their time is over AND their least number of calls is done; `most_rounds` ends sampling early,
-    and so does `patience_s`, which bounds the whole of it for a model that takes seconds a call.
+    interval   the half-width at which its speed-up is known well enough, relative: 0.005 is 0.5%.
+    budget_s   the time for starting and sampling after which no further launch is begun, once there are three: two
+               would have a useless interval.
+    launch_s   the least time that a launch samples; it is `startup_share` times the time its process took to start
+               where that is more, so that the time goes into sampling, but no more than budget_s / least_launches.
+    slice_s    how long one side calls before it is the other's turn.
     """
 
-    warmup_s: float = 0.5
-    warmup_calls: int = 5
-    sampling_s: float = 1.0
-    least_rounds: int = 30
-    most_rounds: int = 5000
-    patience_s: float = 20.0
+    interval: float = 0.005
+    budget_s: float = 20.0
+    least_launches: int = 4
+    most_launches: int = 30
+    launch_s: float = 1.0
+    startup_share: float = 2.0
+    slice_s: float = 0.04
+    least_rounds: int = 6
+
+    def sampling_s(self, startup_s: float) -> float:
+        """How long a launch samples whose process took so long to start."""
+        return max(self.launch_s, min(self.startup_share * startup_s, self.budget_s / self.least_launches))
+
+    def enough(self, launches: int, half_width: float | None, spent_s: float) -> bool:
+        """Whether to stop after so many launches, an interval so wide (None: unknown) and so much time."""
+        if launches >= self.most_launches or (launches >= min(self.least_launches, 3) and spent_s >= self.budget_s):
+            return True
+        return launches >= self.least_launches and half_width is not None and half_width <= self.interval
 
 
-def sample(call: Callable[[], object], schedule: Schedule, clock: Callable[[], float] = perf_counter) -> list[float]:
-    """Warm up, then time single calls: the duration of each in seconds, in the order in which they were made.
+QUICK = Plan(least_launches=1, most_launches=1)
 
-    `clock` gives seconds and is read right before and right after each timed call.
+
+@dataclass(frozen=True)
+class Slice:
+    """What one side did in its turn: the median call, some of the calls evenly taken, how many there were; seconds."""
+
+    median_s: float
+    samples_s: list[float]
+    calls: int
+
+
+@dataclass
+class Launch:
+    """One pair of processes: for each round the median call of either side in seconds, and samples of the case's."""
+
+    case_s: list[float] = field(default_factory=list)
+    baseline_s: list[float] = field(default_factory=list)
+    samples_s: list[float] = field(default_factory=list)
+    calls: int = 0
+
+
+class Side(Protocol):
+    """A session that can be sampled in turn with another."""
+
+    def take(self, seconds: float) -> Slice:
+        """Call for so long; nothing of it runs before or after."""
+        ...
+
+
+def paired(case: Side, baseline: Side | None, plan: Plan, seconds: float, clock: Callable[[], float]) -> Launch:
+    """Sample both sides in turn for so many seconds and at least `plan.least_rounds` rounds, an even number of them.
+
+    Without a baseline the case is sampled alone. `clock` gives seconds.
     """
+    launch = Launch()
     began = clock()
-    calls = 0
-    while clock() - began < schedule.patience_s / 2 and (
-        calls < schedule.warmup_calls or clock() - began < schedule.warmup_s
-    ):
+    while len(launch.case_s) < plan.least_rounds or len(launch.case_s) % 2 or clock() - began < seconds:
+        sides = [("case", case)] if baseline is None else [("case", case), ("baseline", baseline)]
+        for name, side in sides if len(launch.case_s) % 2 == 0 else reversed(sides):
+            taken = side.take(plan.slice_s)
+            if name == "baseline":
+                launch.baseline_s.append(taken.median_s)
+            else:
+                round_s, launch.calls = taken.median_s, launch.calls + taken.calls
+                launch.samples_s += taken.samples_s
+        launch.case_s.append(round_s)
+    return launch
+
+
+# What follows runs in the worker's process.
+
+
+def timed(
+    call: Callable[[], object], seconds: float, typical_s: float, clock: Callable[[], float] = perf_counter
+) -> Slice:
+    """Warm the caches up for an eighth of the time, then time calls for `seconds`, at least one.
+
+    typical_s  what a call takes: one that is longer than the slice needs no warming, and one that is so short that
+               the clock matters is made several times a sample.
+    """
+    import statistics
+
+    began = clock()
+    while typical_s < seconds and clock() - began < seconds / 8:
         call()
-        calls += 1
+    together = max(1, math.ceil(SHORT_S / typical_s)) if typical_s > 0 else 1
     samples: list[float] = []
-    began = now = clock()
-    while len(samples) < schedule.most_rounds and now - began < schedule.patience_s:
-        if len(samples) >= schedule.least_rounds and now - began >= schedule.sampling_s:
-            break
+    began = end = clock()
+    while end - began < seconds or not samples:
         start = clock()
-        call()
-        now = clock()
-        samples.append(now - start)
-    return samples
+        for _ in range(together):
+            call()
+        end = clock()
+        samples.append((end - start) / together)
+    every = math.ceil(len(samples) / KEPT)
+    return Slice(statistics.median(samples), samples[::every], len(samples) * together)
+
+
+def warmed(
+    call: Callable[[], object], longest_s: float = 5.0, clock: Callable[[], float] = perf_counter
+) -> dict[str, Any]:
+    """Call until it is steady: three blocks of calls in a row, of 50 ms or 3 calls each, whose medians agree to 2%.
+
+    Gives `steady`, `calls` and `seconds` until then, and `typical_s`, the last block's median; gives up after
+    longest_s, or after one block of calls that are longer than a tenth of it.
+    """
+    import statistics
+
+    medians: list[float] = []
+    began, calls = clock(), 0
+    while True:
+        block: list[float] = []
+        block_began = clock()
+        while len(block) < 3 or clock() - block_began < 0.05:
+            start = clock()
+            call()
+            block.append(clock() - start)
+        calls += len(block)
+        medians.append(statistics.median(block))
+        last = medians[-3:]
+        steady = len(last) == 3 and max(last) <= min(last) * (1 + STEADY)
+        if steady or clock() - began >= longest_s or medians[-1] > longest_s / 10:
+            return {"steady": steady, "calls": calls, "seconds": clock() - began, "typical_s": medians[-1]}
+
+
+def call_overhead_s(clock: Callable[[], float] = perf_counter) -> float:
+    """What timing adds to a call, in seconds: the median of a session that does nothing."""
+    return timed(lambda: None, 0.01, 1.0, clock).median_s

@@ -11,11 +11,11 @@ import importlib
 import io
 import json
 import os
+import platform
 import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -24,13 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
+
 from bench import errors
 from bench.case import Case
 from bench.progress import send_to
 from bench.registry import Origin
-from bench.sampling import Schedule, sample
+from bench.sampling import timed, warmed
 
 LOG_LINES = 5
+LOG_BYTES = 65536
 
 
 class Worker:
@@ -39,6 +42,8 @@ class Worker:
     environment  variables put over this process's own before anything is imported there.
     origins      modules it imports to know the same models, engines and data as this process.
     told         gets (label, done, total) whenever the worker tells its progress.
+    python       the interpreter; another one runs this same harness on its own libraries.
+    cores        the CPUs it may run on, None for all; memory_bytes  the most private memory it may have.
     """
 
     def __init__(
@@ -47,18 +52,23 @@ class Worker:
         origins: list[Origin],
         told: Callable[[str, int, int], None] | None = None,
         python: str = sys.executable,
+        cores: list[int] | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         self._told = told
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self.suspended = False
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [python, "-m", "bench.worker"],
+            [python, "-m", "bench.worker", json.dumps({"cores": cores, "memory_bytes": memory_bytes})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=os.environ | environment,
-            text=True,
-            start_new_session=True,  # a process group of its own, so that what libraries fork there ends with it
+            stderr=subprocess.PIPE,
+            env=os.environ | environment | {"PYTHONPATH": path},
+            process_group=0 if hasattr(os, "killpg") else None,  # what libraries fork in it ends with it
         )
+        self._log = bytearray()
+        self._drain = threading.Thread(target=self._keep_last, daemon=True)
+        self._drain.start()
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -70,12 +80,41 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def _listen(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as answers:
             for line in answers:
-                self._answers.put(line)
+                self._answers.put(line.decode(errors="replace"))
         self._answers.put(None)
+
+    def _keep_last(self) -> None:
+        """Read what it prints as fast as it comes, and keep the end of it: a flood fills neither memory nor disk."""
+        assert self._process.stderr is not None
+        with self._process.stderr as log:
+            while said := os.read(log.fileno(), LOG_BYTES):
+                self._log += said
+                del self._log[:-LOG_BYTES]
+
+    def suspend(self) -> None:
+        """Stop the process where it is, so that neither it nor its thread pools use a CPU."""
+        if not self.suspended:
+            self._signal(psutil.Process.suspend)
+            self.suspended = True
+
+    def resume(self) -> None:
+        """Let a suspended process go on."""
+        if self.suspended:
+            self._signal(psutil.Process.resume)
+            self.suspended = False
+
+    def _signal(self, what: Callable[[psutil.Process], None]) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it died: the next question says so
+            what(psutil.Process(self._process.pid))
 
     def ask(self, question: str, timeout_s: float, **facts: Any) -> Any:
         """Give the answer to a question, one of QUESTIONS.
@@ -84,9 +123,10 @@ class Worker:
         longer than `timeout_s` or answered rubbish; it is dead then.
         """
         assert self._process.stdin is not None
+        self.resume()
         line = json.dumps({"question": question, "facts": facts, "origins": self._origins})
         try:
-            self._process.stdin.write(line + "\n")
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise errors.WorkerError(self._obituary(question)) from None
@@ -102,7 +142,13 @@ class Worker:
                 ) from None
             if text is None:
                 raise errors.WorkerError(self._obituary(question))
-            answer = json.loads(text)
+            try:
+                answer = dict(json.loads(text))
+            except (ValueError, TypeError):
+                self._process.kill()
+                raise errors.WorkerError(
+                    f"the worker answered {question!r} with rubbish, {text[:80]!r}; it was killed{self._last()}"
+                ) from None
             if "progress" in answer:
                 if self._told is not None:
                     self._told(*answer["progress"])
@@ -115,17 +161,21 @@ class Worker:
     def _obituary(self, question: str) -> str:
         code = self._process.wait()
         how = f"was ended by signal {-code}" if code < 0 else f"exited with status {code}"
+        if code == -9:
+            how += " (as the kernel does where memory runs out)"
         return f"the worker {how} while it answered {question!r}{self._last()}"
 
     def _last(self) -> str:
-        """The last lines it left in its log, to be put behind a reason."""
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"; its last lines: {' | '.join(lines[-LOG_LINES:])}" if lines else ""
+        """The last lines that it printed, to be put behind a reason."""
+        if self._process.poll() is not None:
+            self._drain.join(timeout=1)  # what it forked may hold the pipe open
+        lines = bytes(self._log).decode(errors="replace").strip().splitlines()
+        return f"; its last lines: {' | '.join(line[:200] for line in lines[-LOG_LINES:])}" if lines else ""
 
     def close(self) -> None:
         """End the process and all that it has started, by force after 5 s."""
         assert self._process.stdin is not None
+        self.resume()
         with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
             self._process.stdin.close()
         try:
@@ -135,7 +185,7 @@ class Worker:
             self._process.wait()
         _kill_group(self._process.pid)
         self._listener.join()
-        self._log.close()
+        self._drain.join()
 
 
 def _kill_group(leader: int) -> None:
@@ -157,6 +207,7 @@ class Session:
     store: Any
     predict: Any = None
     example: Any = None
+    typical_s: float = 0.0
 
 
 _session: Session | None = None
@@ -175,17 +226,19 @@ def _current(facts: dict[str, Any]) -> Session:
     return _session
 
 
-def _build(facts: dict[str, Any]) -> None:
-    """Make what is missing of the weights, the reference outputs and the case's artefact."""
+def _build(facts: dict[str, Any]) -> str:
+    """Make what is missing of weights, reference outputs and the case's artefact; give the artefact's folder."""
     from bench import build
 
     session = _current(facts)
     build.reference(session.store, session.source)
-    build.artifact(session.store, session.source, session.case.engine, session.case.precision)
+    built = build.artifact(session.store, session.source, session.case.engine, session.case.precision)
+    assert built is not None
+    return str(built.folder)
 
 
-def _open(facts: dict[str, Any]) -> dict[str, float]:
-    """Load the artefact and make the first call: load_s includes the import of the engine."""
+def _open(facts: dict[str, Any]) -> dict[str, Any]:
+    """Load the artefact, make the first call, call on until it is steady; load_s includes the import of the engine."""
     import numpy as np
 
     from bench import build
@@ -208,14 +261,32 @@ def _open(facts: dict[str, Any]) -> dict[str, float]:
     )
     loaded = time.perf_counter()
     session.predict(session.example)
-    return {"load_s": loaded - began, "first_call_s": time.perf_counter() - loaded}
+    first_call_s = time.perf_counter() - loaded
+    steady = warmed(lambda: session.predict(session.example))
+    session.typical_s = steady.pop("typical_s")
+    engine = engines.get(case.engine)
+    return {
+        "load_s": loaded - began,
+        "first_call_s": first_call_s,
+        "steady": steady,
+        "versions": build.versions(engine.packages) | {"python": platform.python_version()},
+        "pool": engine.pool(),
+    }
 
 
-def _sample(facts: dict[str, Any]) -> dict[str, Any]:
+def _slice(facts: dict[str, Any]) -> dict[str, Any]:
     session = _current(facts)
     predict, example = session.predict, session.example
+    taken = timed(lambda: predict(example), facts["seconds"], session.typical_s)
+    return asdict(taken) | {"samples_s": [round(sample_s, 10) for sample_s in taken.samples_s]}
+
+
+def _usage(facts: dict[str, Any]) -> dict[str, Any]:
+    """What this process has used: CPU seconds of each thread, switches it did not ask for, peak memory in bytes."""
+    process = psutil.Process()
     return {
-        "samples_s": sample(lambda: predict(example), Schedule(**facts["schedule"])),
+        "threads_s": {str(thread.id): thread.user_time + thread.system_time for thread in process.threads()},
+        "involuntary_switches": getattr(process.num_ctx_switches(), "involuntary", None),
         "peak_rss_bytes": peak_rss_bytes(),
     }
 
@@ -225,6 +296,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from bench import build
+    from bench.statistics import paired_drop
     from bench.tasks import sqnr_db, tasks
 
     session = _current(facts)
@@ -246,13 +318,33 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
         "quality": task.quality(outputs, samples.targets)
         | {"n": len(outputs), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
         "fidelity": {"sqnr_db": sqnr_db(outputs, reference), "agreement": task.agreement(outputs, reference)},
+        "drop": {
+            name: asdict(paired_drop(was, is_now))
+            for (name, was), is_now in zip(
+                task.scores(reference, samples.targets).items(),
+                task.scores(outputs, samples.targets).values(),
+                strict=True,
+            )
+        },
+        "macs_per_item": json.loads((Path(facts["reference"]) / "macs.json").read_text())["macs_per_item"],
     }
+
+
+_probes: dict[str, Any] = {}
+
+
+def _probe(facts: dict[str, Any]) -> dict[str, float]:
+    from bench.noise import probe
+
+    return probe(_probes, facts["threads"])
 
 
 QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "build": _build,
     "open": _open,
-    "sample": _sample,
+    "slice": _slice,
+    "usage": _usage,
+    "probe": _probe,
     "evaluate": _evaluate,
 }
 
@@ -270,15 +362,31 @@ def peak_rss_bytes() -> int | None:
     try:
         resource = importlib.import_module("resource")
     except ImportError:
-        import psutil
-
         return getattr(psutil.Process().memory_info(), "peak_wset", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _settle(cores: list[int] | None, memory_bytes: int | None) -> None:
+    """Bind this process to its cores and its memory, and its end to that of the session; Linux has all of them."""
+    if sys.platform == "linux":
+        import ctypes
+
+        # a stopped process would not see its input end: it is woken when the session dies, however that comes
+        ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # PR_SET_PDEATHSIG
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel shall take the worker, not the session
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    if memory_bytes is not None and sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
 def main() -> None:
     """Answer questions from standard input until it ends."""
+    _settle(**json.loads(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # what a dying library said last is in the log

@@ -7,12 +7,12 @@ import pytest
 
 from bench import Case, engines, models, recipes
 from bench.measure import Bench, measure, prepare, unsupported
-from bench.sampling import Schedule
+from bench.sampling import Plan
 
 pytest_plugins = "pytester"
 
 ENGINES = ("torch", "torchscript", "inductor", "onnxruntime", "openvino")
-QUICK = Schedule(warmup_s=0.0, warmup_calls=1, sampling_s=0.0, least_rounds=6)
+QUICK = Plan(least_launches=1, most_launches=1, launch_s=0.0, startup_share=0.0, slice_s=0.001)
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -49,7 +49,7 @@ def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, mo
     monkeypatch.setenv("BENCH_CACHE", str(pytester.path / "cache"))
     pytester.makeconftest(conftest)
     pytester.makepyfile(test_mine=suite)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-batch", "3")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-batch", "3", "--bench-quick")
     result.assert_outcomes(passed=10)
     for engine in ENGINES:
         result.stdout.fnmatch_lines([f"| mine *| int8_static *| {engine} *"])

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import scipy.special  # noqa: F401 - pytester forgets what a test imports, and numpy cannot be imported twice
 from toy import CONFTEST
+
+from bench.statistics import speedup_interval
 
 pytest_plugins = "pytester"
 
@@ -14,7 +17,7 @@ SUITE = """
 import pytest
 from bench import Grid
 
-@pytest.mark.grid(Grid("linear", ["fp32", "bf16"], "toy", batch=[1, 16], threads=1))
+@pytest.mark.grid(Grid("linear", ["fp32", "bf16"], "toy", batch=[1, 16], threads=1, baseline={"engine": "toy"}))
 def test_linear(case, measure):
     record = measure(case)
     assert record.quality["top1"] == 1.0
@@ -33,18 +36,19 @@ def session(pytester, monkeypatch, cache):
     monkeypatch.setenv("BENCH_CACHE", str(cache))
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_linear=SUITE)
-    return lambda *arguments: pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+    return lambda *arguments: pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-quick", *arguments)
 
 
 def collected(result):
     return [line.split("[")[1].rstrip("]") for line in result.outlines if "::" in line]
 
 
-def test_the_grid_is_listed_by_readable_ids(session):
-    assert collected(session("--collect-only", "-q")) == [
+def test_the_grid_is_listed_by_readable_ids_with_those_of_one_baseline_together(session):
+    differs = "engine=toy,precision=fp32"
+    assert collected(session("--collect-only", "-q", "--bench-baseline", differs)) == [
         "linear-fp32-toy-b1-t1",
-        "linear-fp32-toy-b16-t1",
         "linear-bf16-toy-b1-t1",
+        "linear-fp32-toy-b16-t1",
         "linear-bf16-toy-b16-t1",
     ]
 
@@ -123,8 +127,9 @@ def test_a_run_is_an_ordinary_pytest_benchmark_run_with_everything_on_record(ses
     }
     assert first["stats"]["rounds"] == len(first["stats"]["data"]) >= 30
     assert set(first["extra_info"]) == {
-        "id", "case", "status", "reason", "quality", "fidelity", "latency", "throughput_items_per_s", "load_s",
-        "first_call_s", "peak_rss_bytes", "artifact",
+        "id", "case", "status", "reason", "quality", "fidelity", "drop", "speedup", "latency", "throughput_items_per_s",
+        "load_s", "first_call_s", "steady", "peak_rss_bytes", "artifact", "process", "efficiency", "noise",
+        "energy_j_per_call", "warnings",
     }  # fmt: skip
     assert first["extra_info"]["latency"]["p50_s"] == pytest.approx(first["stats"]["median"])
     assert run["machine_info"]["bench"]["versions"]["numpy"]
@@ -168,3 +173,76 @@ def test_a_test_without_a_grid_is_left_alone(pytester):
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)
     assert "benchmarks of" not in result.stdout.str()
+
+
+def test_the_speedup_has_an_interval_over_launches_and_the_medians_to_work_it_out_again(session, pytester):
+    pytester.runpytest_subprocess(
+        "-k", "fp32 and b16", "--bench-budget=2", "--benchmark-json=run.json"
+    ).assert_outcomes(passed=1)
+    told = json.loads(Path("run.json").read_text())["benchmarks"][0]["extra_info"]["speedup"]
+    assert told["baseline"]["case"]["engine"] == "toy"
+    assert told["baseline"]["versions"]["numpy"]
+    assert told["launches"] == len(told["medians"]) >= 3
+    assert told["low"] < told["ratio"] < told["high"]
+    again = speedup_interval([(launch["case_s"], launch["baseline_s"]) for launch in told["medians"]])
+    assert (again.low, again.ratio, again.high) == pytest.approx((told["low"], told["ratio"], told["high"]))
+    assert told["rounds"] == sum(len(launch["case_s"]) for launch in told["medians"])
+
+
+def test_the_baseline_runs_in_another_interpreter_where_one_is_named(session):
+    result = session("-k", "fp32 and b16", f"--bench-baseline-python={sys.executable}", "--benchmark-json=run.json")
+    result.assert_outcomes(passed=1)
+    told = json.loads(Path("run.json").read_text())["benchmarks"][0]["extra_info"]["speedup"]
+    assert told["baseline"]["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_baseline_that_cannot_be_leaves_the_case_its_figures_and_says_why(session):
+    result = session("-k", "fp32 and b16", "--bench-baseline=precision=bf16")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*no speed-up: unsupported: the toy engine computes in FP32 only"])
+
+
+@pytest.mark.parametrize(
+    ("gate", "line"),
+    [
+        ("speedup=1.5", "gate: ambiguous: speed-up * has no interval (one launch), wanted 1.5"),
+        ("top1=0.01", "gate: ambiguous: drop of top1 0 (95% interval -0.03* to 0.03*) may or may not reach 0.01"),
+        ("psnr=0.01", "gate: ambiguous: no drop of 'psnr' is measured for this task; there are: top1"),
+    ],
+)
+def test_a_gate_that_is_not_surely_reached_fails_and_is_no_baseline_later(session, gate, line):
+    result = session("-k", "fp32 and b16", f"--bench-gate={gate}", "--benchmark-json=run.json")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([line])
+    saved = json.loads(Path("run.json").read_text())["benchmarks"][0]["extra_info"]
+    assert (saved["status"], saved["reason"]) == (
+        "failed",
+        next(told for told in result.outlines if told[:5] == "gate:"),
+    )
+
+
+def test_a_gate_in_the_suite_is_passed_by_what_surely_reaches_it(session, pytester):
+    suite = SUITE.replace("@pytest.mark.grid", '@pytest.mark.gate(max_drop={"top1": 0.2})\n@pytest.mark.grid')
+    pytester.makepyfile(test_linear=suite)
+    session("-k", "fp32 and b16").assert_outcomes(passed=1)
+
+
+def test_a_case_whose_test_fails_its_assertion_is_failed_on_record(session, pytester):
+    pytester.makepyfile(test_linear=SUITE.replace("== 1.0", '> 2, "not good enough"'))
+    session("-k", "fp32 and b16", "--benchmark-json=run.json").assert_outcomes(failed=1)
+    saved = json.loads(Path("run.json").read_text())["benchmarks"][0]["extra_info"]
+    assert saved["status"] == "failed"
+    assert "not good enough" in saved["reason"]
+
+
+def test_an_interrupted_run_is_resumed_and_saved_whole(session, pytester, monkeypatch):
+    die = "import os, signal\n    if case.batch == 16: os.kill(os.getpid(), signal.SIGKILL)\n    record = measure(case)"
+    pytester.makepyfile(test_linear=SUITE.replace("record = measure(case)", die))
+    assert session("-k", "fp32").ret == -9
+    pytester.makepyfile(test_linear=SUITE)
+    monkeypatch.setenv("TOY_FAULT", "raise")  # whoever measured the finished case again would fail
+    resumed = session("-k", "fp32 and -b1-", "--bench-resume", "--benchmark-json=run.json")
+    resumed.assert_outcomes(passed=1)
+    saved = json.loads(Path("run.json").read_text())["benchmarks"]
+    assert [len(entry["stats"]["data"]) for entry in saved] == [saved[0]["stats"]["rounds"]]
+    session("-k", "fp32 and -b1-", "--bench-resume").assert_outcomes(failed=1)  # the resumed run has come to its end

@@ -52,12 +52,35 @@ def test_a_frame_has_one_row_a_case_and_dotted_columns(saved):
     assert table.loc[3, "status"] == "unsupported"
 
 
-def test_the_general_table_gives_ratios_of_medians_within_the_run(saved):
-    p50_s = [entry["extra_info"]["latency"]["p50_s"] for entry in saved["benchmarks"]]
-    row = cells(render(read(GOLDEN)), ["resnet20", "int8_static", "onnxruntime"])
+def test_the_general_table_gives_paired_speedups_and_ratios_by_way_of_the_baseline(saved):
+    told = [entry["extra_info"]["speedup"] for entry in saved["benchmarks"]]
+    text = render(read(GOLDEN))
+    row = cells(text, ["resnet20", "int8_static", "onnxruntime"])
     assert row[5] == "91.64%"
-    assert row[8] == f"{p50_s[2] * 1e3:.3f}"
-    assert row[11:13] == [f"{p50_s[0] / p50_s[2]:.2f}", f"{p50_s[1] / p50_s[2]:.2f}"]
+    assert row[11] == f"{told[2]['ratio']:.2f} ({told[2]['low']:.2f}-{told[2]['high']:.2f})"
+    assert row[12] == row[13] == f"{told[2]['ratio'] / told[1]['ratio']:.2f}"
+    assert "Speed-up over torch fp32, sampled in turn, with its 95% interval over 3" in text
+
+
+def test_a_run_saved_before_there_were_pairs_keeps_its_ratios_of_medians():
+    unpaired = GOLDEN.with_name("run_unpaired.json")
+    p50_s = [entry["extra_info"]["latency"]["p50_s"] for entry in json.loads(unpaired.read_text())["benchmarks"]]
+    row = cells(render(read(unpaired)), ["resnet20", "int8_static", "onnxruntime"])
+    assert row[11:14] == ["-", f"{p50_s[1] / p50_s[2]:.2f}", f"{p50_s[1] / p50_s[2]:.2f}"]
+
+
+def test_what_makes_a_case_doubtful_is_told_below_the_table(saved):
+    record = read(GOLDEN).records[0]
+    record["noise"]["why"] = ["other processes used 1.20 cores"]
+    record["warnings"] = ["3 threads used the CPU where 1 were asked for"]
+    text = render(Run([record]))
+    assert f"- {record['id']}: other processes used 1.20 cores; 3 threads used the CPU where 1 were asked for" in text
+
+
+def test_one_launch_has_a_ratio_without_an_interval(saved):
+    record = read(GOLDEN).records[2]
+    record["speedup"] |= {"low": None, "high": None, "launches": 1}
+    assert cells(render(Run([record])), ["resnet20"])[11] == f"{record['speedup']['ratio']:.2f} (no interval)"
 
 
 def test_unsupported_cases_are_notes_with_their_reason():
@@ -159,7 +182,7 @@ def test_numbers_that_are_none_are_shown_as_a_dash(saved, tmp_path):
     record["throughput_items_per_s"] = float("inf")
     (tmp_path / "run.json").write_text(json.dumps(saved))
     row = cells(render(read(tmp_path / "run.json")), ["resnet20", "fp32", "torch"])
-    assert [row[7], row[8], row[10], row[11]] == ["-"] * 4
+    assert [row[7], row[8], row[10]] == ["-"] * 3
 
 
 def test_text_is_escaped_for_a_cell():

@@ -1,6 +1,8 @@
-"""Claims about how a session is sampled, by a clock that ticks as told."""
+"""Claims about how sessions are timed and sampled in turn, by a clock that ticks as told."""
 
-from bench.sampling import Schedule, sample
+import pytest
+
+from bench.sampling import KEPT, Plan, Slice, call_overhead_s, paired, timed, warmed
 
 
 class Clock:
@@ -8,40 +10,122 @@ class Clock:
 
     def __init__(self):
         self.now_s = 0.0
+        self.calls = []
 
     def __call__(self):
         return self.now_s
 
+    def calling(self, duration_s):
+        def call():
+            taken_s = duration_s(len(self.calls)) if callable(duration_s) else duration_s
+            self.calls.append(taken_s)
+            self.now_s += taken_s
 
-def sampled(durations_s, schedule):
-    clock, calls = Clock(), []
-
-    def call():
-        duration_s = durations_s(len(calls))
-        calls.append(duration_s)
-        clock.now_s += duration_s
-
-    return sample(call, schedule, clock), calls
+        return call
 
 
-def test_each_sample_is_the_duration_of_one_call_after_the_warm_up():
-    schedule = Schedule(warmup_s=0.0, warmup_calls=3, sampling_s=0.0, least_rounds=4)
-    samples, calls = sampled(lambda n: 2.0**-n, schedule)
-    assert samples == calls[3:] == [2.0**-n for n in range(3, 7)]
+class Side:
+    """A session whose calls take what it is told, and that notes when it had its turn."""
+
+    def __init__(self, name, clock, turns, call_s):
+        self.name, self.clock, self.turns, self.call_s = name, clock, turns, call_s
+
+    def take(self, seconds):
+        self.turns.append(self.name)
+        self.clock.now_s += seconds
+        call_s = self.call_s(self.clock.now_s)
+        return Slice(call_s, [call_s], int(seconds / call_s))
 
 
-def test_sampling_lasts_until_its_time_is_over_and_its_least_rounds_are_done():
-    fast, _ = sampled(lambda n: 0.25, Schedule(sampling_s=10.0, least_rounds=5))
-    slow, _ = sampled(lambda n: 0.25, Schedule(sampling_s=0.5, least_rounds=5))
-    assert (len(fast), len(slow)) == (40, 5)
+def test_the_sides_take_turns_and_the_order_alternates():
+    clock, turns = Clock(), []
+    case, baseline = (Side(name, clock, turns, lambda now: 0.001) for name in "cb")
+    launch = paired(case, baseline, Plan(slice_s=0.5, least_rounds=4), 0.0, clock)
+    assert "".join(turns) == "cbbccbbc"
+    assert launch.case_s == launch.baseline_s == [0.001] * 4
+    assert launch.calls == 4 * 500
 
 
-def test_sampling_never_makes_more_than_its_most_rounds():
-    samples, _ = sampled(lambda n: 0.0, Schedule(warmup_s=0.0, most_rounds=17))
-    assert len(samples) == 17
+def test_a_launch_lasts_its_time_and_has_an_even_number_of_rounds():
+    clock, turns = Clock(), []
+    case, baseline = (Side(name, clock, turns, lambda now: 0.001) for name in "cb")
+    launch = paired(case, baseline, Plan(slice_s=0.5, least_rounds=2), 4.5, clock)
+    assert len(launch.case_s) == 6
+    assert turns.count("c") == turns.count("b") == 6
 
 
-def test_a_model_of_seconds_a_call_does_not_outlast_the_patience():
-    samples, calls = sampled(lambda n: 8.0, Schedule(patience_s=20.0))
-    assert len(samples) == 3
-    assert len(calls) - len(samples) == 2
+def test_a_machine_that_slows_down_steadily_leaves_the_ratio_alone():
+    from bench.statistics import launch_ratio
+
+    clock, turns = Clock(), []
+    case = Side("c", clock, turns, lambda now: 0.001 * (1 + now / 100))
+    baseline = Side("b", clock, turns, lambda now: 0.003 * (1 + now / 100))
+    launch = paired(case, baseline, Plan(slice_s=0.04), 10.0, clock)
+    assert launch.case_s[-1] > 1.08 * launch.case_s[0]
+    assert launch_ratio(launch.case_s, launch.baseline_s) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_without_a_baseline_the_case_is_sampled_alone():
+    clock, turns = Clock(), []
+    launch = paired(Side("c", clock, turns, lambda now: 0.001), None, Plan(), 0.0, clock)
+    assert set(turns) == {"c"}
+    assert launch.baseline_s == []
+
+
+def test_a_slice_times_single_calls_after_an_eighth_of_warming():
+    clock = Clock()
+    taken = timed(clock.calling(2.0**-6), 1.0, 2.0**-6, clock)
+    assert taken.median_s == 2.0**-6
+    assert taken.calls == 64
+    assert len(clock.calls) == 64 + 8
+    assert len(taken.samples_s) == KEPT
+
+
+def test_a_call_longer_than_its_slice_is_made_once():
+    clock = Clock()
+    taken = timed(clock.calling(8.0), 1.0, 8.0, clock)
+    assert (taken.calls, len(clock.calls)) == (1, 1)
+
+
+def test_calls_too_short_for_the_clock_are_made_several_a_sample():
+    clock = Clock()
+    taken = timed(clock.calling(2.0**-20), 1e-3, 2.0**-20, clock)
+    assert taken.median_s == 2.0**-20
+    assert taken.calls % 21 == 0  # 21 x 0.954 us are the first to last 20 us
+
+
+def test_the_steady_state_is_found_not_assumed():
+    clock = Clock()
+    found = warmed(clock.calling(lambda n: 2.0**-7 if n > 100 else 0.05 - 0.0004 * n), clock=clock)
+    assert found["steady"]
+    assert found["calls"] > 100
+    assert found["typical_s"] == 2.0**-7
+
+
+def test_what_never_gets_steady_is_given_up_and_said():
+    clock = Clock()
+    found = warmed(clock.calling(lambda n: 0.01 * 1.05**n), longest_s=2.0, clock=clock)
+    assert not found["steady"]
+    slow = Clock()
+    assert not warmed(slow.calling(8.0), clock=slow)["steady"]
+    assert len(slow.calls) == 3
+
+
+def test_launches_go_on_until_the_interval_is_narrow_or_the_budget_spent():
+    plan = Plan(interval=0.005, budget_s=20.0, least_launches=4, most_launches=9)
+    assert not plan.enough(3, 0.001, 1.0)
+    assert plan.enough(4, 0.005, 1.0)
+    assert not plan.enough(4, 0.006, 1.0)
+    assert not plan.enough(4, None, 1.0)
+    assert plan.enough(3, None, 20.0)
+    assert not plan.enough(2, None, 99.0)
+    assert plan.enough(9, None, 1.0)
+
+
+def test_a_launch_samples_longer_where_starting_took_longer_within_the_budget():
+    plan = Plan(budget_s=20.0, least_launches=4, launch_s=1.0, startup_share=2.0)
+    assert [plan.sampling_s(startup_s) for startup_s in (0.1, 1.5, 60.0)] == [1.0, 3.0, 5.0]
+
+
+def test_timing_a_call_costs_under_a_microsecond_by_its_own_account():
+    assert 0 < call_overhead_s() < 1e-4  # speed is not asserted here; a figure in another unit would be

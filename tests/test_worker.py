@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,15 +15,15 @@ from bench import Case, Recipe, engines
 from bench.artifact import Store
 from bench.errors import BenchWarning
 from bench.measure import Bench, contradiction, find, measure, prepare
-from bench.sampling import Schedule
+from bench.sampling import Plan
 
 CASE = Case("linear", "fp32", "toy", batch=4)
-QUICK = Schedule(warmup_s=0.0, warmup_calls=1, sampling_s=0.0, least_rounds=30)
+QUICK = Plan(least_launches=1, most_launches=1, launch_s=0.0, startup_share=0.0, slice_s=0.001)
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return Bench(tmp_path_factory.mktemp("cache"), schedule=QUICK, timeout_s=60.0)
+    return Bench(tmp_path_factory.mktemp("cache"), plan=QUICK, timeout_s=60.0)
 
 
 def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
@@ -30,11 +33,18 @@ def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
     assert record.quality == {"top1": 1.0, "n": 50, "dataset": "clouds", "weights": "as made"}
     assert record.fidelity["agreement"] == 1.0
     assert record.fidelity["sqnr_db"] > 100
-    assert len(record.samples_s) == 30
+    assert len(record.samples_s) >= 30
+    assert record.speedup == {}
+    assert record.drop == {
+        "top1": {"low": pytest.approx(-0.037, abs=0.01), "value": 0.0, "high": pytest.approx(0.037, abs=0.01)}
+    }
+    assert record.efficiency["macs_per_item"] == 3 * 2
+    assert record.noise["verdict"] in ("steady", "noisy")
+    assert len(record.noise["probes"]) == 2
+    assert record.process["versions"].keys() == {"numpy", "python"}
     assert record.latency["p50_s"] == pytest.approx(statistics.median(record.samples_s))
     assert record.latency["p90_s"] is not None
-    assert record.latency["p99_s"] is None
-    assert record.throughput_items_per_s == pytest.approx(4 * 30 / sum(record.samples_s))
+    assert record.throughput_items_per_s == pytest.approx(4 * len(record.samples_s) / sum(record.samples_s))
     assert record.first_call_s > 0
     assert record.peak_rss_bytes > 10e6
     artifact, _ = find(CASE, bench)
@@ -52,6 +62,7 @@ def test_what_an_engine_cannot_is_unsupported_with_its_reason(bench):
         ("exit", "the worker exited with status 7 while it answered 'open'"),
         ("signal", "the worker was ended by signal 6 while it answered 'open'"),
         ("raise", "open: RuntimeError: the toy is broken"),
+        ("flood", "the worker exited with status 3 while it answered 'open'; its last lines: "),
     ],
 )
 def test_a_worker_that_breaks_is_a_failed_case_with_its_reason(bench, monkeypatch, fault, reason):
@@ -60,6 +71,14 @@ def test_a_worker_that_breaks_is_a_failed_case_with_its_reason(bench, monkeypatc
     record = measure(CASE, bench)
     assert record.status == "failed"
     assert record.reason.startswith(reason)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
+def test_a_worker_that_wants_more_memory_than_it_may_have_is_a_failed_case(bench, monkeypatch):
+    prepare([CASE], bench)
+    monkeypatch.setenv("TOY_FAULT", "memory")
+    record = measure(CASE, dataclasses.replace(bench, memory_bytes=4_000_000_000))
+    assert record.reason.startswith("open: MemoryError: Unable to allocate 8.00 GiB")
 
 
 def test_the_last_lines_of_a_worker_that_died_are_in_its_reason(bench, monkeypatch):
@@ -86,7 +105,7 @@ def test_what_a_library_forks_in_a_worker_ends_with_it(bench, monkeypatch):
 
 def test_an_artefact_that_cannot_be_built_is_a_failed_case_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_FAULT", "build")
-    bench = Bench(tmp_path, schedule=QUICK)
+    bench = Bench(tmp_path, plan=QUICK)
     prepare([CASE], bench)
     record = measure(CASE, bench)
     assert (record.status, record.reason) == (
@@ -103,7 +122,7 @@ def test_outputs_that_are_not_numbers_are_right_for_nothing_and_saved_as_null(be
 
 
 def test_outputs_that_belie_the_precision_are_a_failed_case(tmp_path, monkeypatch):
-    bench = Bench(tmp_path, schedule=QUICK)
+    bench = Bench(tmp_path, plan=QUICK)
     monkeypatch.setenv("TOY_FAULT", "coarse")
     record = measure(CASE, bench)
     assert record.status == "failed"
@@ -123,6 +142,30 @@ def test_only_a_network_that_was_rewritten_may_leave_fp32_behind():
     assert contradiction(Recipe("fp32", "fp32"), 130.0) is None
     assert contradiction(Recipe("int8", "int8"), 30.0) is None
     assert contradiction(Recipe("int8", "int8"), float("inf")) is not None
+
+
+def test_a_suspended_worker_uses_no_cpu_and_ends_with_its_session(bench, tmp_path):
+    script = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+import toy
+from bench import Case
+from bench.measure import Bench, Session, find
+bench = Bench(Path({str(bench.cache)!r}))
+case = Case("linear", "fp32", "toy", batch=4)
+session = Session(case, bench, str(find(case, bench)[0].folder))
+session.take(0.01)
+print(session.pid, flush=True)
+time.sleep(600)
+"""
+    prepare([CASE], bench)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert worker.status() == psutil.STATUS_STOPPED
+        parent.kill()
+    psutil.wait_procs([worker], timeout=20)
+    assert not worker.is_running()
 
 
 def test_a_damaged_artefact_is_built_again(bench):

@@ -61,6 +61,12 @@ class Toy(Engine):
                 os._exit(7)
             if fault == "signal":
                 os.abort()
+            if fault == "flood":
+                for _ in range(2000):
+                    os.write(2, b"flood " * 10_000)
+                os._exit(3)
+            if fault == "memory":
+                np.ones(1 << 30)
             if fault == "fork" and os.fork() == 0:
                 time.sleep(600)
             if fault == "hang":

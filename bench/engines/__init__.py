@@ -60,6 +60,12 @@ class Engine(ABC):
         """What on this machine changes what `build` makes, beside the packages' versions; part of the key."""
         return {}
 
+    def pool(self) -> dict[str, object]:
+        """The settings that the thread pools really have in this process, once an artefact is loaded."""
+        from threadpoolctl import threadpool_info
+
+        return {f"{pool['user_api']}:{pool['prefix']}": pool["num_threads"] for pool in threadpool_info()}
+
     def missing(self) -> str | None:
         """Give the reason why the engine cannot run at all here, None where it can."""
         for package in self.packages:

@@ -14,8 +14,6 @@ from bench.runs import Run, frame
 if TYPE_CHECKING:
     import pandas as pd
 
-BASELINE = {"engine": "torch", "precision": "fp32"}
-
 
 def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
     """Render what a session has just measured; give the text and the file it was written to, below `reports/out`."""
@@ -74,7 +72,7 @@ def _engines_of(table: pd.DataFrame) -> set[str]:
 def general(table: pd.DataFrame) -> str:
     """One row a measured case; unsupported and failed ones as notes below, with their reasons.
 
-    Ratios are plain ratios of medians of one run, not of paired samples, and are headed so.
+    The speed-up is that of paired samples; other ratios go by way of the baseline, and are headed with a star.
     """
     known = table[table["status"] == "ok"]
     columns: dict[str, Callable[[Any], str]] = {
@@ -94,8 +92,10 @@ def general(table: pd.DataFrame) -> str:
         "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
-        "x torch FP32*": lambda row: _ratio(known, row, BASELINE),
-        "x own FP32*": lambda row: _ratio(known, row, {"engine": row["engine"], "precision": "fp32"}),
+        "speed-up": _speedup,
+        "x own FP32*": lambda row: _ratio(row, _fp32(known, row, {"engine": row["engine"]})),
+        "x best FP32*": lambda row: _ratio(row, _fp32(known, row, {})),
+        "of peak": lambda row: _number(row.get("efficiency.share_of_peak"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
@@ -108,7 +108,7 @@ def general(table: pd.DataFrame) -> str:
             "",
             markdown_table(rows),
             "",
-            "\\* ratio of medians within this run; the samples were not taken in pairs.",
+            *_footnotes(known),
         ]
     lines += ["", *notes(table)] if len(known) < len(table) else []
     return "\n".join(lines)
@@ -140,10 +140,55 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3f}"
 
 
-def _ratio(known: pd.DataFrame, row: Any, baseline: dict[str, str]) -> str:
-    """How many times faster than the baseline of the same model, batch, threads and device."""
-    wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | baseline
-    found = known.loc[(known[list(wanted)] == wanted).all(axis=1), "latency.p50_s"]
-    if not len(found) or not is_number(found.iloc[0]) or not is_number(row["latency.p50_s"]):
+def _speedup(row: Any) -> str:
+    """The paired speed-up with its interval, or without one where there was one launch."""
+    low, ratio, high = (row.get(f"speedup.{name}") for name in ("low", "ratio", "high"))
+    if not is_number(ratio):
         return "-"
-    return f"{found.iloc[0] / row['latency.p50_s']:.2f}"
+    return f"{ratio:.2f} ({low:.2f}-{high:.2f})" if is_number(low) and is_number(high) else f"{ratio:.2f} (no interval)"
+
+
+def _fp32(known: pd.DataFrame, row: Any, engine: dict[str, str]) -> Any:
+    """The fastest FP32 case of the same model, batch, threads and device, on the engine where one is given."""
+    wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | {"precision": "fp32"} | engine
+    found = known.loc[(known[list(wanted)] == wanted).all(axis=1)]
+    return None if not len(found) else found.sort_values("latency.p50_s").iloc[0]
+
+
+def _ratio(row: Any, other: Any) -> str:
+    """How many times faster a case is than another: by way of their common baseline, else by their medians."""
+    if other is None:
+        return "-"
+    by_way, other_way = row.get("speedup.ratio"), other.get("speedup.ratio")
+    if is_number(by_way) and is_number(other_way) and _baseline(row) == _baseline(other):
+        return f"{by_way / other_way:.2f}"
+    if not is_number(row["latency.p50_s"]) or not is_number(other["latency.p50_s"]):
+        return "-"
+    return f"{other['latency.p50_s'] / row['latency.p50_s']:.2f}"
+
+
+def _baseline(row: Any) -> list[Any]:
+    return [row.get(f"speedup.baseline.case.{axis}") for axis in ("engine", "precision", "batch", "threads", "device")]
+
+
+def _footnotes(known: pd.DataFrame) -> list[str]:
+    """What the speed-ups are against and how sure, and what makes single cases doubtful."""
+    lines = []
+    rows = [row for _, row in known.iterrows()]
+    if "speedup.ratio" in known:
+        bases = sorted({f"{engine} {precision}" for engine, precision, *_ in map(_baseline, rows) if engine == engine})
+        count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
+        launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"
+        lines.append(
+            f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, with its 95% interval over {launches} "
+            "launches of fresh processes."
+        )
+    lines.append("\\* by way of the common baseline, or a ratio of medians without one; its interval is wider.")
+    for row in rows:
+        why = row.get("noise.why")
+        doubts = [*(why if isinstance(why, list) else []), *row.get("warnings", [])]
+        reason = row.get("speedup.reason")
+        doubts += [f"no speed-up: {reason}"] if isinstance(reason, str) else []
+        if doubts:
+            lines.append(f"- {escaped(row['id'])}: {escaped('; '.join(map(str, doubts)))}")
+    return lines

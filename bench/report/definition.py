@@ -10,6 +10,7 @@ label = "accuracy"
 figure = "quality.top1"                         # a column of bench.runs.frame
 form = "percent"                                # one of FORMS
 ratio = true                                    # beside it, how many times less than in the first column
+interval = ["speedup.low", "speedup.high"]      # beside it, the ends of its interval
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Form = Callable[[float], str]
-Row = tuple[str, str, Form, bool]
+Row = tuple[str, str, Form, bool, list[str]]
 
 FORMS: dict[str, Form] = {
     "percent": lambda share: f"{share:.2%}",
     "s": lambda seconds: f"{seconds:.2f} s",
     "ms": lambda seconds: f"{seconds * 1e3:.3f} ms",
     "MB": lambda size: f"{size / 1e6:.3f} MB",
+    "x": lambda ratio: f"{ratio:.2f}x",
     "dB": lambda decibel: f"{decibel:.2f} dB",
 }
 
@@ -48,7 +50,8 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
         title, where = definition["title"], definition.get("where", {})
         columns = [(column["label"], column["case"]) for column in definition["columns"]]
         rows = [
-            (row["label"], row["figure"], FORMS[row["form"]], row.get("ratio", False)) for row in definition["rows"]
+            (row["label"], row["figure"], FORMS[row["form"]], row.get("ratio", False), row.get("interval", []))
+            for row in definition["rows"]
         ]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise RunFileError(f"{path} defines no table: {type(error).__name__} {error}") from error
@@ -82,7 +85,7 @@ def _body(cases: pd.DataFrame, columns: list[tuple[str, dict[str, Any]]], rows: 
         if found[label]["status"] != "ok":
             missing.setdefault(f"{found[label]['status']}: {found[label]['reason']}", []).append(label)
     lines = []
-    for name, figure, form, ratio in rows:
+    for name, figure, form, ratio, interval in rows:
         line = {"": name}
         first: Any = found[columns[0][0]].get(figure) if columns[0][0] in found else None
         for label in found:
@@ -90,6 +93,9 @@ def _body(cases: pd.DataFrame, columns: list[tuple[str, dict[str, Any]]], rows: 
             cell = form(value) if is_number(value) else "-"
             if ratio and label != columns[0][0] and is_number(value) and is_number(first) and value > 0:
                 cell += f" ({first / value:.2f}x)"
+            ends = [found[label].get(end) for end in interval]
+            if ends and all(map(is_number, ends)):
+                cell += f" ({'-'.join(form(end).rstrip('x') for end in ends)})"
             line[label] = cell
         lines.append(line)
     notes = "".join(f"\n- {escaped(', '.join(labels))}: {escaped(reason)}" for reason, labels in missing.items())

@@ -17,6 +17,10 @@ class Task(Protocol):
         """Judge outputs (n, ...) against the targets (n, ...): metric name -> figure, null as NaN."""
         ...
 
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """Judge each of the n samples alone: metric name -> (n,), for those metrics whose mean is the quality."""
+        ...
+
     def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """The share 0..1 of the n inputs for which both give the same answer."""
         ...

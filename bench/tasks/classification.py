@@ -13,10 +13,14 @@ class Classification:
 
     def quality(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """top1, the share 0..1 of inputs whose highest score is the target's; NaN scores are never right."""
+        return {name: float(scores.mean()) for name, scores in self.scores(outputs, targets).items()}
+
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+        """top1, 1.0 where the highest score is the target's, else 0.0."""
         import numpy as np
 
         sane = np.isfinite(outputs).all(axis=1)
-        return {"top1": float(np.mean(sane & (outputs.argmax(axis=1) == targets)))}
+        return {"top1": (sane & (outputs.argmax(axis=1) == targets)).astype(np.float64)}
 
     def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
         """The share 0..1 of inputs to which both give the same class."""

@@ -1,0 +1,44 @@
+"""Whether a record is good enough: its speed-up's and its quality's intervals against what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.record import Record
+
+
+def shortfalls(record: Record, speedup: float | None, max_drop: Mapping[str, float]) -> list[str]:
+    """Give a line for each thing wanted that the record does not certainly reach, none where it passes.
+
+    speedup   the interval's lower end must reach it.
+    max_drop  metric name -> how far it may fall from FP32 PyTorch's; the paired interval's upper end must be within.
+    """
+    lines: list[str | None] = []
+    if speedup is not None:
+        low, ratio, high = (record.speedup.get(name) for name in ("low", "ratio", "high"))
+        lines.append(_line("speed-up", low, ratio, high, speedup, more_is_better=True))
+    for metric, most in max_drop.items():
+        told = record.drop.get(metric)
+        if told is None:
+            there = ", ".join(record.drop) or "none"
+            lines.append(f"ambiguous: no drop of {metric!r} is measured for this task; there are: {there}")
+        else:
+            lines.append(
+                _line(f"drop of {metric}", told["low"], told["value"], told["high"], most, more_is_better=False)
+            )
+    return [line for line in lines if line is not None]
+
+
+def _line(
+    name: str, low: float | None, value: float | None, high: float | None, limit: float, *, more_is_better: bool
+) -> str | None:
+    if value is None:
+        return f"ambiguous: there is no {name}, wanted {limit:g}"
+    if low is None or high is None:
+        return f"ambiguous: {name} {value:.4g} has no interval (one launch), wanted {limit:g}"
+    figure = f"{name} {value:.4g} (95% interval {low:.4g} to {high:.4g})"
+    if low >= limit if more_is_better else high <= limit:
+        return None
+    if high < limit if more_is_better else low > limit:
+        return f"{figure} misses {limit:g}"
+    return f"ambiguous: {figure} may or may not reach {limit:g}"

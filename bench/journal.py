@@ -1,0 +1,71 @@
+"""What is finished is on disk before the next case begins: one line of JSON for each measured test."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.artifact import key
+from bench.case import Case
+from bench.record import Record
+
+END = {"end": True}
+
+
+class Journal:
+    """The journals of runs that are alike: below `<root>/<key of made_from>/`, one file a run.
+
+    made_from  what must be equal for a finished case to be taken over: code, machine, versions, options; plain JSON.
+    """
+
+    def __init__(self, root: Path, made_from: dict[str, Any]) -> None:
+        self.folder = root / key(made_from)
+        self.path = self.folder / f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
+
+    def write(self, node: str, record: Record) -> None:
+        """Add a finished test, by pytest's name for it, and have it on disk."""
+        self._add({"node": node, "record": asdict(record)}, self.path)
+
+    def finished(self) -> dict[str, Record]:
+        """The measured tests of those runs of this kind that did not come to their end, the newest of each."""
+        records: dict[str, Record] = {}
+        for path in self._interrupted():
+            for line in _lines(path):
+                if "node" in line and line["record"]["status"] == "ok":
+                    records[line["node"]] = _record(line["record"])
+        return records
+
+    def end(self) -> None:
+        """Mark this run, and those that it took cases over from, as ended: nothing is left to take over."""
+        for path in self._interrupted():
+            self._add(END, path)
+
+    def _interrupted(self) -> list[Path]:
+        return [path for path in sorted(self.folder.glob("*.jsonl")) if END not in _lines(path)]
+
+    def _add(self, line: dict[str, Any], path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; the last of a run that was killed while it wrote is none."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(dict(json.loads(text)))
+        except (ValueError, TypeError):
+            break
+    return lines
+
+
+def _record(saved: dict[str, Any]) -> Record:
+    lists = {"samples_s": tuple(saved["samples_s"]), "warnings": tuple(saved["warnings"])}
+    return Record(**(saved | lists | {"case": Case(**saved["case"])}))

@@ -1,0 +1,52 @@
+"""Claims about what is kept of a run that was killed."""
+
+import pytest
+
+from bench import Case
+from bench.journal import Journal
+from bench.record import Record
+
+CASE = Case("m", "fp32", "toy", 4)
+DONE = Record(CASE, "ok", quality={"top1": 0.5}, samples_s=(0.25, 0.5), warnings=("loud",))
+
+
+def test_what_is_finished_is_found_again_as_it_was(tmp_path):
+    Journal(tmp_path, {"code": 1}).write("a::b[c]", DONE)
+    assert Journal(tmp_path, {"code": 1}).finished() == {"a::b[c]": DONE}
+
+
+def test_runs_of_another_code_machine_or_options_are_not_taken_over(tmp_path):
+    Journal(tmp_path, {"code": 1}).write("node", DONE)
+    assert Journal(tmp_path, {"code": 2}).finished() == {}
+
+
+def test_a_run_that_came_to_its_end_leaves_nothing_to_take_over(tmp_path):
+    journal = Journal(tmp_path, {})
+    journal.write("node", DONE)
+    journal.end()
+    assert Journal(tmp_path, {}).finished() == {}
+
+
+@pytest.mark.parametrize("status", ["failed", "unsupported"])
+def test_only_what_was_measured_is_taken_over(tmp_path, status):
+    Journal(tmp_path, {}).write("node", Record(CASE, status, "a reason"))
+    assert Journal(tmp_path, {}).finished() == {}
+
+
+def test_a_line_that_was_cut_off_costs_that_line_only(tmp_path):
+    journal = Journal(tmp_path, {})
+    journal.write("first", DONE)
+    journal.write("second", DONE)
+    whole = journal.path.read_bytes()
+    for end in range(whole.index(b"\n") + 2, len(whole) - 1, 7):
+        journal.path.write_bytes(whole[:end])
+        assert list(Journal(tmp_path, {}).finished()) == ["first"]
+
+
+def test_what_two_interrupted_runs_finished_is_put_together_and_the_newer_counts(tmp_path):
+    older, newer = Journal(tmp_path, {}), Journal(tmp_path, {})
+    older.write("first", DONE)
+    older.write("second", DONE)
+    again = Record(CASE, "ok", samples_s=(1.0,))
+    newer.write("second", again)
+    assert Journal(tmp_path, {}).finished() == {"first": DONE, "second": again}
