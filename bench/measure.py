@@ -8,11 +8,13 @@ It knows no pytest; the plugin asks it for one case at a time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +150,7 @@ class Energy:
 
 
 class Session:
-    """A worker with an open engine session, suspended but for its turns; a Side of `paired`."""
+    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`."""
 
     def __init__(
         self,
@@ -158,18 +160,17 @@ class Session:
         python: str = sys.executable,
         energy: Energy | None = None,
     ) -> None:
-        began = time.monotonic()
         self._energy = energy
         self.case, self._bench = case, bench
         self._facts = _facts(case, bench)
-        self._worker = _worker(case, bench, case.threads, python=python, cores=cores_for(case.threads))
-        try:
-            self.opened = self._worker.ask("open", bench.timeout_s, artifact=artifact, **self._facts)
-        except BaseException:
-            self._worker.close()
-            raise
+        self._artifact = artifact
+        self._worker = _worker(case, bench, case.threads, python=python)
+        self.opened: dict[str, Any] = {}
+
+    def open(self) -> None:
+        """Load, call until it is steady, and stand by."""
+        self.opened = self.ask("open", artifact=self._artifact, cores=cores_for(self.case.threads))
         self._worker.suspend()
-        self.startup_s = time.monotonic() - began
 
     def __enter__(self) -> Session:
         return self
@@ -198,6 +199,13 @@ class Session:
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
+
+
+def open_all(sessions: list[Session]) -> None:
+    """Open sessions side by side, as many as there are CPUs at a time; nothing is being measured meanwhile."""
+    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+        for opened in [pool.submit(session.open) for session in sessions]:
+            opened.result()
 
 
 class Shared:
@@ -238,16 +246,17 @@ class Shared:
     def probe(self, threads: int) -> dict[str, float]:
         """Probe the machine on the cores of a case of so many threads."""
         if threads not in self._probes:
-            environment = {"OMP_NUM_THREADS": str(threads)}
-            self._probes[threads] = Worker(environment, [], cores=cores_for(threads))
-        figures: dict[str, float] = self._probes[threads].ask("probe", self._bench.timeout_s, threads=threads)
+            self._probes[threads] = Worker({"OMP_NUM_THREADS": str(threads)}, [])
+        figures: dict[str, float] = self._probes[threads].ask(
+            "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
+        )
         self._probes[threads].suspend()
         best = self.best.setdefault(threads, {})
         best |= {name: max(figure, best.get(name, 0.0)) for name, figure in figures.items()}
         return figures
 
-    def session(self, case: Case, launch: int) -> Baseline:
-        """The session of this launch, 0, 1, ...; BaselineError where the baseline cannot be measured."""
+    def sessions(self, case: Case, count: int) -> list[Baseline]:
+        """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
         try:
             if case != self._case:
                 self._drop()
@@ -255,12 +264,14 @@ class Shared:
                 if reason is not None:
                     raise BaselineError(f"unsupported: {reason}")
                 self._artifact, self._case = _built_by(case, self._bench, self._python), case
-            while len(self._sessions) <= launch:
-                self._sessions.append(Session(case, self._bench, self._artifact, self._python))
+            lacking = range(len(self._sessions), count)
+            added = [Session(case, self._bench, self._artifact, self._python) for _ in lacking]
+            self._sessions += added
+            open_all(added)
         except BenchError as error:
             self._drop()
             raise BaselineError(str(error)) from error
-        return Baseline(self, self._sessions[launch])
+        return [Baseline(self, session) for session in self._sessions[:count]]
 
     @property
     def _python(self) -> str:
@@ -311,31 +322,44 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     artifact, reference = _built(case, bench)
     plan, watch, energy = bench.plan, Watch(), Energy()
     launches: list[Launch] = []
-    opened: list[dict[str, Any]] = []
-    half_width: float | None = None
-    spent_s = 0.0
-    while not plan.enough(len(launches), half_width, spent_s):
+    interval: Interval | None = None
+    with contextlib.ExitStack() as stack:
+
+        def begin(count: int) -> list[Session]:
+            made = (Session(case, bench, str(artifact.folder), energy=energy) for _ in range(count))
+            added = [stack.enter_context(session) for session in made]
+            launches.extend(Launch() for _ in added)
+            open_all(added)
+            return added
+
         began = time.monotonic()
-        other = None if baseline is None else shared.session(baseline, len(launches))
-        with Session(case, bench, str(artifact.folder), energy=energy) as session:
-            pids = [session.pid] if other is None else [session.pid, other.session.pid]
-            before = session.ask("usage")
+        sessions = begin(1)  # alone, for the times that it takes to load and to make the first call
+        startup_s = time.monotonic() - began
+        sessions += begin(min(plan.least_launches, 3) - 1)
+        if 2 * (time.monotonic() - began) < plan.budget_s:
+            sessions += begin(plan.least_launches - len(sessions))
+        passes, before = 0, sessions[0].ask("usage")
+        while True:
+            others = [] if baseline is None else shared.sessions(baseline, len(launches))
+            pids = [side.pid for side in (*sessions, *(other.session for other in others))]
             watch.probes.append(shared.probe(case.threads))
             started = snapshot(pids)
-            launch = paired(session, other, plan, plan.sampling_s(session.startup_s), time.monotonic)
+            for launch, session, other in itertools.zip_longest(launches, sessions, others):
+                paired(launch, session, other, plan.pass_s, plan.slice_s, time.monotonic)
             watch.add(started, snapshot(pids))
-            spent_s += time.monotonic() - began
-            if not launches:
-                usage = _used(before, session.ask("usage"))
-                judged = session.ask("evaluate", reference=str(reference.folder))
-                reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
-                if reason is not None:
-                    return Record(case, "failed", reason)
-        launches.append(launch)
-        opened.append(session.opened)
-        if other is not None:
-            interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches])
-            half_width = interval.half_width
+            passes, spent_s = passes + 1, time.monotonic() - began
+            if others:
+                interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches])
+            if plan.enough(passes, None if interval is None else interval.half_width, spent_s):
+                break
+            if passes >= plan.least_passes and spent_s + startup_s < plan.budget_s:
+                sessions += begin(min(1, plan.most_launches - len(launches)))
+        usage = _used(before, sessions[0].ask("usage"))
+        judged = sessions[0].ask("evaluate", reference=str(reference.folder))
+        opened = sessions[0].opened
+    reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
+    if reason is not None:
+        return Record(case, "failed", reason)
     watch.probes.append(shared.probe(case.threads))
     watch.switches = usage["involuntary_switches"]
     samples = tuple(sample_s for launch in launches for sample_s in launch.samples_s)
@@ -347,24 +371,24 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         quality=judged["quality"],
         fidelity=judged["fidelity"],
         drop=judged["drop"],
-        speedup={} if other is None else _speedup(interval, launches, other.session, plan),
+        speedup={} if interval is None else _speedup(interval, launches, others[0].session, plan),
         latency=times,
         throughput_items_per_s=case.batch * len(samples) / sum(samples),
-        load_s=statistics.median(facts["load_s"] for facts in opened),
-        first_call_s=statistics.median(facts["first_call_s"] for facts in opened),
-        steady=opened[0]["steady"],
+        load_s=opened["load_s"],
+        first_call_s=opened["first_call_s"],
+        steady=opened["steady"],
         peak_rss_bytes=usage["peak_rss_bytes"],
         artifact={"digest": artifact.digest, "bytes": artifact.bytes, "format": engines.get(case.engine).format},
         process={
-            "versions": opened[0]["versions"],
+            "versions": opened["versions"],
             "cores": cores_for(case.threads),
-            "pool": opened[0]["pool"],
+            "pool": opened["pool"],
             "threads_used": usage["threads_used"],
         },
         efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), shared.best[case.threads]),
         noise=noise,
         energy_j_per_call=energy.per_call_j,
-        warnings=tuple(_warnings(case, usage, opened[0]["steady"])),
+        warnings=tuple(_warnings(case, usage, opened["steady"])),
         samples_s=samples,
     )
 
@@ -461,7 +485,6 @@ def _worker(
     threads: int,
     told: Callable[[str, int, int], None] | None = None,
     python: str = sys.executable,
-    cores: list[int] | None = None,
 ) -> Worker:
     environment = engines.get(case.engine).environment(threads)
     return Worker(
@@ -469,6 +492,5 @@ def _worker(
         _origins(),
         told,
         python,
-        cores,
         bench.memory_bytes,
     )

@@ -22,32 +22,27 @@ STEADY = 0.02
 class Plan:
     """When a case has been sampled enough.
 
-    interval   the half-width at which its speed-up is known well enough, relative: 0.005 is 0.5%.
-    budget_s   the time for starting and sampling after which no further launch is begun, once there are three: two
-               would have a useless interval.
-    launch_s   the least time that a launch samples; it is `startup_share` times the time its process took to start
-               where that is more, so that the time goes into sampling, but no more than budget_s / least_launches.
-    slice_s    how long one side calls before it is the other's turn.
+    interval        the half-width at which its speed-up is known well enough, relative: 0.005 is 0.5%.
+    budget_s        the time for starting and sampling after which no further pass is made.
+    least_launches  pairs of processes to begin with; three of them, where starting these takes half of the budget.
+    most_launches   pairs that are there at the most: one is added while the interval is too wide and there is time.
+    least_passes    how often all pairs are sampled in turn at least, for pass_s each: a disturbance of seconds then
+                    falls on a part of each pair's rounds, whose median does not feel it, and not on the whole of one.
+    slice_s         how long one side calls before it is the other's turn.
     """
 
     interval: float = 0.005
     budget_s: float = 20.0
     least_launches: int = 4
-    most_launches: int = 30
-    launch_s: float = 1.0
-    startup_share: float = 2.0
+    most_launches: int = 8
+    least_passes: int = 2
+    pass_s: float = 0.5
     slice_s: float = 0.04
-    least_rounds: int = 6
 
-    def sampling_s(self, startup_s: float) -> float:
-        """How long a launch samples whose process took so long to start."""
-        return max(self.launch_s, min(self.startup_share * startup_s, self.budget_s / self.least_launches))
-
-    def enough(self, launches: int, half_width: float | None, spent_s: float) -> bool:
-        """Whether to stop after so many launches, an interval so wide (None: unknown) and so much time."""
-        if launches >= self.most_launches or (launches >= min(self.least_launches, 3) and spent_s >= self.budget_s):
-            return True
-        return launches >= self.least_launches and half_width is not None and half_width <= self.interval
+    def enough(self, passes: int, half_width: float | None, spent_s: float) -> bool:
+        """Whether to stop after so many passes, an interval so wide (None: unknown) and so much time."""
+        known = self.most_launches == 1 or (half_width is not None and half_width <= self.interval)
+        return passes >= self.least_passes and (known or spent_s >= self.budget_s)
 
 
 QUICK = Plan(least_launches=1, most_launches=1)
@@ -80,24 +75,24 @@ class Side(Protocol):
         ...
 
 
-def paired(case: Side, baseline: Side | None, plan: Plan, seconds: float, clock: Callable[[], float]) -> Launch:
-    """Sample both sides in turn for so many seconds and at least `plan.least_rounds` rounds, an even number of them.
+def paired(
+    launch: Launch, case: Side, baseline: Side | None, seconds: float, slice_s: float, clock: Callable[[], float]
+) -> None:
+    """Sample both sides in turn for so many seconds, in an even number of rounds, and add them to the launch.
 
     Without a baseline the case is sampled alone. `clock` gives seconds.
     """
-    launch = Launch()
     began = clock()
-    while len(launch.case_s) < plan.least_rounds or len(launch.case_s) % 2 or clock() - began < seconds:
+    while clock() - began < seconds or len(launch.case_s) % 2:
         sides = [("case", case)] if baseline is None else [("case", case), ("baseline", baseline)]
         for name, side in sides if len(launch.case_s) % 2 == 0 else reversed(sides):
-            taken = side.take(plan.slice_s)
+            taken = side.take(slice_s)
             if name == "baseline":
                 launch.baseline_s.append(taken.median_s)
             else:
                 round_s, launch.calls = taken.median_s, launch.calls + taken.calls
                 launch.samples_s += taken.samples_s
         launch.case_s.append(round_s)
-    return launch
 
 
 # What follows runs in the worker's process.

@@ -43,7 +43,7 @@ class Worker:
     origins      modules it imports to know the same models, engines and data as this process.
     told         gets (label, done, total) whenever the worker tells its progress.
     python       the interpreter; another one runs this same harness on its own libraries.
-    cores        the CPUs it may run on, None for all; memory_bytes  the most private memory it may have.
+    memory_bytes  the most private memory it may have, None for no limit.
     """
 
     def __init__(
@@ -52,14 +52,13 @@ class Worker:
         origins: list[Origin],
         told: Callable[[str, int, int], None] | None = None,
         python: str = sys.executable,
-        cores: list[int] | None = None,
         memory_bytes: int | None = None,
     ) -> None:
         self._told = told
         self.suspended = False
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [python, "-m", "bench.worker", json.dumps({"cores": cores, "memory_bytes": memory_bytes})],
+            [python, "-m", "bench.worker", json.dumps({"memory_bytes": memory_bytes})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -262,6 +261,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     loaded = time.perf_counter()
     session.predict(session.example)
     first_call_s = time.perf_counter() - loaded
+    _bind(facts["cores"])
     steady = warmed(lambda: session.predict(session.example))
     session.typical_s = steady.pop("typical_s")
     engine = engines.get(case.engine)
@@ -272,6 +272,17 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
     }
+
+
+def _bind(cores: list[int] | None) -> None:
+    """Bind all threads of this process to these CPUs; threads that they start later inherit it.
+
+    Done when the session is open: until then, nothing is timed that others could be disturbed by.
+    """
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        for thread in psutil.Process().threads():
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.sched_setaffinity(thread.id, cores)
 
 
 def _slice(facts: dict[str, Any]) -> dict[str, Any]:
@@ -336,6 +347,8 @@ _probes: dict[str, Any] = {}
 def _probe(facts: dict[str, Any]) -> dict[str, float]:
     from bench.noise import probe
 
+    if not _probes:
+        _bind(facts["cores"])
     return probe(_probes, facts["threads"])
 
 
@@ -367,8 +380,8 @@ def peak_rss_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _settle(cores: list[int] | None, memory_bytes: int | None) -> None:
-    """Bind this process to its cores and its memory, and its end to that of the session; Linux has all of them."""
+def _settle(memory_bytes: int | None) -> None:
+    """Bind this process to its memory, and its end to that of the session; Linux has both."""
     if sys.platform == "linux":
         import ctypes
 
@@ -376,8 +389,6 @@ def _settle(cores: list[int] | None, memory_bytes: int | None) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # PR_SET_PDEATHSIG
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel shall take the worker, not the session
-    if cores is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
     if memory_bytes is not None and sys.platform == "linux":
         import resource
 

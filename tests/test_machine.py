@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench.isa import cpu_flags
-from bench.machine import cgroup, describe
+from bench.machine import cgroup, cores_for, describe, energy_j
 
 
 def test_the_facts_are_strict_json_and_agree_with_a_second_source():
@@ -72,3 +72,20 @@ def written(folder, files):
 def test_the_least_limit_of_a_control_group_and_its_ancestors_counts(tmp_path, files, limits):
     process = written(tmp_path, {"self": "0::/a/b\n"}) / "self"
     assert cgroup(written(tmp_path / "cgroup", files), process) == limits
+
+
+def test_a_case_is_bound_to_the_last_cores_one_of_each_before_their_siblings(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        folder = tmp_path / f"cpu{cpu}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings)
+    assert [cores_for(threads, tmp_path) for threads in (1, 2, 3, 4, 5)] == [[3], [2, 3], [1, 2, 3], [0, 1, 2, 3], None]
+
+
+def test_energy_is_summed_over_packages_and_null_where_it_cannot_be_read(tmp_path):
+    assert energy_j(tmp_path) is None
+    for package, microjoules in (("intel-rapl:0", "1500000"), ("intel-rapl:1", "500000"), ("intel-rapl:0:0", "9")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "energy_uj").write_text(microjoules)
+    assert energy_j(tmp_path) == 2.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.sampling import KEPT, Plan, Slice, call_overhead_s, paired, timed, warmed
+from bench.sampling import KEPT, QUICK, Launch, Plan, Slice, call_overhead_s, paired, timed, warmed
 
 
 class Clock:
@@ -40,18 +40,22 @@ class Side:
 def test_the_sides_take_turns_and_the_order_alternates():
     clock, turns = Clock(), []
     case, baseline = (Side(name, clock, turns, lambda now: 0.001) for name in "cb")
-    launch = paired(case, baseline, Plan(slice_s=0.5, least_rounds=4), 0.0, clock)
+    launch = Launch()
+    paired(launch, case, baseline, 3.5, 0.5, clock)
     assert "".join(turns) == "cbbccbbc"
     assert launch.case_s == launch.baseline_s == [0.001] * 4
     assert launch.calls == 4 * 500
 
 
-def test_a_launch_lasts_its_time_and_has_an_even_number_of_rounds():
-    clock, turns = Clock(), []
+def test_each_pass_adds_an_even_number_of_rounds_for_its_time():
+    clock, turns, launch = Clock(), [], Launch()
     case, baseline = (Side(name, clock, turns, lambda now: 0.001) for name in "cb")
-    launch = paired(case, baseline, Plan(slice_s=0.5, least_rounds=2), 4.5, clock)
-    assert len(launch.case_s) == 6
-    assert turns.count("c") == turns.count("b") == 6
+    counts = []
+    for _ in range(3):
+        paired(launch, case, baseline, 4.5, 0.5, clock)
+        counts.append(len(launch.case_s))
+    assert counts == [6, 12, 18]
+    assert turns.count("c") == turns.count("b") == 18
 
 
 def test_a_machine_that_slows_down_steadily_leaves_the_ratio_alone():
@@ -60,14 +64,16 @@ def test_a_machine_that_slows_down_steadily_leaves_the_ratio_alone():
     clock, turns = Clock(), []
     case = Side("c", clock, turns, lambda now: 0.001 * (1 + now / 100))
     baseline = Side("b", clock, turns, lambda now: 0.003 * (1 + now / 100))
-    launch = paired(case, baseline, Plan(slice_s=0.04), 10.0, clock)
+    launch = Launch()
+    paired(launch, case, baseline, 10.0, 0.04, clock)
     assert launch.case_s[-1] > 1.08 * launch.case_s[0]
     assert launch_ratio(launch.case_s, launch.baseline_s) == pytest.approx(3.0, rel=1e-3)
 
 
 def test_without_a_baseline_the_case_is_sampled_alone():
     clock, turns = Clock(), []
-    launch = paired(Side("c", clock, turns, lambda now: 0.001), None, Plan(), 0.0, clock)
+    launch = Launch()
+    paired(launch, Side("c", clock, turns, lambda now: 0.001), None, 1.0, 0.04, clock)
     assert set(turns) == {"c"}
     assert launch.baseline_s == []
 
@@ -111,20 +117,18 @@ def test_what_never_gets_steady_is_given_up_and_said():
     assert len(slow.calls) == 3
 
 
-def test_launches_go_on_until_the_interval_is_narrow_or_the_budget_spent():
-    plan = Plan(interval=0.005, budget_s=20.0, least_launches=4, most_launches=9)
-    assert not plan.enough(3, 0.001, 1.0)
-    assert plan.enough(4, 0.005, 1.0)
-    assert not plan.enough(4, 0.006, 1.0)
-    assert not plan.enough(4, None, 1.0)
-    assert plan.enough(3, None, 20.0)
-    assert not plan.enough(2, None, 99.0)
-    assert plan.enough(9, None, 1.0)
+def test_passes_go_on_until_the_interval_is_narrow_or_the_budget_spent():
+    plan = Plan(interval=0.005, budget_s=20.0, least_passes=2)
+    assert not plan.enough(1, 0.001, 99.0)
+    assert plan.enough(2, 0.005, 1.0)
+    assert not plan.enough(2, 0.006, 1.0)
+    assert not plan.enough(9, None, 19.0)
+    assert plan.enough(2, None, 20.0)
 
 
-def test_a_launch_samples_longer_where_starting_took_longer_within_the_budget():
-    plan = Plan(budget_s=20.0, least_launches=4, launch_s=1.0, startup_share=2.0)
-    assert [plan.sampling_s(startup_s) for startup_s in (0.1, 1.5, 60.0)] == [1.0, 3.0, 5.0]
+def test_one_launch_ends_after_its_least_passes():
+    assert not QUICK.enough(1, None, 0.0)
+    assert QUICK.enough(2, None, 0.0)
 
 
 def test_timing_a_call_costs_under_a_microsecond_by_its_own_account():
