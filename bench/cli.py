@@ -1,4 +1,4 @@
-"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check`."""
+"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check`, `bench doctor`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         if action == "fetch":
             one.add_argument("name", metavar="NAME", help="a data set, with the weights that belong to it")
         one.set_defaults(do=_data, action=action)
+    doctor = commands.add_parser(
+        "doctor", help="what on this machine stands in the way of good figures, and what to type"
+    )
+    doctor.set_defaults(do=_doctor)
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.do(chosen))
@@ -65,6 +69,14 @@ def _report(chosen: argparse.Namespace) -> int:
     else:
         chosen.output.write_text(text + "\n")
     return 0
+
+
+def _doctor(chosen: argparse.Namespace) -> int:
+    from bench.doctor import examine
+
+    lines = examine()
+    print("\n".join(f"- {line}" for line in lines) or "nothing stands in the way of good figures")
+    return 1 if lines else 0
 
 
 def _data(chosen: argparse.Namespace) -> int:
