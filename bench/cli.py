@@ -1,4 +1,5 @@
-"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check`, `bench doctor`."""
+"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check`, `bench doctor`,
+`bench selftest MODEL`."""
 
 from __future__ import annotations
 
@@ -44,10 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
         if action == "fetch":
             one.add_argument("name", metavar="NAME", help="a data set, with the weights that belong to it")
         one.set_defaults(do=_data, action=action)
-    doctor = commands.add_parser(
-        "doctor", help="what on this machine stands in the way of good figures, and what to type"
-    )
+    doctor = commands.add_parser("doctor", help="what on this machine stands in the way of good figures")
     doctor.set_defaults(do=_doctor)
+    selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
+    selftest.add_argument("model", metavar="MODEL", help="a registered model")
+    selftest.add_argument("--repeats", type=int, default=10, metavar="N", help="of each truth (default: 10)")
+    selftest.add_argument("--busy", type=int, default=0, metavar="N", help="processes that use a CPU meanwhile")
+    selftest.add_argument("--bench-budget", type=float, default=20.0, metavar="S", help="seconds a case (default: 20)")
+    for name in ("data", "cache"):
+        selftest.add_argument(f"--bench-{name}", default=os.environ.get(f"BENCH_{name.upper()}"), metavar="DIR")
+    selftest.set_defaults(do=_selftest)
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.do(chosen))
@@ -77,6 +84,21 @@ def _doctor(chosen: argparse.Namespace) -> int:
     lines = examine()
     print("\n".join(f"- {line}" for line in lines) or "nothing stands in the way of good figures")
     return 1 if lines else 0
+
+
+def _selftest(chosen: argparse.Namespace) -> int:
+    from platformdirs import user_cache_path
+
+    from bench.measure import Bench
+    from bench.sampling import Plan
+    from bench.selftest import selftest
+
+    load_conftest(Path.cwd())
+    cache = Path(chosen.bench_cache) if chosen.bench_cache else user_cache_path("bench-harness", appauthor=False)
+    data = Path(chosen.bench_data).expanduser().absolute() if chosen.bench_data else None
+    bench = Bench(cache, data, Plan(budget_s=chosen.bench_budget))
+    selftest(chosen.model, bench, max(1, chosen.repeats), chosen.busy, lambda line: print(line, flush=True))
+    return 0
 
 
 def _data(chosen: argparse.Namespace) -> int:

@@ -41,6 +41,8 @@ def findings(machine: dict[str, Any], load: float, pinning: bool, energy: bool) 
 
 def examine() -> list[str]:
     """The findings about this machine, now."""
+    import psutil
+
     from bench.machine import describe, energy_j
 
-    return findings(describe(), os.getloadavg()[0], hasattr(os, "sched_setaffinity"), energy_j() is not None)
+    return findings(describe(), psutil.getloadavg()[0], hasattr(os, "sched_setaffinity"), energy_j() is not None)

@@ -40,9 +40,11 @@ class Journal:
         return records
 
     def end(self) -> None:
-        """Mark this run, and those that it took cases over from, as ended: nothing is left to take over."""
+        """Mark this run as ended, and those of which it has every case: nothing of them is left to take over."""
+        own = {line["node"] for line in _lines(self.path)} if self.path.is_file() else set()
         for path in self._interrupted():
-            self._add(END, path)
+            if {line["node"] for line in _lines(path)} <= own:
+                self._add(END, path)
 
     def _interrupted(self) -> list[Path]:
         return [path for path in sorted(self.folder.glob("*.jsonl")) if END not in _lines(path)]

@@ -270,7 +270,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """End the journal of a run that came to its end; an interrupted one is left to be resumed."""
     journal = session.config.stash[JOURNAL]
-    if journal is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if journal is not None and whole and not (session.shouldfail or session.shouldstop):
         journal.end()
 
 

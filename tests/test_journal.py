@@ -50,3 +50,12 @@ def test_what_two_interrupted_runs_finished_is_put_together_and_the_newer_counts
     again = Record(CASE, "ok", samples_s=(1.0,))
     newer.write("second", again)
     assert Journal(tmp_path, {}).finished() == {"first": DONE, "second": again}
+
+
+def test_a_run_of_a_part_does_not_end_one_that_had_more(tmp_path):
+    whole, part = Journal(tmp_path, {}), Journal(tmp_path, {})
+    whole.write("first", DONE)
+    whole.write("second", DONE)
+    part.write("second", DONE)
+    part.end()
+    assert set(Journal(tmp_path, {}).finished()) == {"first", "second"}
