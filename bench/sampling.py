@@ -36,7 +36,7 @@ class Plan:
     least_launches: int = 4
     most_launches: int = 8
     least_passes: int = 2
-    pass_s: float = 0.5
+    pass_s: float = 0.4
     slice_s: float = 0.04
 
     def enough(self, passes: int, half_width: float | None, spent_s: float) -> bool:
