@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 REFERENCE_BATCH = 64
+TIMED_INPUTS, TIMED_BYTES = 64, 2**24
 
 
 _version = functools.cache(importlib.metadata.version)
@@ -98,8 +99,9 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
 
 
 def reference(store: Store, source: Source, make: bool = True) -> Artifact | None:
-    """The FP32 PyTorch outputs for the whole test split, `outputs.npy`, against which fidelity is measured, and in
-    `macs.json` how many multiply-accumulates the network makes for one item.
+    """The FP32 PyTorch outputs for the whole test split, `outputs.npy`, against which fidelity is measured; its first
+    preprocessed inputs, `inputs.npy`, with which calls are timed, so that no timed process needs to load a data set;
+    and in `macs.json` how many multiply-accumulates the network makes for one item.
     """
     network_weights = weights(store, source, make)
     if network_weights is None:
@@ -109,7 +111,7 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         "code": _code(models.origins(), source.model.name),
         "data": data_facts(source.dataset, source.folder),
         "versions": versions(("torch",)),
-        "files": ["outputs.npy", "macs.json"],
+        "files": ["outputs.npy", "inputs.npy", "macs.json"],
     }
     if not make:
         return store.find("reference", made_from)
@@ -124,9 +126,12 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         def predict(batch: np.ndarray) -> np.ndarray:
             return network(torch.from_numpy(batch)).numpy()
 
+        first = source.model.preprocess(inputs[:1])
         with torch.inference_mode():
             outputs = predictions(predict, source, inputs, REFERENCE_BATCH)
-            macs = macs_per_item(network, source.model.preprocess(inputs[:1]))
+            macs = macs_per_item(network, first)
+        timed = source.model.preprocess(inputs[: max(1, min(TIMED_INPUTS, TIMED_BYTES // first.nbytes))])
+        np.save(folder / "inputs.npy", timed, allow_pickle=False)
         np.save(folder / "outputs.npy", outputs, allow_pickle=False)
         (folder / "macs.json").write_text(json.dumps({"macs_per_item": macs}))
 

@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     doctor.set_defaults(do=_doctor)
     selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
     selftest.add_argument("model", metavar="MODEL", help="a registered model")
-    selftest.add_argument("--repeats", type=int, default=10, metavar="N", help="of each truth (default: 10)")
+    selftest.add_argument("trials", nargs="*", metavar="TRIAL", help="which to hold, of all that there are")
+    selftest.add_argument("--repeats", type=int, default=10, metavar="N", help="of each trial (default: 10)")
     selftest.add_argument("--busy", type=int, default=0, metavar="N", help="processes that use a CPU meanwhile")
     selftest.add_argument("--bench-budget", type=float, default=20.0, metavar="S", help="seconds a case (default: 20)")
     for name in ("data", "cache"):
@@ -89,15 +90,17 @@ def _doctor(chosen: argparse.Namespace) -> int:
 def _selftest(chosen: argparse.Namespace) -> int:
     from platformdirs import user_cache_path
 
-    from bench.measure import Bench
     from bench.sampling import Plan
     from bench.selftest import selftest
+    from bench.session import Bench
 
     load_conftest(Path.cwd())
     cache = Path(chosen.bench_cache) if chosen.bench_cache else user_cache_path("bench-harness", appauthor=False)
     data = Path(chosen.bench_data).expanduser().absolute() if chosen.bench_data else None
-    bench = Bench(cache, data, Plan(budget_s=chosen.bench_budget))
-    selftest(chosen.model, bench, max(1, chosen.repeats), chosen.busy, lambda line: print(line, flush=True))
+    bench = Bench(cache, data, Plan.within(chosen.bench_budget))
+    selftest(
+        chosen.model, bench, chosen.trials, max(1, chosen.repeats), chosen.busy, lambda line: print(line, flush=True)
+    )
     return 0
 
 

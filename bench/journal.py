@@ -34,20 +34,20 @@ class Journal:
         """The measured tests of those runs of this kind that did not come to their end, the newest of each."""
         records: dict[str, Record] = {}
         for path in self._interrupted():
-            for line in _lines(path):
+            for line in read(path):
                 if "node" in line and line["record"]["status"] == "ok":
                     records[line["node"]] = _record(line["record"])
         return records
 
     def end(self) -> None:
         """Mark this run as ended, and those of which it has every case: nothing of them is left to take over."""
-        own = {line["node"] for line in _lines(self.path)} if self.path.is_file() else set()
+        own = {line["node"] for line in read(self.path)} if self.path.is_file() else set()
         for path in self._interrupted():
-            if {line["node"] for line in _lines(path)} <= own:
+            if {line["node"] for line in read(path)} <= own:
                 self._add(END, path)
 
     def _interrupted(self) -> list[Path]:
-        return [path for path in sorted(self.folder.glob("*.jsonl")) if END not in _lines(path)]
+        return [path for path in sorted(self.folder.glob("*.jsonl")) if END not in read(path)]
 
     def _add(self, line: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal; the last of a run that was killed while it wrote is none."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

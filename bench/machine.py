@@ -94,6 +94,15 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
 
 
+def available_bytes() -> float:
+    """How much memory new processes may take before the machine swaps, or their control group's limit is reached."""
+    import psutil
+
+    limit = cgroup()["memory_bytes"]
+    available = float(psutil.virtual_memory().available)
+    return available if limit is None else min(available, limit)
+
+
 def _cpu_name() -> str | None:
     for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
         if line.startswith("model name"):

@@ -11,56 +11,40 @@ import contextlib
 import itertools
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from bench import build
-from bench.artifact import Artifact, Store
+from bench.artifact import Artifact
 from bench.case import Case
-from bench.dataset import datasets
 from bench.engines import engines
 from bench.errors import BaselineError, BenchError, CacheError
-from bench.machine import cores_for, energy_j
+from bench.machine import available_bytes, cores_for
 from bench.model import models, source
 from bench.noise import Watch, snapshot
 from bench.recipe import Recipe, recipes
 from bench.record import Record
-from bench.registry import Origin
-from bench.sampling import Launch, Plan, Slice, paired
+from bench.sampling import Launch, Plan, paired
+from bench.session import (
+    Bench,
+    Energy,
+    Session,
+    Shared,
+    built_by,
+    facts_of,
+    find,
+    open_all,
+    origins,
+    unsupported,
+    worker_for,
+)
 from bench.statistics import CONFIDENCE, Interval, latency, speedup_interval, verdict
-from bench.worker import Worker
 
 NOT_LOWERED_DB = 90.0
 NOT_FP32_DB = 60.0
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where a session measures: the cache and data folders, how long to sample, when to give a worker up.
-
-    cache            root of the artefact store.
-    data             the user's data folder, None for embedded data.
-    timeout_s        the longest that one question to a worker may take; building has ten times as long.
-    baseline_python  the interpreter of the baselines' workers, None for this one.
-    memory_bytes     the most private memory a worker may have, None for no limit.
-    """
-
-    cache: Path
-    data: Path | None = None
-    plan: Plan = field(default_factory=Plan)
-    timeout_s: float = 120.0
-    baseline_python: str | None = None
-    memory_bytes: int | None = None
-
-    @property
-    def store(self) -> Store:
-        """The artefact store of the session."""
-        return Store(self.cache)
 
 
 def check(case: Case, data: Path | None) -> None:
@@ -74,7 +58,7 @@ def identity(bench: Bench) -> dict[str, Any]:
     """What must be equal for a case measured in another run to stand in this one: code, machine, versions, options."""
     from bench.machine import describe
 
-    files = [*Path(__file__).parent.rglob("*.py"), *(Path(origin.file) for origin in _origins())]
+    files = [*Path(__file__).parent.rglob("*.py"), *(Path(origin.file) for origin in origins())]
     return {
         "code": sorted(build.source_digest(file) for file in files),
         "machine": describe(),
@@ -89,20 +73,6 @@ def still_holds(record: Record, bench: Bench) -> bool:
     return built is not None and built[0].digest == record.artifact["digest"]
 
 
-def unsupported(case: Case) -> str | None:
-    """Give the reason why the case cannot be measured on this machine, None where it can."""
-    engine = engines.get(case.engine)
-    return engine.missing() or engine.supports(recipes.get(case.precision), case.device)
-
-
-def find(case: Case, bench: Bench, make: bool = False) -> tuple[Artifact, Artifact] | None:
-    """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
-    chosen = source(models.get(case.model), bench.data)
-    reference = build.reference(bench.store, chosen, make)
-    artifact = None if reference is None else build.artifact(bench.store, chosen, case.engine, case.precision, make)
-    return None if artifact is None or reference is None else (artifact, reference)
-
-
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
     """Build what is missing for the cases, in one worker process, so that nothing is built while something is timed.
 
@@ -115,9 +85,9 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
     for done, case in enumerate(missing):
         if told is not None:
             told(f"building {case.model} {case.precision} for {case.engine}", done, len(missing))
-        worker = worker or _worker(case, bench, os.cpu_count() or 1, told)
+        worker = worker or worker_for(case, bench, os.cpu_count() or 1, told)
         try:
-            worker.ask("build", 10 * bench.timeout_s, **_facts(case, bench))
+            worker.ask("build", 10 * bench.timeout_s, **facts_of(case, bench))
         except CacheError:
             worker.close()
             raise
@@ -128,170 +98,6 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
         worker.close()
         if told is not None:
             told("built", len(missing), len(missing))
-
-
-@dataclass
-class Energy:
-    """Adds up what a case's slices used, where the system tells."""
-
-    joules: float = 0.0
-    calls: int = 0
-
-    def add(self, before_j: float | None, after_j: float | None, calls: int) -> None:
-        """Count one slice; one in which the counter wrapped around, or which has none, is left out."""
-        if before_j is not None and after_j is not None and after_j >= before_j:
-            self.joules += after_j - before_j
-            self.calls += calls
-
-    @property
-    def per_call_j(self) -> float | None:
-        """Joules a call, None where nothing could be read."""
-        return self.joules / self.calls if self.calls else None
-
-
-class Session:
-    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`."""
-
-    def __init__(
-        self,
-        case: Case,
-        bench: Bench,
-        artifact: str,
-        python: str = sys.executable,
-        energy: Energy | None = None,
-    ) -> None:
-        self._energy = energy
-        self.case, self._bench = case, bench
-        self._facts = _facts(case, bench)
-        self._artifact = artifact
-        self._worker = _worker(case, bench, case.threads, python=python)
-        self.opened: dict[str, Any] = {}
-
-    def open(self) -> None:
-        """Load, call until it is steady, and stand by."""
-        self.opened = self.ask("open", artifact=self._artifact, cores=cores_for(self.case.threads))
-        self._worker.suspend()
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def take(self, seconds: float) -> Slice:
-        """Let it call for so many seconds, while all other sessions are suspended."""
-        before = energy_j()
-        taken = Slice(**self.ask("slice", seconds=seconds))
-        if self._energy is not None:
-            self._energy.add(before, energy_j(), taken.calls)
-        self._worker.suspend()
-        return taken
-
-    @property
-    def pid(self) -> int:
-        """The worker's process number."""
-        return self._worker.pid
-
-    def ask(self, question: str, **facts: Any) -> Any:
-        """Ask the worker; it goes on after the answer."""
-        return self._worker.ask(question, self._bench.timeout_s, **facts, **self._facts)
-
-    def close(self) -> None:
-        """End the worker."""
-        self._worker.close()
-
-
-def open_all(sessions: list[Session]) -> None:
-    """Open sessions side by side, as many as there are CPUs at a time; nothing is being measured meanwhile."""
-    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-        for opened in [pool.submit(session.open) for session in sessions]:
-            opened.result()
-
-
-class Shared:
-    """What the cases of a session share: the sessions of their baseline, one for each launch, and the control probes.
-
-    Each baseline session is a process of its own, so what differs from process to process is in every case's interval;
-    that the cases share them saves starting them anew. Another baseline's sessions take their place. All are suspended
-    but for their turns. Use it as a context manager.
-
-    best  the best figure of each probe so far, by the number of threads.
-    """
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._probes: dict[int, Worker] = {}
-        self.best: dict[int, dict[str, float]] = {}
-        self._case: Case | None = None
-        self._artifact = ""
-        self._sessions: list[Session] = []
-
-    def __enter__(self) -> Shared:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all processes."""
-        self._drop()
-        while self._probes:
-            self._probes.popitem()[1].close()
-
-    def _drop(self) -> None:
-        while self._sessions:
-            self._sessions.pop().close()
-        self._case = None
-
-    def probe(self, threads: int) -> dict[str, float]:
-        """Probe the machine on the cores of a case of so many threads."""
-        if threads not in self._probes:
-            self._probes[threads] = Worker({"OMP_NUM_THREADS": str(threads)}, [])
-        figures: dict[str, float] = self._probes[threads].ask(
-            "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
-        )
-        self._probes[threads].suspend()
-        best = self.best.setdefault(threads, {})
-        best |= {name: max(figure, best.get(name, 0.0)) for name, figure in figures.items()}
-        return figures
-
-    def sessions(self, case: Case, count: int) -> list[Baseline]:
-        """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
-        try:
-            if case != self._case:
-                self._drop()
-                reason = unsupported(case)
-                if reason is not None:
-                    raise BaselineError(f"unsupported: {reason}")
-                self._artifact, self._case = _built_by(case, self._bench, self._python), case
-            lacking = range(len(self._sessions), count)
-            added = [Session(case, self._bench, self._artifact, self._python) for _ in lacking]
-            self._sessions += added
-            open_all(added)
-        except BenchError as error:
-            self._drop()
-            raise BaselineError(str(error)) from error
-        return [Baseline(self, session) for session in self._sessions[:count]]
-
-    @property
-    def _python(self) -> str:
-        return self._bench.baseline_python or sys.executable
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """One of the shared sessions in a launch; what goes wrong with it is not the case's failure."""
-
-    shared: Shared
-    session: Session
-
-    def take(self, seconds: float) -> Slice:
-        """Let it call for so many seconds; a BaselineError where it breaks."""
-        try:
-            return self.session.take(seconds)
-        except BenchError as error:
-            self.shared.close()
-            raise BaselineError(str(error)) from error
 
 
 def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shared | None = None) -> Record:
@@ -326,7 +132,8 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     with contextlib.ExitStack() as stack:
 
         def begin(count: int) -> list[Session]:
-            made = (Session(case, bench, str(artifact.folder), energy=energy) for _ in range(count))
+            folders = {"artifact": str(artifact.folder), "reference": str(reference.folder)}
+            made = (Session(case, bench, folders, energy=energy) for _ in range(count))
             added = [stack.enter_context(session) for session in made]
             launches.extend(Launch() for _ in added)
             open_all(added)
@@ -334,11 +141,12 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
 
         began = time.monotonic()
         sessions = begin(1)  # alone, for the times that it takes to load and to make the first call
-        startup_s = time.monotonic() - began
-        sessions += begin(min(plan.least_launches, 3) - 1)
+        startup_s, before = time.monotonic() - began, sessions[0].ask("usage")
+        room = max(1, int(available_bytes() / (2 * before["peak_rss_bytes"]))) if before["peak_rss_bytes"] else 2
+        sessions += begin(min(plan.least_launches, 3, room) - 1)
         if 2 * (time.monotonic() - began) < plan.budget_s:
-            sessions += begin(plan.least_launches - len(sessions))
-        passes, before = 0, sessions[0].ask("usage")
+            sessions += begin(min(plan.least_launches, room) - len(sessions))
+        passes = 0
         while True:
             others = [] if baseline is None else shared.sessions(baseline, len(launches))
             pids = [side.pid for side in (*sessions, *(other.session for other in others))]
@@ -353,9 +161,9 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             if plan.enough(passes, None if interval is None else interval.half_width, spent_s):
                 break
             if passes >= plan.least_passes and spent_s + startup_s < plan.budget_s:
-                sessions += begin(min(1, plan.most_launches - len(launches)))
+                sessions += begin(min(1, min(plan.most_launches, room) - len(launches)))
         usage = _used(before, sessions[0].ask("usage"))
-        judged = sessions[0].ask("evaluate", reference=str(reference.folder))
+        judged = sessions[0].ask("evaluate")
         opened = sessions[0].opened
     reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
     if reason is not None:
@@ -383,11 +191,13 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             "versions": opened["versions"],
             "cores": cores_for(case.threads),
             "pool": opened["pool"],
+            "call_overhead_s": opened["call_overhead_s"],
             "threads_used": usage["threads_used"],
         },
         efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), shared.best[case.threads]),
         noise=noise,
         energy_j_per_call=energy.per_call_j,
+        spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
         warnings=tuple(_warnings(case, usage, opened["steady"])),
         samples_s=samples,
     )
@@ -397,19 +207,11 @@ def _built(case: Case, bench: Bench) -> tuple[Artifact, Artifact]:
     """The case's artefact and reference, made now where they are missing."""
     built = find(case, bench)
     if built is None:
-        _built_by(case, bench, sys.executable)
+        built_by(case, bench)
         built = find(case, bench)
     if built is None:
         raise CacheError(f"what was built for {case.id} is not in the cache at {bench.cache}; is it being emptied?")
     return built
-
-
-def _built_by(case: Case, bench: Bench, python: str) -> str:
-    """The folder of the case's artefact as this interpreter's libraries make it."""
-    if python == sys.executable and (built := find(case, bench)) is not None:
-        return str(built[0].folder)
-    with _worker(case, bench, os.cpu_count() or 1, python=python) as builder:
-        return str(builder.ask("build", 10 * bench.timeout_s, **_facts(case, bench)))
 
 
 def _speedup(interval: Interval, launches: list[Launch], baseline: Session, plan: Plan) -> dict[str, Any]:
@@ -465,32 +267,3 @@ def contradiction(recipe: Recipe, sqnr_db: float) -> str | None:
     if not lower and recipe.rewrite is None and sqnr_db < NOT_FP32_DB:
         return f"the outputs keep only {sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
     return None
-
-
-def _origins() -> list[Origin]:
-    """The files that registered members, which a worker imports to know them."""
-    origins: dict[Origin, None] = {}
-    for registry in (models, datasets, recipes, engines):
-        origins |= dict.fromkeys(registry.origins().values())
-    return list(origins)
-
-
-def _facts(case: Case, bench: Bench) -> dict[str, Any]:
-    return {"case": case.axes(), "cache": str(bench.cache), "data": None if bench.data is None else str(bench.data)}
-
-
-def _worker(
-    case: Case,
-    bench: Bench,
-    threads: int,
-    told: Callable[[str, int, int], None] | None = None,
-    python: str = sys.executable,
-) -> Worker:
-    environment = engines.get(case.engine).environment(threads)
-    return Worker(
-        environment | {"TORCHINDUCTOR_CACHE_DIR": str(bench.cache / "inductor")},
-        _origins(),
-        told,
-        python,
-        bench.memory_bytes,
-    )

@@ -16,13 +16,15 @@ import psutil
 FOREIGN_CORES = 0.1
 STEAL_SHARE = 0.005
 PROBE_SHARE = {"fp32_gflops": 0.9, "int8_gops": 0.9, "copy_gb_per_s": 0.6}  # memory varies by itself
+CLOCK_SHARE = 0.9
 PROBE_SIZE = 512
 PROBE_S = 0.02
 
 
 def snapshot(pids: list[int]) -> dict[str, float | None]:
     """Counters of now, in seconds since some start: `busy_s` and `steal_s` of all CPUs, `own_s` of this process and
-    those with the numbers `pids`; `throttled`, the count of thermal throttling, None where the system does not tell.
+    those with the numbers `pids`; `throttled`, the count of thermal throttling, and `mhz`, the fastest CPU's clock, None
+    where the system does not tell.
     """
     cpu = psutil.cpu_times()
     own = 0.0
@@ -41,7 +43,13 @@ def snapshot(pids: list[int]) -> dict[str, float | None]:
         "steal_s": getattr(cpu, "steal", None),
         "own_s": own,
         "throttled": sum(counts) if counts else None,
+        "mhz": _mhz(),
     }
+
+
+def _mhz() -> float | None:
+    clocks = psutil.cpu_freq(percpu=True) if hasattr(psutil, "cpu_freq") else ()
+    return max((clock.current for clock in clocks or ()), default=None)
 
 
 @dataclass
@@ -53,6 +61,7 @@ class Watch:
     steal_s: float | None = 0.0
     throttled: int = 0
     switches: int | None = None
+    mhz: list[float] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -64,6 +73,7 @@ class Watch:
         else:
             self.steal_s = None
         self.throttled += (after["throttled"] or 0) - (before["throttled"] or 0)
+        self.mhz += [] if after["mhz"] is None else [after["mhz"]]
 
     def noise(self, best: dict[str, float]) -> dict[str, Any]:
         """Give `verdict`, "steady" or "noisy", `why`, and the figures behind it.
@@ -80,6 +90,9 @@ class Watch:
             why.append(f"the hypervisor took {steal:.1%} of the CPUs' time")
         if self.throttled:
             why.append(f"the CPU was throttled for heat {self.throttled} times")
+        slowest, fastest = min(self.mhz, default=None), max(self.mhz, default=None)
+        if slowest is not None and fastest is not None and slowest < CLOCK_SHARE * fastest:
+            why.append(f"the CPU's clock ranged from {slowest:.0f} to {fastest:.0f} MHz")
         for name, most in best.items():
             least = min((probe[name] for probe in self.probes if name in probe), default=most)
             if least < PROBE_SHARE[name] * most:
@@ -90,6 +103,7 @@ class Watch:
             "foreign_cores": foreign,
             "steal_share": steal,
             "throttled": self.throttled,
+            "mhz": {"low": slowest, "high": fastest},
             "involuntary_switches": self.switches,
             "probes": self.probes,
         }

@@ -16,8 +16,8 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.journal import Journal
-    from bench.measure import Bench, Shared
     from bench.record import Record
+    from bench.session import Bench, Shared
 
 JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
@@ -284,7 +284,7 @@ def bench(pytestconfig: pytest.Config) -> Bench:
 @pytest.fixture(scope="session")
 def shared(bench: Bench) -> Iterator[Shared]:
     """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
-    from bench.measure import Shared
+    from bench.session import Shared
 
     with Shared(bench) as common:
         yield common
@@ -293,8 +293,8 @@ def shared(bench: Bench) -> Iterator[Shared]:
 @pytest.fixture
 def supported(case: Case, pytestconfig: pytest.Config) -> None:
     """Skip the test, with the reason on record, where the case's engine cannot run it here."""
-    from bench.measure import unsupported
     from bench.record import Record
+    from bench.session import unsupported
 
     reason = unsupported(case)
     if reason is not None:
@@ -401,14 +401,14 @@ def bench_of(config: pytest.Config) -> Bench:
     """The Bench that the options and the environment describe."""
     from platformdirs import user_cache_path
 
-    from bench.measure import Bench
     from bench.sampling import QUICK, Plan
+    from bench.session import Bench
 
     option = config.option
     return Bench(
         cache=_folder(config, "cache") or user_cache_path("bench-harness", appauthor=False),
         data=_folder(config, "data"),
-        plan=QUICK if option.bench_quick else Plan(interval=option.bench_interval, budget_s=option.bench_budget),
+        plan=QUICK if option.bench_quick else Plan.within(option.bench_budget, option.bench_interval),
         timeout_s=option.bench_timeout,
         baseline_python=option.bench_baseline_python,
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),

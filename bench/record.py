@@ -22,11 +22,13 @@ class Record:
     steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
     latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
     artifact    digest (sha256, hex), bytes, format.
-    process     what its worker was given and used: versions, cores, pool, threads_used.
+    process     what its worker was given and used: versions, cores, pool, threads_used, and call_overhead_s: what
+                timing adds to a call, measured there on a session that does nothing.
     efficiency  multiply-accumulates of one item (macs_per_item), what they came to in the median call (gops, two for
                 each), and the share of what the control probe of that number format reached at its best.
     noise       verdict ("steady" or "noisy"), why, and the figures behind it: see bench.noise.
     energy_j_per_call  by RAPL over the whole package, idle power included; null where it cannot be read.
+    spent       sampled_s, the time in which the case or its baseline was called, of whole_s that it took.
     warnings    what makes the figures doubtful, each a line.
     samples_s   timed calls of all launches, evenly taken, in order.
     """
@@ -49,6 +51,7 @@ class Record:
     efficiency: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     energy_j_per_call: float | None = None
+    spent: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     samples_s: tuple[float, ...] = ()
 

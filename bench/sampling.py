@@ -39,6 +39,11 @@ class Plan:
     pass_s: float = 0.4
     slice_s: float = 0.04
 
+    @classmethod
+    def within(cls, budget_s: float, interval: float = interval) -> Plan:
+        """The plan for a budget: what is begun once, processes, is used for longer where there is more time."""
+        return cls(interval, budget_s, pass_s=max(cls.pass_s, budget_s / 25))
+
     def enough(self, passes: int, half_width: float | None, spent_s: float) -> bool:
         """Whether to stop after so many passes, an interval so wide (None: unknown) and so much time."""
         known = self.most_launches == 1 or (half_width is not None and half_width <= self.interval)

@@ -30,7 +30,7 @@ from bench import errors
 from bench.case import Case
 from bench.progress import send_to
 from bench.registry import Origin
-from bench.sampling import timed, warmed
+from bench.sampling import call_overhead_s, timed, warmed
 
 LOG_LINES = 5
 LOG_BYTES = 65536
@@ -225,15 +225,16 @@ def _current(facts: dict[str, Any]) -> Session:
     return _session
 
 
-def _build(facts: dict[str, Any]) -> str:
-    """Make what is missing of weights, reference outputs and the case's artefact; give the artefact's folder."""
+def _build(facts: dict[str, Any]) -> dict[str, str]:
+    """Make what is missing of weights, reference outputs and the case's artefact; give both folders."""
     from bench import build
 
     session = _current(facts)
-    build.reference(session.store, session.source)
+    reference = build.reference(session.store, session.source)
     built = build.artifact(session.store, session.source, session.case.engine, session.case.precision)
     assert built is not None
-    return str(built.folder)
+    assert reference is not None
+    return {"artifact": str(built.folder), "reference": str(reference.folder)}
 
 
 def _open(facts: dict[str, Any]) -> dict[str, Any]:
@@ -246,8 +247,8 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
 
     session = _current(facts)
     case, source = session.case, session.source
-    inputs = build.load_data(source, "test").inputs
-    session.example = source.model.preprocess(inputs[np.arange(case.batch) % len(inputs)])
+    inputs = np.load(Path(facts["reference"]) / "inputs.npy", allow_pickle=False)
+    session.example = inputs[np.arange(case.batch) % len(inputs)]
     recipe = recipes.get(case.precision)
 
     def network() -> Any:
@@ -271,6 +272,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "steady": steady,
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
+        "call_overhead_s": call_overhead_s(),
     }
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench import Case, engines, models, recipes
-from bench.measure import Bench, measure, prepare, unsupported
+from bench.measure import measure, prepare
 from bench.sampling import Plan
+from bench.session import Bench, unsupported
 
 pytest_plugins = "pytester"
 

@@ -4,11 +4,12 @@ import pytest
 
 from bench.noise import Watch, probe, snapshot
 
-QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0}
+QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0, "mhz": 3000.0}
 
 
 def watched(**changes):
     watch = Watch(probes=[{"fp32_gflops": 200.0, "copy_gb_per_s": 30.0}])
+    watch.add(QUIET, QUIET)
     watch.add(QUIET, QUIET | {"at_s": 10.0, "busy_s": 110.0, "own_s": 20.0} | changes)
     return watch.noise({"fp32_gflops": 210.0, "copy_gb_per_s": 40.0})
 
@@ -24,6 +25,7 @@ def test_a_machine_that_does_nothing_else_is_steady():
         ({"busy_s": 125.0}, "other processes used 1.50 cores"),
         ({"steal_s": 3.0}, "the hypervisor took 10.0% of the CPUs' time"),
         ({"throttled": 4}, "the CPU was throttled for heat 4 times"),
+        ({"mhz": 2000.0}, "the CPU's clock ranged from 2000 to 3000 MHz"),
     ],
 )
 def test_what_others_took_is_named(monkeypatch, changes, why):

@@ -1,4 +1,4 @@
-"""Claims about the self-test: it measures its known truths, here on a model that costs nothing."""
+"""Claims about the self-test: it holds its trials, here on a model that costs nothing."""
 
 import re
 
@@ -6,28 +6,44 @@ import pytest
 import toy  # noqa: F401 - registers the model
 
 from bench.errors import BenchError, UnknownMember
-from bench.measure import Bench
 from bench.sampling import Plan
-from bench.selftest import loaded, selftest
+from bench.selftest import TRIALS, loaded, selftest
+from bench.session import Bench
 
 SHORT = Plan(least_launches=3, most_launches=3, pass_s=0.05, slice_s=0.005, budget_s=0.1)
+TOLD = {
+    "overhead": r"timing a session that does nothing takes \d+ ns a call",
+    "same": r"of 1 95% intervals of a case against itself [01] contain 1; median half-width \d+\.\d\d%; called "
+    r"(\w+ [01](, )?){4}",
+    "slowed": r"a slow-down of 2% put in, 1 times: called .*; mean ratio [01]\.\d{4}",
+    "range": r"INT8 over FP32 in 1 runs: .*, a range of 0.00%; by plain pytest-benchmark beside it .* of 0.00%",
+    "killed": r"1 sessions killed at random moments: of [0-6] finished cases 0 were lost, 0 workers were left, "
+    r"1 of 1 resumed runs were whole",
+}
 
 
-def test_each_truth_is_told_with_what_was_found(tmp_path):
+@pytest.mark.parametrize("trial", TOLD)
+def test_a_trial_tells_what_was_found(tmp_path, trial):
     lines = []
-    selftest("linear", Bench(tmp_path, plan=SHORT), 1, 1, lines.append)
-    said = "\n".join(lines)
-    assert re.search(r"interval contains 1 in [01] of 1", said)
-    assert re.search(r"median half-width \d+\.\d\d%; called (\w+ [01](, )?){4}", said)
-    assert re.search(r"a slow-down of 2%: called .*; mean ratio [01]\.\d{4}", said)
-    assert re.search(r"INT8 over FP32: .* in 1 runs, a range of 0.00%", said)
+    selftest("linear", Bench(tmp_path, plan=SHORT), [trial], 1, 1, lines.append)
+    assert len(lines) == 1
+    assert re.fullmatch(f"{trial}: {TOLD[trial]}", lines[0])
 
 
-def test_a_model_that_is_not_there_or_one_launch_is_refused(tmp_path):
+def test_each_fault_of_a_worker_is_a_failed_case_with_its_reason(tmp_path):
+    lines = []
+    selftest("linear", Bench(tmp_path), ["broken"], 1, 0, lines.append)
+    assert lines[-1] == "broken: 6 of 6 faults are failed cases with their reason; the next: ok", lines
+
+
+def test_a_trial_or_model_that_is_not_there_or_one_launch_is_refused(tmp_path):
+    with pytest.raises(UnknownMember, match=f"no trial is named 'sane'; there are: {', '.join(TRIALS)}"):
+        selftest("linear", Bench(tmp_path), ["sane"], 1, 0, print)
     with pytest.raises(UnknownMember, match="no model is named 'vgg'"):
-        selftest("vgg", Bench(tmp_path), 1, 0, print)
-    with pytest.raises(BenchError, match="linear-fp32-onnxruntime-b1-t1 could not be measured"):
-        selftest("linear", Bench(tmp_path, plan=Plan(least_launches=1, most_launches=1, pass_s=0.01)), 1, 0, print)
+        selftest("vgg", Bench(tmp_path), ["same"], 1, 0, print)
+    quick = Plan(least_launches=1, most_launches=1, pass_s=0.01)
+    with pytest.raises(BenchError, match="linear-fp32-onnxruntime-b1-t1 could not be measured: one launch"):
+        selftest("linear", Bench(tmp_path, plan=quick), ["same"], 1, 0, print)
 
 
 def test_what_keeps_the_machine_busy_ends_with_the_test():

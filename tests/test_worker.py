@@ -14,8 +14,9 @@ import toy  # noqa: F401 - registers the toy engine, model and data
 from bench import Case, Recipe, engines
 from bench.artifact import Store
 from bench.errors import BenchWarning
-from bench.measure import Bench, contradiction, find, measure, prepare
+from bench.measure import contradiction, measure, prepare
 from bench.sampling import Plan
+from bench.session import Bench, find
 
 CASE = Case("linear", "fp32", "toy", batch=4)
 QUICK = Plan(least_launches=1, most_launches=1, pass_s=0.03, slice_s=0.001)
@@ -151,10 +152,10 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import toy
 from bench import Case
-from bench.measure import Bench, Session, find
+from bench.session import Bench, Session, built_by
 bench = Bench(Path({str(bench.cache)!r}))
 case = Case("linear", "fp32", "toy", batch=4)
-session = Session(case, bench, str(find(case, bench)[0].folder))
+session = Session(case, bench, built_by(case, bench))
 session.open()
 session.take(0.01)
 print(session.pid, flush=True)

@@ -61,7 +61,9 @@ class Engine(ABC):
         return {}
 
     def pool(self) -> dict[str, object]:
-        """The settings that the thread pools really have in this process, once an artefact is loaded."""
+        """The settings that the thread pools really have in this process, once an artefact is loaded; an engine with
+        pools of its own adds what the session that it loaded last tells.
+        """
         from threadpoolctl import threadpool_info
 
         return {f"{pool['user_api']}:{pool['prefix']}": pool["num_threads"] for pool in threadpool_info()}

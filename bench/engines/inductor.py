@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from bench.engines import Engine, quiet
-from bench.engines.torch import CALIBRATION_BATCH, STATE, lowered, predictor, reduce_range
+from bench.engines.torch import CALIBRATION_BATCH, STATE, lowered, pools, predictor, reduce_range
 from bench.errors import BuildError
 from bench.recipe import Recipe
 
@@ -81,6 +81,10 @@ class Inductor(Engine):
             with quiet():
                 module = torch.export.load(folder / PROGRAM).module()
         return predictor(torch.compile(module, dynamic=False))
+
+    def pool(self) -> dict[str, object]:
+        """PyTorch's two pools."""
+        return super().pool() | pools()
 
 
 def _quantizer() -> str:

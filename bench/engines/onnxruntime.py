@@ -67,12 +67,22 @@ class OnnxRuntime(Engine):
         options.log_severity_level = 3
         options.add_free_dimension_override_by_name(BATCH, len(example))
         session = onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        self._session = session
         name = session.get_inputs()[0].name
 
         def predict(inputs: np.ndarray) -> np.ndarray:
             return session.run(None, {name: inputs})[0]
 
         return predict
+
+    def pool(self) -> dict[str, object]:
+        """The session's own pools."""
+        options = self._session.get_session_options()
+        return super().pool() | {
+            "intra_op": options.intra_op_num_threads,
+            "inter_op": options.inter_op_num_threads,
+            "execution_mode": options.execution_mode.name,
+        }
 
 
 def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:

@@ -76,12 +76,18 @@ class OpenVino(Engine):
                 "INFERENCE_PRECISION_HINT": "bf16" if recipe.number_format == "bf16" else "f32",
             },
         )
+        self._compiled = compiled
         request = compiled.create_infer_request()
 
         def predict(inputs: np.ndarray) -> np.ndarray:
             return request.infer({0: inputs}, share_inputs=True)[0]
 
         return predict
+
+    def pool(self) -> dict[str, object]:
+        """What the compiled model tells of its streams, threads and precision."""
+        told = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
+        return super().pool() | {name.lower(): str(self._compiled.get_property(name)) for name in told}
 
 
 ENGINE = OpenVino()

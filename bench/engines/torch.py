@@ -53,6 +53,17 @@ class Torch(Engine):
         module.load_state_dict(torch.load(folder / STATE, weights_only=True))
         return predictor(module)
 
+    def pool(self) -> dict[str, object]:
+        """PyTorch's two pools."""
+        return super().pool() | pools()
+
+
+def pools() -> dict[str, object]:
+    """The sizes of PyTorch's two thread pools."""
+    import torch
+
+    return {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()}
+
 
 def quantized_engine() -> str:
     """The name of PyTorch's INT8 kernels for this processor."""

@@ -1,0 +1,116 @@
+"""ONNX Runtime, made slower by a known share or broken in a known way: an engine that workers know by this module."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.engines import Engine, engines
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bench.engines import Predict
+
+INNER = "onnxruntime"
+SLOWED, BROKEN = "selftest_slowed", "selftest_broken"
+SLOWER = 0.02
+FAULT = "BENCH_SELFTEST_FAULT"
+
+
+class Around(Engine):
+    """ONNX Runtime with something around each call."""
+
+    packages = engines.get(INNER).packages
+    format = engines.get(INNER).format
+
+    def supports(self, recipe: Recipe, device: str) -> str | None:
+        """As ONNX Runtime."""
+        return engines.get(INNER).supports(recipe, device)
+
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+        """As ONNX Runtime."""
+        engines.get(INNER).build(network, recipe, samples, folder)
+
+    def load(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Predict:
+        """As ONNX Runtime, with what this engine adds."""
+        return self.around(engines.get(INNER).load(folder, recipe, network, example, threads))
+
+    def around(self, predict: Predict) -> Predict:
+        """Give the call with what this engine adds."""
+        raise NotImplementedError
+
+
+class Slowed(Around):
+    """Each call lasts 2% longer: it waits, busy, for a fiftieth of what the call took."""
+
+    def around(self, predict: Predict) -> Predict:
+        """Add the wait."""
+
+        def slowed(inputs: np.ndarray) -> np.ndarray:
+            began = time.perf_counter()
+            outputs = predict(inputs)
+            now = time.perf_counter()
+            end = now + SLOWER * (now - began)
+            while time.perf_counter() < end:
+                pass
+            return outputs
+
+        return slowed
+
+
+class Broken(Around):
+    """The first call breaks in the way that an environment variable names, one of FAULTS."""
+
+    def around(self, predict: Predict) -> Predict:
+        """Add the fault."""
+        fault = os.environ.get(FAULT)
+        return predict if fault is None else lambda inputs: FAULTS[fault](inputs)
+
+
+def _flood(_: np.ndarray) -> np.ndarray:
+    for _again in range(2000):
+        os.write(1, b"flood " * 10_000)
+    raise RuntimeError("the flood is over")
+
+
+def _rubbish(inputs: np.ndarray) -> np.ndarray:
+    for descriptor in range(3, 20):  # the worker's answers leave by one of these
+        try:
+            os.write(descriptor, b"rubbish\n")
+        except OSError:
+            continue
+    time.sleep(600)
+    return inputs
+
+
+def _allocate(inputs: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.ones(1 << 36, dtype=np.uint8)
+
+
+def _hang(inputs: np.ndarray) -> np.ndarray:
+    time.sleep(600)
+    return inputs
+
+
+FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "segfault": lambda inputs: ctypes.string_at(0),  # type: ignore[dict-item,return-value]
+    "exit": lambda inputs: os._exit(7),
+    "hang": _hang,
+    "memory": _allocate,
+    "flood": _flood,
+    "rubbish": _rubbish,
+}
+
+engines.add(SLOWED, Slowed(), __name__)
+engines.add(BROKEN, Broken(), __name__)

@@ -1,0 +1,194 @@
+"""What the harness does when things break.
+
+a worker that breaks         each fault is a failed case with the right reason, and the session goes on
+a session that is killed     what was finished is in the journal, a resumed run is whole, no worker is left
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.case import Case
+from bench.errors import BenchError
+from bench.journal import read
+from bench.measure import measure, prepare
+from bench.sampling import QUICK
+from bench.selftest.engines import BROKEN, FAULT, INNER
+from bench.session import origins
+
+if TYPE_CHECKING:
+    from bench.session import Bench
+
+REASONS = {
+    "segfault": r"the worker was ended by signal 11 while it answered 'open'",
+    "exit": r"the worker exited with status 7 while it answered 'open'",
+    "hang": r"no answer to 'open' within \d+ s; it was killed",
+    "memory": r"open: .*(MemoryError|cannot allocate|Unable to allocate)",
+    "flood": r"open: RuntimeError: the flood is over",
+    "rubbish": r"the worker answered 'open' with rubbish, 'rubbish",
+}
+LIMIT_BYTES = 8_000_000_000
+HUNG_S = 10.0
+GONE_S = 10.0
+MARK = "BENCH_SELFTEST_MARK"
+
+CONFTEST = """
+import json
+from bench.registry import Origin
+
+for origin in json.loads({origins!r}):
+    Origin(**origin).load()
+"""
+SUITE = """
+import pytest
+from bench import Grid
+
+@pytest.mark.grid(
+    Grid({model!r}, ["fp32", "int8_static"], {engine!r}, [1, 2, 3], baseline={{"engine": {engine!r}, "precision": "fp32"}})
+)
+def test_killed(case, measure):
+    measure(case)
+"""
+
+
+def broken(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell which faults of a worker end as a failed case with the right reason, and whether the next case is measured."""
+    case = Case(model, "fp32", BROKEN)
+    prepare([case], bench)
+    limited = replace(bench, plan=QUICK, timeout_s=HUNG_S, memory_bytes=LIMIT_BYTES)
+    right = 0
+    for fault, reason in REASONS.items():
+        with environment({FAULT: fault}):
+            record = measure(case, limited)
+        as_it_should = record.status == "failed" and re.match(reason, record.reason or "") is not None
+        right += as_it_should
+        told(f"{'right' if as_it_should else 'WRONG'}: {fault}: {record.status}: {(record.reason or '')[:100]}")
+    told(
+        f"{right} of {len(REASONS)} faults are failed cases with their reason; the next: {measure(case, limited).status}"
+    )
+
+
+def killed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell what is left of runs that were killed at random moments, every third of which had yet to build its artefacts."""
+    prepare([Case(model, precision, INNER) for precision in ("fp32", "int8_static")], bench)
+    lasts_s: dict[bool, float] = {}
+    finished = lost = left = whole = 0
+    for trial in range(repeats + 2):
+        cold = trial % 3 == 1
+        with tempfile.TemporaryDirectory() as place:
+            run = Run(Path(place), model, bench, cold)
+            if cold not in lasts_s:  # the first of each kind is not killed, but timed
+                began = time.monotonic()
+                run.start().wait()
+                lasts_s[cold] = time.monotonic() - began
+                run.saved()
+                continue
+            run.kill_after(random.uniform(0.0, lasts_s[cold]))
+            passed, journaled = run.passed(), run.journaled()
+            finished += len(passed)
+            lost += len(passed - journaled.keys())
+            left += run.workers_left()
+            code = run.start("--bench-resume").wait()
+            saved = run.saved() if code == 0 else {}
+            kept = all(saved.get(node) == samples for node, samples in journaled.items())
+            whole += len(saved) == 6 and kept and "was changed" not in run.said()
+    told(
+        f"{repeats} sessions killed at random moments: of {finished} finished cases {lost} were lost, {left} workers were "
+        f"left, {whole} of {repeats} resumed runs were whole"
+    )
+
+
+class Run:
+    """A pytest session on a small grid in a folder and with a cache of its own."""
+
+    def __init__(self, place: Path, model: str, bench: Bench, cold: bool) -> None:
+        self._place, self._mark = place, uuid.uuid4().hex
+        self._cache = place / "cache"
+        kinds = ["weights", "reference"] if cold else ["weights", "reference", "artifact"]
+        for kind in kinds:
+            shutil.copytree(bench.cache / kind, self._cache / kind)
+        told = [asdict(origin) for origin in origins()]
+        (place / "conftest.py").write_text(CONFTEST.format(origins=json.dumps(told)))
+        (place / "test_killed.py").write_text(SUITE.format(model=model, engine=INNER))
+        data = [] if bench.data is None else [f"--bench-data={bench.data}"]
+        self._command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--bench-quick", *data]
+        self._command += [f"--bench-cache={self._cache}", "--benchmark-json=run.json"]
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start the session; what it says goes to a file."""
+        with (self._place / "said.txt").open("wb") as said:
+            return subprocess.Popen(
+                [*self._command, *options],
+                cwd=self._place,
+                env=os.environ | {MARK: self._mark, "PYTHONUNBUFFERED": "1"},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill_after(self, seconds: float) -> None:
+        """Start it, and end it by signal 9 after so long."""
+        process = self.start()
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+
+    def said(self) -> str:
+        """What the last start printed."""
+        return (self._place / "said.txt").read_text(errors="replace")
+
+    def passed(self) -> set[str]:
+        """The tests that it has told to have passed."""
+        return set(re.findall(r"^(\S+::\S+) PASSED", self.said(), re.MULTILINE))
+
+    def journaled(self) -> dict[str, list[float]]:
+        """The samples of each test that is in the journal."""
+        lines = [line for path in sorted((self._cache / "journal").glob("*/*.jsonl")) for line in read(path)]
+        return {line["node"]: line["record"]["samples_s"] for line in lines if "node" in line}
+
+    def saved(self) -> dict[str, list[float]]:
+        """The samples of each test that is in the saved run. Raises BenchError where there is none."""
+        try:
+            run: dict[str, Any] = json.loads((self._place / "run.json").read_text())
+        except (OSError, ValueError):
+            last = (self.said().strip().splitlines() or ["nothing"])[-1]
+            raise BenchError(f"the session saved no run; it said: {last}") from None
+        return {one["fullname"]: one["stats"]["data"] for one in run["benchmarks"]}
+
+    def workers_left(self) -> int:
+        """How many processes of the session are still there after 10 s."""
+        until = time.monotonic() + GONE_S
+        while (count := self._alive()) and time.monotonic() < until:
+            time.sleep(0.1)
+        return count
+
+    def _alive(self) -> int:
+        import psutil
+
+        environments = (process.info["environ"] or {} for process in psutil.process_iter(["environ"]))
+        return sum(environment.get(MARK) == self._mark for environment in environments)
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Put variables over this process's environment meanwhile."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

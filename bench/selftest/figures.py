@@ -1,0 +1,144 @@
+"""What the figures say of speed-ups that are known.
+
+a case against itself           its speed-up is 1: how often the 95% interval contains it, and how wide it is
+a slow-down of 2% put in        how often it is called slower
+INT8 over FP32, run after run   how far the speed-up ranges, beside plain pytest-benchmark's
+a grid of 40 cases              how much of the time is spent on sampling
+a session that does nothing     what timing adds to a call
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.case import BASELINE, Case, Grid, baseline_of
+from bench.errors import BenchError
+from bench.measure import measure, prepare
+from bench.sampling import call_overhead_s
+from bench.selftest.engines import INNER, SLOWED, SLOWER
+from bench.session import Shared, built_by
+
+if TYPE_CHECKING:
+    from bench.session import Bench
+
+PLAIN = """
+import json, os
+import numpy, onnxruntime, pytest
+
+FILES = json.loads(os.environ["BENCH_SELFTEST_FILES"])
+
+@pytest.mark.parametrize("precision", ["fp32", "int8_static"])
+def test_plain(benchmark, precision):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(FILES[precision], options, providers=["CPUExecutionProvider"])
+    inputs = numpy.load(FILES["inputs"])[:1]
+    benchmark(session.run, None, {session.get_inputs()[0].name: inputs})
+"""
+
+
+def overhead(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell what timing adds to a call."""
+    costs = [call_overhead_s() for _ in range(repeats)]
+    told(f"timing a session that does nothing takes {1e9 * statistics.median(costs):.0f} ns a call")
+
+
+def same(model: str, bench: Bench, repeats: int, told: Callable[[str], None], engine: str = INNER) -> None:
+    """Tell how often the interval of a case against itself contains 1."""
+    fp32 = Case(model, "fp32", engine)
+    found = _speedups(fp32, fp32, bench, repeats)
+    covered = sum(one["low"] <= 1 <= one["high"] for one in found)
+    widths = [(one["high"] - one["low"]) / 2 / one["ratio"] for one in found]
+    told(
+        f"of {repeats} 95% intervals of a case against itself {covered} contain 1; "
+        f"median half-width {statistics.median(widths):.2%}; called {_counted(found)}"
+    )
+
+
+def slowed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell how often a slow-down that was put in is called slower."""
+    found = _speedups(Case(model, "fp32", SLOWED), Case(model, "fp32", INNER), bench, repeats)
+    mean = statistics.fmean(one["ratio"] for one in found)
+    told(f"a slow-down of {SLOWER:.0%} put in, {repeats} times: called {_counted(found)}; mean ratio {mean:.4f}")
+
+
+def ranged(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell how far the speed-up of INT8 over FP32 ranges from run to run, here and by plain pytest-benchmark."""
+    fp32, int8 = Case(model, "fp32", INNER), Case(model, "int8_static", INNER)
+    ours, plain = [], []
+    for _ in range(repeats):
+        ours += [one["ratio"] for one in _speedups(int8, fp32, bench, 1)]
+        plain.append(_plain(fp32, int8, bench))
+    told(f"INT8 over FP32 in {repeats} runs: {_range(ours)}; by plain pytest-benchmark beside it {_range(plain)}")
+
+
+def grid(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell how much of the time is spent on sampling over a grid of 40 cases, with all artefacts built."""
+    threads = range(1, 1 + min(2, os.cpu_count() or 1))
+    cases = list(Grid(model, ["fp32", "int8_static"], [INNER, "openvino"], [1, 2, 4, 8, 16], threads))
+    pairs = sorted(((baseline_of(case, BASELINE), case) for case in cases), key=lambda pair: pair[0].id)
+    prepare(itertools.chain(*pairs), bench)
+    began, sampled_s = time.monotonic(), 0.0
+    with Shared(bench) as shared:
+        for baseline, case in pairs:
+            record = measure(case, bench, baseline, shared)
+            if record.status != "ok":
+                raise BenchError(f"{case.id} could not be measured: {record.reason}")
+            sampled_s += record.spent["sampled_s"]
+    whole_s = time.monotonic() - began
+    told(f"of {whole_s:.0f} s for {len(cases)} cases with warm caches {sampled_s / whole_s:.0%} were sampling")
+
+
+def _speedups(case: Case, baseline: Case, bench: Bench, repeats: int) -> list[dict[str, Any]]:
+    """The speed-ups of so many runs, each with fresh processes on both sides."""
+    prepare([case, baseline], bench)
+    found = []
+    for _ in range(repeats):
+        with Shared(bench) as shared:
+            record = measure(case, bench, baseline, shared)
+        if record.status != "ok" or record.speedup.get("low") is None:
+            reason = record.reason or record.speedup.get("reason") or "one launch has no interval"
+            raise BenchError(f"{case.id} could not be measured: {reason}")
+        found.append(record.speedup)
+    return found
+
+
+def _plain(fp32: Case, int8: Case, bench: Bench) -> float:
+    """The ratio of the two medians as pytest-benchmark finds them, one after the other in one process."""
+    folders = {case.precision: built_by(case, bench) for case in (fp32, int8)}
+    files = {precision: str(Path(built["artifact"]) / "model.onnx") for precision, built in folders.items()}
+    files["inputs"] = str(Path(folders["fp32"]["reference"]) / "inputs.npy")
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "test_plain.py").write_text(PLAIN)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-json=plain.json"],
+            cwd=place,
+            env=os.environ | {"BENCH_SELFTEST_FILES": json.dumps(files)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise BenchError(f"plain pytest-benchmark failed: {done.stdout.strip().splitlines()[-1]}")
+        benchmarks = json.loads((Path(place) / "plain.json").read_text())["benchmarks"]
+    medians = {one["params"]["precision"]: float(one["stats"]["median"]) for one in benchmarks}
+    return medians["fp32"] / medians["int8_static"]
+
+
+def _range(ratios: list[float]) -> str:
+    spread = (max(ratios) - min(ratios)) / statistics.median(ratios)
+    return f"{min(ratios):.3f} to {max(ratios):.3f}, a range of {spread:.2%}"
+
+
+def _counted(speedups: list[dict[str, Any]]) -> str:
+    verdicts = [one["verdict"] for one in speedups]
+    return ", ".join(f"{name} {verdicts.count(name)}" for name in ("faster", "slower", "same", "ambiguous"))

@@ -1,0 +1,265 @@
+"""The processes that a case is measured in, as the harness holds them: sessions of the case, and what cases share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import build
+from bench.artifact import Artifact, Store
+from bench.case import Case
+from bench.dataset import datasets
+from bench.engines import engines
+from bench.errors import BaselineError, BenchError
+from bench.machine import cores_for, energy_j
+from bench.model import models, source
+from bench.recipe import recipes
+from bench.registry import Origin
+from bench.sampling import Plan, Slice
+from bench.worker import Worker
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a session measures: the cache and data folders, how long to sample, when to give a worker up.
+
+    cache            root of the artefact store.
+    data             the user's data folder, None for embedded data.
+    timeout_s        the longest that one question to a worker may take; building has ten times as long.
+    baseline_python  the interpreter of the baselines' workers, None for this one.
+    memory_bytes     the most private memory a worker may have, None for no limit.
+    """
+
+    cache: Path
+    data: Path | None = None
+    plan: Plan = field(default_factory=Plan)
+    timeout_s: float = 120.0
+    baseline_python: str | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def store(self) -> Store:
+        """The artefact store of the session."""
+        return Store(self.cache)
+
+
+def unsupported(case: Case) -> str | None:
+    """Give the reason why the case cannot be measured on this machine, None where it can."""
+    engine = engines.get(case.engine)
+    return engine.missing() or engine.supports(recipes.get(case.precision), case.device)
+
+
+def find(case: Case, bench: Bench, make: bool = False) -> tuple[Artifact, Artifact] | None:
+    """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
+    chosen = source(models.get(case.model), bench.data)
+    reference = build.reference(bench.store, chosen, make)
+    artifact = None if reference is None else build.artifact(bench.store, chosen, case.engine, case.precision, make)
+    return None if artifact is None or reference is None else (artifact, reference)
+
+
+@dataclass
+class Energy:
+    """Adds up what a case's slices used, where the system tells."""
+
+    joules: float = 0.0
+    calls: int = 0
+
+    def add(self, before_j: float | None, after_j: float | None, calls: int) -> None:
+        """Count one slice; one in which the counter wrapped around, or which has none, is left out."""
+        if before_j is not None and after_j is not None and after_j >= before_j:
+            self.joules += after_j - before_j
+            self.calls += calls
+
+    @property
+    def per_call_j(self) -> float | None:
+        """Joules a call, None where nothing could be read."""
+        return self.joules / self.calls if self.calls else None
+
+
+class Session:
+    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`."""
+
+    def __init__(
+        self,
+        case: Case,
+        bench: Bench,
+        built: dict[str, str],
+        python: str = sys.executable,
+        energy: Energy | None = None,
+    ) -> None:
+        self._energy = energy
+        self.case, self._bench = case, bench
+        self._facts = facts_of(case, bench) | built
+        self._worker = worker_for(case, bench, case.threads, python=python)
+        self.opened: dict[str, Any] = {}
+
+    def open(self) -> None:
+        """Load, call until it is steady, and stand by."""
+        self.opened = self.ask("open", cores=cores_for(self.case.threads))
+        self._worker.suspend()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def take(self, seconds: float) -> Slice:
+        """Let it call for so many seconds, while all other sessions are suspended."""
+        before = energy_j()
+        taken = Slice(**self.ask("slice", seconds=seconds))
+        if self._energy is not None:
+            self._energy.add(before, energy_j(), taken.calls)
+        self._worker.suspend()
+        return taken
+
+    @property
+    def pid(self) -> int:
+        """The worker's process number."""
+        return self._worker.pid
+
+    def ask(self, question: str, **facts: Any) -> Any:
+        """Ask the worker; it goes on after the answer."""
+        return self._worker.ask(question, self._bench.timeout_s, **facts, **self._facts)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+
+
+def open_all(sessions: list[Session]) -> None:
+    """Open sessions side by side, as many as there are CPUs at a time; nothing is being measured meanwhile."""
+    with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+        for opened in [pool.submit(session.open) for session in sessions]:
+            opened.result()
+
+
+class Shared:
+    """What the cases of a session share: the sessions of their baseline, one for each launch, and the control probes.
+
+    Each baseline session is a process of its own, so what differs from process to process is in every case's interval;
+    that the cases share them saves starting them anew. Another baseline's sessions take their place. All are suspended
+    but for their turns. Use it as a context manager.
+
+    best  the best figure of each probe so far, by the number of threads.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._probes: dict[int, Worker] = {}
+        self.best: dict[int, dict[str, float]] = {}
+        self._case: Case | None = None
+        self._built: dict[str, str] = {}
+        self._sessions: list[Session] = []
+
+    def __enter__(self) -> Shared:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._drop()
+        while self._probes:
+            self._probes.popitem()[1].close()
+
+    def _drop(self) -> None:
+        while self._sessions:
+            self._sessions.pop().close()
+        self._case = None
+
+    def probe(self, threads: int) -> dict[str, float]:
+        """Probe the machine on the cores of a case of so many threads."""
+        if threads not in self._probes:
+            self._probes[threads] = Worker({"OMP_NUM_THREADS": str(threads)}, [])
+        figures: dict[str, float] = self._probes[threads].ask(
+            "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
+        )
+        self._probes[threads].suspend()
+        best = self.best.setdefault(threads, {})
+        best |= {name: max(figure, best.get(name, 0.0)) for name, figure in figures.items()}
+        return figures
+
+    def sessions(self, case: Case, count: int) -> list[Baseline]:
+        """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
+        try:
+            if case != self._case:
+                self._drop()
+                reason = unsupported(case)
+                if reason is not None:
+                    raise BaselineError(f"unsupported: {reason}")
+                self._built, self._case = built_by(case, self._bench, self._python), case
+            lacking = range(len(self._sessions), count)
+            added = [Session(case, self._bench, self._built, self._python) for _ in lacking]
+            self._sessions += added
+            open_all(added)
+        except BenchError as error:
+            self._drop()
+            raise BaselineError(str(error)) from error
+        return [Baseline(self, session) for session in self._sessions[:count]]
+
+    @property
+    def _python(self) -> str:
+        return self._bench.baseline_python or sys.executable
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One of the shared sessions in a launch; what goes wrong with it is not the case's failure."""
+
+    shared: Shared
+    session: Session
+
+    def take(self, seconds: float) -> Slice:
+        """Let it call for so many seconds; a BaselineError where it breaks."""
+        try:
+            return self.session.take(seconds)
+        except BenchError as error:
+            self.shared.close()
+            raise BaselineError(str(error)) from error
+
+
+def built_by(case: Case, bench: Bench, python: str = sys.executable) -> dict[str, str]:
+    """The folders of the case's `artifact` and `reference` as this interpreter's libraries make them."""
+    if python == sys.executable and (built := find(case, bench)) is not None:
+        return {"artifact": str(built[0].folder), "reference": str(built[1].folder)}
+    with worker_for(case, bench, os.cpu_count() or 1, python=python) as builder:
+        folders: dict[str, str] = builder.ask("build", 10 * bench.timeout_s, **facts_of(case, bench))
+        return folders
+
+
+def origins() -> list[Origin]:
+    """The files that registered members, which a worker imports to know them."""
+    found: dict[Origin, None] = {}
+    for registry in (models, datasets, recipes, engines):
+        found |= dict.fromkeys(registry.origins().values())
+    return list(found)
+
+
+def facts_of(case: Case, bench: Bench) -> dict[str, Any]:
+    """What a worker is told with every question."""
+    return {"case": case.axes(), "cache": str(bench.cache), "data": None if bench.data is None else str(bench.data)}
+
+
+def worker_for(
+    case: Case,
+    bench: Bench,
+    threads: int,
+    told: Callable[[str, int, int], None] | None = None,
+    python: str = sys.executable,
+) -> Worker:
+    """A fresh worker with the environment that the case's engine wants for so many threads."""
+    environment = engines.get(case.engine).environment(threads)
+    return Worker(
+        environment | {"TORCHINDUCTOR_CACHE_DIR": str(bench.cache / "inductor")},
+        origins(),
+        told,
+        python,
+        bench.memory_bytes,
+    )
