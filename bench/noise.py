@@ -23,8 +23,8 @@ PROBE_S = 0.02
 
 def snapshot(pids: list[int]) -> dict[str, float | None]:
     """Counters of now, in seconds since some start: `busy_s` and `steal_s` of all CPUs, `own_s` of this process and
-    those with the numbers `pids`; `throttled`, the count of thermal throttling, and `mhz`, the fastest CPU's clock, None
-    where the system does not tell.
+    those with the numbers `pids`; the count of thermal throttling, `throttled`, and the fastest CPU's clock, `mhz`,
+    None where the system does not tell.
     """
     cpu = psutil.cpu_times()
     own = 0.0

@@ -56,10 +56,10 @@ class Record:
     samples_s: tuple[float, ...] = ()
 
     def saved(self) -> dict[str, Any]:
-        """The record as plain JSON, without its samples, which pytest-benchmark keeps."""
+        """The record as plain JSON, without its samples, which pytest-benchmark keeps, or figures that it has not."""
         facts = asdict(self)
         del facts["samples_s"]
-        if self.status != "ok":
+        if not self.samples_s and self.status != "ok":
             facts = {name: facts[name] for name in ("case", "status", "reason")}
         return {"id": self.case.id} | {name: finite(fact) for name, fact in facts.items()}
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench.isa import cpu_flags
-from bench.machine import cgroup, cores_for, describe, energy_j
+from bench.machine import available_bytes, cgroup, cores_for, describe, energy_j
 
 
 def test_the_facts_are_strict_json_and_agree_with_a_second_source():
@@ -89,3 +89,9 @@ def test_energy_is_summed_over_packages_and_null_where_it_cannot_be_read(tmp_pat
         (tmp_path / package).mkdir()
         (tmp_path / package / "energy_uj").write_text(microjoules)
     assert energy_j(tmp_path) == 2.0
+
+
+def test_memory_is_what_the_machine_has_left_or_the_control_group_allows(monkeypatch):
+    assert 0 < available_bytes() <= psutil.virtual_memory().total
+    monkeypatch.setattr("bench.machine.cgroup", lambda: {"cpus": None, "memory_bytes": 1e6})
+    assert available_bytes() == 1e6

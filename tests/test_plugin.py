@@ -219,6 +219,7 @@ def test_a_gate_that_is_not_surely_reached_fails_and_is_no_baseline_later(sessio
         "failed",
         next(told for told in result.outlines if told[:5] == "gate:"),
     )
+    result.stdout.fnmatch_lines(["| linear (failed) | fp32 *"])
 
 
 def test_a_gate_in_the_suite_is_passed_by_what_surely_reaches_it(session, pytester):

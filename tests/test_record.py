@@ -22,6 +22,11 @@ def test_a_measured_record_is_strict_json_without_its_samples():
     assert "samples_s" not in saved
 
 
+def test_a_record_that_failed_its_test_keeps_its_figures():
+    saved = Record(CASE, "failed", "gate: too slow", latency={"p50_s": 0.1}, samples_s=(0.1,)).saved()
+    assert (saved["status"], saved["latency"]) == ("failed", {"p50_s": 0.1})
+
+
 def test_an_unmeasured_record_is_its_case_status_and_reason_alone():
     assert Record(CASE, "unsupported", "why").saved() == {
         "id": "m-fp32-torch-b1-t1",

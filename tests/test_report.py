@@ -111,6 +111,19 @@ def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
     )
 
 
+def test_a_case_that_was_measured_but_failed_its_test_has_a_marked_row_and_its_reason_and_is_no_ones_baseline():
+    run = read(GOLDEN)
+    for record in run.records[:2]:
+        record |= {"status": "failed", "reason": "gate: speed-up misses 1.5"}
+    text = render(run)
+    failed = cells(text, ["resnet20 (failed)", "fp32", "onnxruntime"])
+    assert "ms" not in failed[6]
+    assert float(failed[8]) > 0
+    assert cells(text, ["resnet20", "int8_static", "onnxruntime"])[12:14] == ["-", "-"]
+    names = ", ".join(record["id"] for record in run.records[:2])
+    assert f"- failed: {names}: gate: speed-up misses 1.5" in text
+
+
 def test_a_run_of_one_case_has_its_size(saved):
     size = saved["benchmarks"][2]["extra_info"]["artifact"]["bytes"]
     text = render(Run(read(GOLDEN).records[2:3]), TABLES)

@@ -126,6 +126,11 @@ def test_passes_go_on_until_the_interval_is_narrow_or_the_budget_spent():
     assert plan.enough(2, None, 20.0)
 
 
+def test_a_larger_budget_makes_longer_passes_of_what_was_started():
+    assert [Plan.within(budget_s).pass_s for budget_s in (4.0, 10.0, 20.0, 100.0)] == [0.4, 0.4, 0.8, 4.0]
+    assert Plan.within(20.0, 0.01) == Plan(interval=0.01, pass_s=0.8)
+
+
 def test_one_launch_ends_after_its_least_passes():
     assert not QUICK.enough(1, None, 0.0)
     assert QUICK.enough(2, None, 0.0)

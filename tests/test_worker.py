@@ -43,6 +43,8 @@ def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
     assert record.noise["verdict"] in ("steady", "noisy")
     assert len(record.noise["probes"]) == 3  # before each of two passes and after
     assert record.process["versions"].keys() == {"numpy", "python"}
+    assert 0 < record.process["call_overhead_s"] < 1e-4
+    assert 0 < record.spent["sampled_s"] < record.spent["whole_s"]
     assert record.latency["p50_s"] == pytest.approx(statistics.median(record.samples_s))
     assert record.latency["p90_s"] is not None
     assert record.throughput_items_per_s == pytest.approx(4 * len(record.samples_s) / sum(record.samples_s))

@@ -72,11 +72,13 @@ def _engines_of(table: pd.DataFrame) -> set[str]:
 def general(table: pd.DataFrame) -> str:
     """One row a measured case; unsupported and failed ones as notes below, with their reasons.
 
-    The speed-up is that of paired samples; other ratios go by way of the baseline, and are headed with a star.
+    A case that was measured but failed its test has a row too, marked so. The speed-up is that of paired samples; other
+    ratios go by way of the baseline, and are headed with a star.
     """
-    known = table[table["status"] == "ok"]
+    good = table[table["status"] == "ok"]
+    known = table[[row["status"] == "ok" or is_number(row.get("latency.p50_s")) for _, row in table.iterrows()]]
     columns: dict[str, Callable[[Any], str]] = {
-        "model": lambda row: row["model"],
+        "model": lambda row: row["model"] if row["status"] == "ok" else f"{row['model']} ({row['status']})",
         "precision": lambda row: row["precision"],
         "engine": lambda row: row["engine"],
         "batch": lambda row: f"{row['batch']:d}",
@@ -93,8 +95,8 @@ def general(table: pd.DataFrame) -> str:
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
         "speed-up": _speedup,
-        "x own FP32*": lambda row: _ratio(row, _fp32(known, row, {"engine": row["engine"]})),
-        "x best FP32*": lambda row: _ratio(row, _fp32(known, row, {})),
+        "x own FP32*": lambda row: _ratio(row, _fp32(good, row, {"engine": row["engine"]})),
+        "x best FP32*": lambda row: _ratio(row, _fp32(good, row, {})),
         "of peak": lambda row: _number(row.get("efficiency.share_of_peak"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
@@ -110,12 +112,12 @@ def general(table: pd.DataFrame) -> str:
             "",
             *_footnotes(known),
         ]
-    lines += ["", *notes(table)] if len(known) < len(table) else []
+    lines += ["", *notes(table)] if len(good) < len(table) else []
     return "\n".join(lines)
 
 
 def notes(table: pd.DataFrame) -> list[str]:
-    """A line for each reason why cases have no figures, with the cases it keeps out."""
+    """A line for each reason why cases are unsupported or failed, with the cases it holds for."""
     lost = table[table["status"] != "ok"]
     lines = []
     for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
@@ -148,10 +150,10 @@ def _speedup(row: Any) -> str:
     return f"{ratio:.2f} ({low:.2f}-{high:.2f})" if is_number(low) and is_number(high) else f"{ratio:.2f} (no interval)"
 
 
-def _fp32(known: pd.DataFrame, row: Any, engine: dict[str, str]) -> Any:
+def _fp32(good: pd.DataFrame, row: Any, engine: dict[str, str]) -> Any:
     """The fastest FP32 case of the same model, batch, threads and device, on the engine where one is given."""
     wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | {"precision": "fp32"} | engine
-    found = known.loc[(known[list(wanted)] == wanted).all(axis=1)]
+    found = good.loc[(good[list(wanted)] == wanted).all(axis=1)]
     return None if not len(found) else found.sort_values("latency.p50_s").iloc[0]
 
 

@@ -35,7 +35,8 @@ TRIALS: dict[str, Trial] = {
 
 def selftest(model: str, bench: Bench, trials: list[str], repeats: int, busy: int, told: Callable[[str], None]) -> None:
     """Hold these trials, all where none is named, `repeats` times each where repeating tells more, beside `busy`
-    processes that do nothing but use a CPU. Raises BenchError where there is no such trial or a case cannot be measured.
+    processes that do nothing but use a CPU. Raises BenchError where there is no such trial, or where a case cannot be
+    measured.
     """
     unknown = [name for name in trials if name not in TRIALS]
     if unknown:

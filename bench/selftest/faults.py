@@ -58,7 +58,7 @@ import pytest
 from bench import Grid
 
 @pytest.mark.grid(
-    Grid({model!r}, ["fp32", "int8_static"], {engine!r}, [1, 2, 3], baseline={{"engine": {engine!r}, "precision": "fp32"}})
+    Grid({model!r}, ["fp32", "int8_static"], {engine!r}, [1, 2, 3], baseline=dict(engine={engine!r}, precision="fp32"))
 )
 def test_killed(case, measure):
     measure(case)
@@ -66,7 +66,7 @@ def test_killed(case, measure):
 
 
 def broken(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell which faults of a worker end as a failed case with the right reason, and whether the next case is measured."""
+    """Tell which faults of a worker end as a failed case with the right reason, and what becomes of the next case."""
     case = Case(model, "fp32", BROKEN)
     prepare([case], bench)
     limited = replace(bench, plan=QUICK, timeout_s=HUNG_S, memory_bytes=LIMIT_BYTES)
@@ -77,13 +77,12 @@ def broken(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
         as_it_should = record.status == "failed" and re.match(reason, record.reason or "") is not None
         right += as_it_should
         told(f"{'right' if as_it_should else 'WRONG'}: {fault}: {record.status}: {(record.reason or '')[:100]}")
-    told(
-        f"{right} of {len(REASONS)} faults are failed cases with their reason; the next: {measure(case, limited).status}"
-    )
+    after = measure(case, limited).status
+    told(f"{right} of {len(REASONS)} faults are failed cases with their reason; the next: {after}")
 
 
 def killed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell what is left of runs that were killed at random moments, every third of which had yet to build its artefacts."""
+    """Tell what is left of runs that were killed at random moments; every third had yet to build its artefacts."""
     prepare([Case(model, precision, INNER) for precision in ("fp32", "int8_static")], bench)
     lasts_s: dict[bool, float] = {}
     finished = lost = left = whole = 0
@@ -107,8 +106,8 @@ def killed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
             kept = all(saved.get(node) == samples for node, samples in journaled.items())
             whole += len(saved) == 6 and kept and "was changed" not in run.said()
     told(
-        f"{repeats} sessions killed at random moments: of {finished} finished cases {lost} were lost, {left} workers were "
-        f"left, {whole} of {repeats} resumed runs were whole"
+        f"{repeats} sessions killed at random moments: of {finished} finished cases {lost} were lost, "
+        f"{left} workers were left, {whole} of {repeats} resumed runs were whole"
     )
 
 
