@@ -129,14 +129,18 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     plan, watch, energy = bench.plan, Watch(), Energy()
     launches: list[Launch] = []
     interval: Interval | None = None
+    starting_s = 0.0
     with contextlib.ExitStack() as stack:
 
         def begin(count: int) -> list[Session]:
+            nonlocal starting_s
+            begun = time.monotonic()
             folders = {"artifact": str(artifact.folder), "reference": str(reference.folder)}
             made = (Session(case, bench, folders, energy=energy) for _ in range(count))
             added = [stack.enter_context(session) for session in made]
             launches.extend(Launch() for _ in added)
             open_all(added)
+            starting_s += time.monotonic() - begun
             return added
 
         began = time.monotonic()
@@ -148,7 +152,9 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             sessions += begin(min(plan.least_launches, room) - len(sessions))
         passes = 0
         while True:
+            asked = time.monotonic()
             others = [] if baseline is None else shared.sessions(baseline, len(launches))
+            starting_s += time.monotonic() - asked
             pids = [side.pid for side in (*sessions, *(other.session for other in others))]
             watch.probes.append(shared.probe(case.threads))
             started = snapshot(pids)
@@ -160,7 +166,9 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
                 interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches])
             if plan.enough(passes, None if interval is None else interval.half_width, spent_s):
                 break
-            if passes >= plan.least_passes and spent_s + startup_s < plan.budget_s:
+            more_s = startup_s + (0.0 if baseline is None else shared.start_s(len(launches) + 1))
+            worth = spent_s + more_s < plan.budget_s and starting_s + more_s < plan.starting * plan.budget_s
+            if passes >= plan.least_passes and worth:
                 sessions += begin(min(1, min(plan.most_launches, room) - len(launches)))
         usage = _used(before, sessions[0].ask("usage"))
         judged = sessions[0].ask("evaluate")

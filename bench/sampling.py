@@ -25,7 +25,8 @@ class Plan:
     interval        the half-width at which its speed-up is known well enough, relative: 0.005 is 0.5%.
     budget_s        the time for starting and sampling after which no further pass is made.
     least_launches  pairs of processes to begin with; three of them, where starting these takes half of the budget.
-    most_launches   pairs that are there at the most: one is added while the interval is too wide and there is time.
+    most_launches   pairs that are there at the most: one is added while the interval is too wide and there is time,
+    starting        and while starting takes no more than this share of the budget.
     least_passes    how often all pairs are sampled in turn at least, for pass_s each: a disturbance of seconds then
                     falls on a part of each pair's rounds, whose median does not feel it, and not on the whole of one.
     slice_s         how long one side calls before it is the other's turn.
@@ -35,6 +36,7 @@ class Plan:
     budget_s: float = 20.0
     least_launches: int = 4
     most_launches: int = 8
+    starting: float = 0.25
     least_passes: int = 2
     pass_s: float = 0.4
     slice_s: float = 0.04
@@ -130,9 +132,10 @@ def timed(
 
 
 def warmed(
-    call: Callable[[], object], longest_s: float = 5.0, clock: Callable[[], float] = perf_counter
+    call: Callable[[], object], longest_s: float = 3.0, clock: Callable[[], float] = perf_counter
 ) -> dict[str, Any]:
-    """Call until it is steady: three blocks of calls in a row, of 50 ms or 3 calls each, whose medians agree to 2%.
+    """Call until it is steady: in blocks of 50 ms or 3 calls each, until of two in a row the faster median is within 2%
+    of the fastest before. What disturbs one block, which can only slow it down, does not hold this up.
 
     Gives `steady`, `calls` and `seconds` until then, and `typical_s`, the last block's median; gives up after
     longest_s, or after one block of calls that are longer than a tenth of it.
@@ -150,8 +153,8 @@ def warmed(
             block.append(clock() - start)
         calls += len(block)
         medians.append(statistics.median(block))
-        last = medians[-3:]
-        steady = len(last) == 3 and max(last) <= min(last) * (1 + STEADY)
+        best, last = min(medians[:-2], default=0.0), min(medians[-2:])
+        steady = best / (1 + STEADY) <= last <= best * (1 + STEADY)
         if steady or clock() - began >= longest_s or medians[-1] > longest_s / 10:
             return {"steady": steady, "calls": calls, "seconds": clock() - began, "typical_s": medians[-1]}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ class Shared:
         self._case: Case | None = None
         self._built: dict[str, str] = {}
         self._sessions: list[Session] = []
+        self._start_s = 0.0
 
     def __enter__(self) -> Shared:
         return self
@@ -186,6 +188,10 @@ class Shared:
         best |= {name: max(figure, best.get(name, 0.0)) for name, figure in figures.items()}
         return figures
 
+    def start_s(self, count: int) -> float:
+        """What starting the baseline's session of the `count`th launch would take, by those before; 0 if it is there."""
+        return 0.0 if count <= len(self._sessions) else self._start_s
+
     def sessions(self, case: Case, count: int) -> list[Baseline]:
         """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
         try:
@@ -198,7 +204,9 @@ class Shared:
             lacking = range(len(self._sessions), count)
             added = [Session(case, self._bench, self._built, self._python) for _ in lacking]
             self._sessions += added
+            began = time.monotonic()
             open_all(added)
+            self._start_s = (time.monotonic() - began) / len(added) if added else self._start_s
         except BenchError as error:
             self._drop()
             raise BaselineError(str(error)) from error

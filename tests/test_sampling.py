@@ -102,7 +102,7 @@ def test_calls_too_short_for_the_clock_are_made_several_a_sample():
 
 def test_the_steady_state_is_found_not_assumed():
     clock = Clock()
-    found = warmed(clock.calling(lambda n: 2.0**-7 if n > 100 else 0.05 - 0.0004 * n), clock=clock)
+    found = warmed(clock.calling(lambda n: 2.0**-7 if n > 100 else 0.05 - 0.0004 * n), longest_s=5.0, clock=clock)
     assert found["steady"]
     assert found["calls"] > 100
     assert found["typical_s"] == 2.0**-7
