@@ -189,7 +189,7 @@ class Shared:
         return figures
 
     def start_s(self, count: int) -> float:
-        """What starting the baseline's session of the `count`th launch would take, by those before; 0 if it is there."""
+        """What starting the baseline's session for the `count`th launch would take; 0 where it is there."""
         return 0.0 if count <= len(self._sessions) else self._start_s
 
     def sessions(self, case: Case, count: int) -> list[Baseline]:
