@@ -36,6 +36,7 @@ from bench.session import (
     built_by,
     facts_of,
     find,
+    folders_of,
     open_all,
     origins,
     unsupported,
@@ -135,8 +136,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         def begin(count: int) -> list[Session]:
             nonlocal starting_s
             begun = time.monotonic()
-            folders = {"artifact": str(artifact.folder), "reference": str(reference.folder)}
-            made = (Session(case, bench, folders, energy=energy) for _ in range(count))
+            made = (Session(case, bench, folders_of(artifact, reference), energy=energy) for _ in range(count))
             added = [stack.enter_context(session) for session in made]
             launches.extend(Launch() for _ in added)
             open_all(added)
@@ -169,7 +169,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             more_s = startup_s + (0.0 if baseline is None else shared.start_s(len(launches) + 1))
             worth = spent_s + more_s < plan.budget_s and starting_s + more_s < plan.starting * plan.budget_s
             if passes >= plan.least_passes and worth:
-                sessions += begin(min(1, min(plan.most_launches, room) - len(launches)))
+                sessions += begin(min(1, plan.most_launches - len(launches), room - len(launches)))
         usage = _used(before, sessions[0].ask("usage"))
         judged = sessions[0].ask("evaluate")
         opened = sessions[0].opened

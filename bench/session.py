@@ -55,12 +55,14 @@ def unsupported(case: Case) -> str | None:
     return engine.missing() or engine.supports(recipes.get(case.precision), case.device)
 
 
-def find(case: Case, bench: Bench, make: bool = False) -> tuple[Artifact, Artifact] | None:
+def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
     chosen = source(models.get(case.model), bench.data)
-    reference = build.reference(bench.store, chosen, make)
-    artifact = None if reference is None else build.artifact(bench.store, chosen, case.engine, case.precision, make)
-    return None if artifact is None or reference is None else (artifact, reference)
+    reference = build.reference(bench.store, chosen, make=False)
+    if reference is None:
+        return None
+    artifact = build.artifact(bench.store, chosen, case.engine, case.precision, make=False)
+    return None if artifact is None else (artifact, reference)
 
 
 @dataclass
@@ -233,10 +235,15 @@ class Baseline:
             raise BaselineError(str(error)) from error
 
 
+def folders_of(artifact: Artifact, reference: Artifact) -> dict[str, str]:
+    """What a session is opened on, as its worker is told."""
+    return {"artifact": str(artifact.folder), "reference": str(reference.folder)}
+
+
 def built_by(case: Case, bench: Bench, python: str = sys.executable) -> dict[str, str]:
     """The folders of the case's `artifact` and `reference` as this interpreter's libraries make them."""
     if python == sys.executable and (built := find(case, bench)) is not None:
-        return {"artifact": str(built[0].folder), "reference": str(built[1].folder)}
+        return folders_of(*built)
     with worker_for(case, bench, os.cpu_count() or 1, python=python) as builder:
         folders: dict[str, str] = builder.ask("build", 10 * bench.timeout_s, **facts_of(case, bench))
         return folders

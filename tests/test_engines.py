@@ -75,8 +75,7 @@ def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
     assert record.status == "ok", record.reason
     right = round(record.quality["top1"] * record.quality["n"])
     assert record.quality["n"] == 1017
-    own_pool = {"onnxruntime": ("intra_op", 2), "openvino": ("inference_num_threads", "2")}
-    setting, count = own_pool.get(engine, ("intra_op", 2))
+    setting, count = ("inference_num_threads", "2") if engine == "openvino" else ("intra_op", 2)
     assert record.process["pool"][setting] == count
     slack = {"fp32": 0 if engine == "torch" else 1}.get(precision, 10)  # INT8 within 1.0 point
     assert abs(right - 932) <= slack
