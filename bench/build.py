@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from bench.artifact import Artifact, Store, file_digest
 from bench.dataset import Dataset, Samples, datasets
 from bench.engines import Engine, engines
 from bench.errors import BenchError, BuildError, DataError
-from bench.model import Source, models
+from bench.inference import answered, inputs_of_all, save_answers
+from bench.model import Source, models, recipe_for
 from bench.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 SEED = 0
-REFERENCE_BATCH = 64
-TIMED_INPUTS, TIMED_BYTES = 64, 2**24
+INPUTS, INPUT_BYTES = 64, 2**24
 
 
 _version = functools.cache(importlib.metadata.version)
@@ -83,6 +84,7 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
         return store.find("weights", made_from)
 
     def write(folder: Path) -> None:
+        import numpy as np
         from safetensors.torch import save_file
 
         network = architecture(source)
@@ -90,7 +92,8 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
             load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
         elif source.weights.train is not None:
             samples = load_data(source, "train")
-            source.weights.train(network, source.model.preprocess(samples.inputs), samples.targets)
+            inputs = np.concatenate([source.model.preprocess(np.asarray(item)[None]) for item in samples.inputs])
+            source.weights.train(network, inputs, samples.targets)
         save_file(
             {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / "weights.safetensors"
         )
@@ -99,9 +102,9 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
 
 
 def reference(store: Store, source: Source, make: bool = True) -> Artifact | None:
-    """The FP32 PyTorch outputs for the whole test split, `outputs.npy`, against which fidelity is measured; its first
-    preprocessed inputs, `inputs.npy`, with which calls are timed, so that no timed process needs to load a data set;
-    and in `macs.json` how many multiply-accumulates the network makes for one item.
+    """What FP32 PyTorch makes of the whole test split, against which fidelity is measured: `answers.npz`, and of the
+    first inputs the raw `outputs.npy`; the first inputs themselves, `inputs.npy`, with which calls are timed, so that no
+    timed process needs to load a data set; and in `macs.json` how many multiply-accumulates the network makes for one.
     """
     network_weights = weights(store, source, make)
     if network_weights is None:
@@ -111,7 +114,7 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         "code": _code(models.origins(), source.model.name),
         "data": data_facts(source.dataset, source.folder),
         "versions": versions(("torch",)),
-        "files": ["outputs.npy", "inputs.npy", "macs.json"],
+        "files": ["answers.npz", "outputs.npy", "inputs.npy", "macs.json"],
     }
     if not make:
         return store.find("reference", made_from)
@@ -120,19 +123,19 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         import numpy as np
         import torch
 
+        from bench.engines.torch import predictor
+
         network = trained_network(source, network_weights)
-        inputs = load_data(source, "test").inputs
-
-        def predict(batch: np.ndarray) -> np.ndarray:
-            return network(torch.from_numpy(batch)).numpy()
-
-        first = source.model.preprocess(inputs[:1])
+        items = load_data(source, "test").inputs
+        first = next(inputs_of_all(source.model, items))
+        count = max(1, min(INPUTS, INPUT_BYTES // first.nbytes))
+        inputs = np.stack(list(itertools.islice(inputs_of_all(source.model, items), count)))
+        known = answered(predictor(network), source.model, items, count)
         with torch.inference_mode():
-            outputs = predictions(predict, source, inputs, REFERENCE_BATCH)
-            macs = macs_per_item(network, first)
-        timed = source.model.preprocess(inputs[: max(1, min(TIMED_INPUTS, TIMED_BYTES // first.nbytes))])
-        np.save(folder / "inputs.npy", timed, allow_pickle=False)
-        np.save(folder / "outputs.npy", outputs, allow_pickle=False)
+            macs = macs_per_item(network, inputs[:1])
+        np.save(folder / "inputs.npy", inputs, allow_pickle=False)
+        np.save(folder / "outputs.npy", known.raw, allow_pickle=False)
+        save_answers(folder / "answers.npz", known.answers)
         (folder / "macs.json").write_text(json.dumps({"macs_per_item": macs}))
 
     return store.get("reference", made_from, write)
@@ -143,10 +146,15 @@ def artifact(store: Store, source: Source, engine: str, precision: str, make: bo
     network_weights = weights(store, source, make)
     if network_weights is None:
         return None
-    builder, recipe = engines.get(engine), recipes.get(precision)
+    builder, recipe = engines.get(engine), recipe_for(source.model, precision)
     made_from = {
         "engine": engine,
-        "recipe": {"name": recipe.name, "number_format": recipe.number_format, "activations": recipe.activations},
+        "recipe": {
+            "name": recipe.name,
+            "number_format": recipe.number_format,
+            "activations": recipe.activations,
+            "only": recipe.only,
+        },
         "rewrite": _code(recipes.origins(), precision),
         "weights": network_weights.digest,
         "code": _code(models.origins(), source.model.name),
@@ -251,18 +259,8 @@ def calibration_inputs(source: Source) -> np.ndarray:
     """The preprocessed inputs (n, ...) float32 that INT8 is calibrated with: a fixed choice of the training split."""
     import numpy as np
 
-    inputs = load_data(source, "train").inputs
-    chosen = np.random.default_rng(SEED).permutation(len(inputs))[: source.model.calibration]
-    return source.model.preprocess(inputs[np.sort(chosen)])
-
-
-def predictions(predict: Any, source: Source, inputs: np.ndarray, batch: int) -> np.ndarray:
-    """Outputs (n, ...) for all inputs, in batches of exactly `batch`; the last is filled up and cut again."""
-    import numpy as np
-
-    outputs = []
-    for start in range(0, len(inputs), batch):
-        chosen = inputs[start : start + batch]
-        filled = np.concatenate([chosen, np.repeat(chosen[-1:], batch - len(chosen), axis=0)])
-        outputs.append(np.asarray(predict(source.model.preprocess(filled)))[: len(chosen)])
-    return np.concatenate(outputs)
+    items, count = load_data(source, "train").inputs, source.model.calibration
+    chance = np.random.default_rng(SEED)
+    chosen = (items[place] for place in np.sort(chance.permutation(len(items))[:count]))
+    inputs = list(inputs_of_all(source.model, chosen))
+    return np.stack([inputs[place] for place in np.sort(chance.permutation(len(inputs))[:count])])

@@ -1,5 +1,5 @@
-"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check`, `bench doctor`,
-`bench selftest MODEL`."""
+"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check | tiles`,
+`bench doctor`, `bench selftest MODEL`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         if action == "fetch":
             one.add_argument("name", metavar="NAME", help="a data set, with the weights that belong to it")
         one.set_defaults(do=_data, action=action)
+    tiles = data.add_parser("tiles", help="cut a calibration set from photographs: bright, dark, flat, detailed")
+    tiles.add_argument("pictures", type=Path, metavar="SRC", help="a folder of photographs")
+    tiles.add_argument("place", type=Path, metavar="DST", help="an empty or new folder")
+    tiles.add_argument("--size", type=int, default=256, metavar="N", help="pixels of a side (default: 256)")
+    tiles.add_argument("--count", type=int, default=50, metavar="N", help="how many (default: 50)")
+    tiles.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    tiles.set_defaults(do=_tiles)
     doctor = commands.add_parser("doctor", help="what on this machine stands in the way of good figures")
     doctor.set_defaults(do=_doctor)
     selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
@@ -121,6 +128,15 @@ def _data(chosen: argparse.Namespace) -> int:
         lines, whole = data.list_data(folder), True
     print("\n".join(lines))
     return 0 if whole else 1
+
+
+def _tiles(chosen: argparse.Namespace) -> int:
+    from bench.calibration import cut_tiles
+
+    kinds = cut_tiles(chosen.pictures, chosen.place, chosen.size, chosen.count, chosen.seed)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    print(f"{sum(kinds.values())} tiles of {chosen.size}x{chosen.size} in {chosen.place}: {told}")
+    return 0
 
 
 def load_conftest(folder: Path) -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from bench.registry import Registry
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set: inputs (n, ...) as the data set keeps them, targets (n, ...)."""
+    """One split of a data set: n inputs as the data set keeps them and n targets; each an array, or a sequence where
+    they differ in shape or are read one by one.
+    """
 
-    inputs: np.ndarray
-    targets: np.ndarray
+    inputs: Sequence[Any]
+    targets: Sequence[Any]
 
 
 @dataclass(frozen=True)

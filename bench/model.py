@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.dataset import Dataset, datasets
 from bench.errors import DataError
+from bench.recipe import Recipe, recipes
 from bench.registry import Registry
+from bench.tiling import Tile
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    Output = np.ndarray | tuple[np.ndarray, ...]
 
 
 def as_float32(inputs: np.ndarray) -> np.ndarray:
@@ -21,6 +25,11 @@ def as_float32(inputs: np.ndarray) -> np.ndarray:
     import numpy as np
 
     return np.ascontiguousarray(inputs, dtype=np.float32)
+
+
+def as_given(output: Output, item: Any) -> Any:
+    """Pass an output on as the answer; for a model whose task judges its outputs themselves."""
+    return output
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,13 @@ class Model:
     task         name of the task that judges it.
     network      () -> torch.nn.Module, called under seed 0; holds the weights where `weights` neither read nor train.
     weights      the sets it can run with, the first that the user's folder serves is taken; without a folder the
-                 first that needs no file.
+                 first that needs none.
     preprocess   inputs (n, ...) as the data set keeps them -> float32 (n, channels, height, width).
-    calibration  samples of the training split that INT8 is calibrated with.
+    answer       (the network's output for one item, a tuple where it has several; the item as the data set keeps it) ->
+                 what the task judges.
+    tile         the size of the network's inputs, where items are larger: they are cut to it, and put together again.
+    parts        parts of the network that a recipe may lower alone: name -> the names of its modules.
+    calibration  inputs from the training split that INT8 is calibrated with.
     """
 
     name: str
@@ -60,10 +73,19 @@ class Model:
     network: Callable[[], torch.nn.Module]
     weights: tuple[Weights, ...]
     preprocess: Callable[[np.ndarray], np.ndarray] = as_float32
+    answer: Callable[[Any, Any], Any] = as_given
+    tile: Tile | None = None
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     calibration: int = 256
 
 
 models: Registry[Model] = Registry("model")
+
+
+def recipe_for(model: Model, precision: str) -> Recipe:
+    """The recipe of that name, with the names of the model's modules where it lowers a part of it."""
+    recipe = recipes.get(precision)
+    return recipe if recipe.part is None else replace(recipe, only=model.parts[recipe.part])
 
 
 @dataclass(frozen=True)
@@ -84,16 +106,17 @@ class Source:
 def source(model: Model, folder: Path | None) -> Source:
     """Choose the weights and data of a model. Raises DataError where a given folder lacks what the model needs.
 
-    Where a folder is given and the model knows weights that lie in one, they must be there: a figure from embedded
-    data must never pass for one from real data.
+    Where a folder is given and the model knows weights or data that lie in one, some of them must be there: a figure
+    from embedded data must never pass for one from real data.
     """
-    filed = [weights for weights in model.weights if weights.file is not None]
+    filed = [one for one in model.weights if one.file is not None or datasets.get(one.dataset).files is not None]
     if folder is None or not filed:
         for weights in model.weights:
-            if weights.file is None:
+            if weights not in filed:
                 return Source(model, weights, datasets.get(weights.dataset), None if filed else folder)
         raise DataError(
-            f"{model.name} needs {filed[0].file}; name a folder that holds it by --bench-data or BENCH_DATA"
+            f"{model.name} needs {filed[0].file or filed[0].dataset}; name a folder that holds it by --bench-data or "
+            "BENCH_DATA"
         )
     if not folder.is_dir():
         raise DataError(
@@ -103,7 +126,7 @@ def source(model: Model, folder: Path | None) -> Source:
     for weights in filed:
         dataset = datasets.get(weights.dataset)
         try:
-            if not (folder / str(weights.file)).is_file():
+            if weights.file is not None and not (folder / weights.file).is_file():
                 raise DataError(f"{folder} holds no {weights.file}")
             if dataset.files is not None:
                 dataset.files(folder)

@@ -15,7 +15,7 @@ class Record:
 
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
     quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
-    fidelity    against FP32 PyTorch on the same inputs: sqnr_db, agreement.
+    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs, and the task's own figures.
     drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
     speedup     against the baseline: baseline (case, versions), ratio, low, high, confidence, launches, rounds,
                 verdict, and medians, for each launch the rounds' median calls in seconds; else baseline and reason.

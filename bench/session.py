@@ -51,8 +51,10 @@ class Bench:
 
 def unsupported(case: Case) -> str | None:
     """Give the reason why the case cannot be measured on this machine, None where it can."""
-    engine = engines.get(case.engine)
-    return engine.missing() or engine.supports(recipes.get(case.precision), case.device)
+    engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
+    if recipe.part is not None and recipe.part not in model.parts:
+        return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
+    return engine.missing() or engine.supports(recipe, case.device)
 
 
 def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:

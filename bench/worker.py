@@ -243,13 +243,13 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
 
     from bench import build
     from bench.engines import engines
-    from bench.recipe import recipes
+    from bench.model import recipe_for
 
     session = _current(facts)
     case, source = session.case, session.source
     inputs = np.load(Path(facts["reference"]) / "inputs.npy", allow_pickle=False)
     session.example = inputs[np.arange(case.batch) % len(inputs)]
-    recipe = recipes.get(case.precision)
+    recipe = recipe_for(source.model, case.precision)
 
     def network() -> Any:
         bare = build.architecture(source)
@@ -309,37 +309,38 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from bench import build
+    from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
     from bench.tasks import sqnr_db, tasks
 
     session = _current(facts)
-    source = session.source
+    source, reference = session.source, Path(facts["reference"])
     samples = build.load_data(source, "test")
     spent_s = 0.0
 
-    def predict(batch: np.ndarray) -> np.ndarray:
+    def predict(batch: np.ndarray) -> Any:
         nonlocal spent_s
         began = time.perf_counter()
         outputs = session.predict(batch)
         spent_s += time.perf_counter() - began
         return outputs
 
-    outputs = build.predictions(predict, source, samples.inputs, session.case.batch)
-    reference = np.load(Path(facts["reference"]) / "outputs.npy", allow_pickle=False)
+    found = answered(predict, source.model, samples.inputs, session.case.batch)
+    known, raw = load_answers(reference / "answers.npz"), np.load(reference / "outputs.npy", allow_pickle=False)
     task = tasks.get(source.model.task)
     return {
-        "quality": task.quality(outputs, samples.targets)
-        | {"n": len(outputs), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
-        "fidelity": {"sqnr_db": sqnr_db(outputs, reference), "agreement": task.agreement(outputs, reference)},
+        "quality": task.quality(found.answers, samples.targets)
+        | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
+        "fidelity": {"sqnr_db": sqnr_db(found.raw, raw)} | task.fidelity(found.answers, known),
         "drop": {
             name: asdict(paired_drop(was, is_now))
             for (name, was), is_now in zip(
-                task.scores(reference, samples.targets).items(),
-                task.scores(outputs, samples.targets).values(),
+                task.scores(known, samples.targets).items(),
+                task.scores(found.answers, samples.targets).values(),
                 strict=True,
             )
         },
-        "macs_per_item": json.loads((Path(facts["reference"]) / "macs.json").read_text())["macs_per_item"],
+        "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],
     }
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    Predict = Callable[[np.ndarray], np.ndarray]
+    from bench.model import Output
+
+    Predict = Callable[[np.ndarray], Output]
 
 
 class Engine(ABC):
@@ -46,7 +48,7 @@ class Engine(ABC):
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
-        """Open a session on an artefact: float32 (batch, ...) -> float32 (batch, ...).
+        """Open a session on an artefact: float32 (batch, ...) -> float32 (batch, ...), a tuple for several outputs.
 
         network  gives the architecture with unset weights, for engines whose artefact does not hold it.
         example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
@@ -91,4 +93,6 @@ engines.add("torch", "bench.engines.torch:ENGINE")
 engines.add("torchscript", "bench.engines.torchscript:ENGINE")
 engines.add("inductor", "bench.engines.inductor:ENGINE")
 engines.add("onnxruntime", "bench.engines.onnxruntime:ENGINE")
+engines.add("onnxruntime_mobile", "bench.engines.onnxruntime_mobile:ENGINE")
 engines.add("openvino", "bench.engines.openvino:ENGINE")
+engines.add("executorch", "bench.engines.executorch:ENGINE")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.engines import Predict
+    from bench.model import Output
 
 MODEL = "model.onnx"
 BATCH = "batch"
@@ -26,6 +27,7 @@ class OnnxRuntime(Engine):
 
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
+    file = MODEL
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: bfloat16, another device."""
@@ -42,7 +44,9 @@ class OnnxRuntime(Engine):
             if recipe.number_format == "fp32":
                 export(network, samples[:2], folder / MODEL)
                 return
+            alone = recipe.left_alone(network)
             export(network, samples[:2], exported)
+            left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic
             from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -53,7 +57,7 @@ class OnnxRuntime(Engine):
                 # u8 weights: ConvInteger took 19 ms with them against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI)
                 quantize_dynamic(prepared, folder / MODEL, weight_type=QuantType.QUInt8)
             else:
-                quantize(prepared, folder / MODEL, samples)
+                quantize(prepared, folder / MODEL, samples, left)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -66,12 +70,13 @@ class OnnxRuntime(Engine):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_free_dimension_override_by_name(BATCH, len(example))
-        session = onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(folder / self.file, options, providers=["CPUExecutionProvider"])
         self._session = session
         name = session.get_inputs()[0].name
 
-        def predict(inputs: np.ndarray) -> np.ndarray:
-            return session.run(None, {name: inputs})[0]
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = session.run(None, {name: inputs})
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return predict
 
@@ -95,7 +100,6 @@ def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
             (torch.from_numpy(example),),
             dynamo=True,
             input_names=["input"],
-            output_names=["output"],
             dynamic_shapes=({0: torch.export.Dim(BATCH)},),
             verbose=False,
         )
@@ -115,8 +119,23 @@ def forget_weight_shapes(file: Path) -> None:
     onnx.save(model, file)
 
 
-def quantize(prepared: Path, file: Path, samples: np.ndarray) -> None:
-    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...).
+def nodes_of(file: Path, modules: list[str]) -> list[str]:
+    """The names of the nodes that were exported from these modules, by the scopes that the exporter noted."""
+    import ast
+
+    import onnx
+
+    wanted, found = set(modules), []
+    for node in onnx.load(file).graph.node if wanted else ():
+        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        if scopes and wanted.intersection(ast.literal_eval(scopes[0])):
+            found.append(node.name)
+    return found
+
+
+def quantize(prepared: Path, file: Path, samples: np.ndarray, left: list[str]) -> None:
+    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...); the
+    nodes named in `left` stay FP32.
 
     s8 activations would fall to slow kernels: 49 against 874 GOP/s on an AVX512-VNNI machine.
     """
@@ -138,6 +157,7 @@ def quantize(prepared: Path, file: Path, samples: np.ndarray) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        nodes_to_exclude=left,
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
 

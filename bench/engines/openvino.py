@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
 from bench.isa import cpu_flags
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.engines import Predict
+    from bench.model import Output
 
 MODEL = "model.xml"
 
@@ -43,6 +44,7 @@ class OpenVino(Engine):
         import openvino
         import torch
 
+        alone = recipe.left_alone(network)
         with quiet(), torch.inference_mode():
             model = openvino.convert_model(network, example_input=torch.from_numpy(samples[:2]))
         model.reshape({0: [-1, *samples.shape[1:]]})
@@ -50,8 +52,10 @@ class OpenVino(Engine):
             import nncf
 
             nncf.set_log_level(logging.ERROR)
+            left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
+            ignored = nncf.IgnoredScope(names=left, validate=False) if left else None
             dataset = nncf.Dataset([sample[None] for sample in samples])
-            model = nncf.quantize(model, dataset, subset_size=len(samples))
+            model = nncf.quantize(model, dataset, subset_size=len(samples), ignored_scope=ignored)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
 
     def load(
@@ -79,8 +83,9 @@ class OpenVino(Engine):
         self._compiled = compiled
         request = compiled.create_infer_request()
 
-        def predict(inputs: np.ndarray) -> np.ndarray:
-            return request.infer({0: inputs}, share_inputs=True)[0]
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = tuple(request.infer({0: inputs}, share_inputs=True).values())
+            return outputs[0] if len(outputs) == 1 else outputs
 
         return predict
 
@@ -88,6 +93,11 @@ class OpenVino(Engine):
         """What the compiled model tells of its streams, threads and precision."""
         told = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
         return super().pool() | {name.lower(): str(self._compiled.get_property(name)) for name in told}
+
+
+def _belongs(node: Any, modules: list[str]) -> bool:
+    """Whether an operation was converted from one of the modules, whose names are in its own."""
+    return any(node.get_friendly_name().startswith(f"__module.{name}/") for name in modules)
 
 
 ENGINE = OpenVino()

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import torch
 
     from bench.engines import Predict
+    from bench.model import Output
 
 STATE = "state.pt"
-CALIBRATION_BATCH = 32
+CALIBRATION_BATCH = 8
 
 
 class Torch(Engine):
@@ -140,6 +141,8 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             for kind in list(mapping.object_type_qconfigs):
                 if isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvTransposeNd):
                     mapping.set_object_type(kind, QConfig(activations, default_weight_observer))
+        for name in recipe.left_alone(network):
+            mapping.set_module_name(name, None)
         try:
             return prepare_fx(network, mapping, (torch.from_numpy(example),))
         except Exception as error:
@@ -148,12 +151,13 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
-    """A session of a module: float32 (batch, ...) in and out, no gradients."""
+    """A session of a module: float32 (batch, ...) in and out, no gradients; a tuple where it has several outputs."""
     import torch
 
-    def predict(inputs: np.ndarray) -> np.ndarray:
+    def predict(inputs: np.ndarray) -> Output:
         with torch.inference_mode():
-            return module(torch.from_numpy(inputs)).numpy()
+            outputs = module(torch.from_numpy(inputs))
+            return outputs.numpy() if isinstance(outputs, torch.Tensor) else tuple(one.numpy() for one in outputs)
 
     return predict
 

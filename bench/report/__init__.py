@@ -84,12 +84,13 @@ def general(table: pd.DataFrame) -> str:
         "batch": lambda row: f"{row['batch']:d}",
         "threads": lambda row: f"{row['threads']:d}",
     }
-    for column in known.columns:
-        metric = column.removeprefix("quality.")
-        if metric != column and metric not in ("n", "dataset_s") and known[column].map(is_number).any():
-            columns[metric] = _figure_of(column)
+    for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
+        for column in known.columns:
+            metric = column.removeprefix(prefix)
+            headline = metric != column and "." not in metric and metric not in ("n", "dataset_s", "sqnr_db")
+            if headline and known[column].map(is_number).any():
+                columns[metric + suffix] = _figure_of(column)
     columns |= {
-        "agreement": lambda row: _number(row["fidelity.agreement"], "{:.2%}".format),
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
         "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),

@@ -1,22 +1,25 @@
-"""Tables that a TOML file defines: which cases are its columns, which figures its rows.
+"""Tables that a TOML file defines: cases one way, figures the other; or cases both ways and one figure in all cells.
 
 title = "..."
-where = { model = "resnet20" }                  # what all its cases have in common
-[[columns]]
+where = { model = "resnet20" }                  # what all its cases have in common; of a list, one of its values
+cell = { figure = "latency.p50_s", form = "ms" }  # where both rows and columns are cases
+[[columns]]                                     # or [[rows]]: either may be cases or figures
 label = "FP32"
 case = { precision = "fp32", engine = "torch" }
 [[rows]]
 label = "accuracy"
-figure = "quality.top1"                         # a column of bench.runs.frame
+figure = "quality.top1"                         # a column of bench.runs.frame; of several, the first that the case has
 form = "percent"                                # one of FORMS
-ratio = true                                    # beside it, how many times less than in the first column
+ratio = true                                    # beside it, how many times less than in the first case
 interval = ["speedup.low", "speedup.high"]      # beside it, the ends of its interval
 """
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,76 +30,144 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Form = Callable[[float], str]
-Row = tuple[str, str, Form, bool, list[str]]
 
 FORMS: dict[str, Form] = {
     "percent": lambda share: f"{share:.2%}",
+    "number": lambda value: f"{value:.4g}",
     "s": lambda seconds: f"{seconds:.2f} s",
     "ms": lambda seconds: f"{seconds * 1e3:.3f} ms",
     "MB": lambda size: f"{size / 1e6:.3f} MB",
     "x": lambda ratio: f"{ratio:.2f}x",
     "dB": lambda decibel: f"{decibel:.2f} dB",
 }
+AXES = ("model", "device", "batch", "threads")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a cell shows of a case."""
+
+    names: tuple[str, ...]
+    form: Form
+    ratio: bool
+    interval: tuple[str, ...]
+
+    @classmethod
+    def read(cls, entry: dict[str, Any]) -> Figure:
+        """A figure as the file tells it. Raises KeyError or TypeError where it is none."""
+        names = entry["figure"]
+        return cls(
+            (names,) if isinstance(names, str) else tuple(names),
+            FORMS[entry["form"]],
+            bool(entry.get("ratio", False)),
+            tuple(entry.get("interval", ())),
+        )
+
+    def of(self, case: Any) -> Any:
+        """The figure of a case, None where it has none."""
+        return next((case.get(name) for name in self.names if is_number(case.get(name))), None)
+
+    def cell(self, case: Any, first: Any) -> str:
+        """The figure of a case as text; `first` is the case that a ratio is to."""
+        value = self.of(case)
+        if not is_number(value):
+            return "-"
+        text = self.form(value)
+        base = None if first is None or first is case else self.of(first)
+        if self.ratio and is_number(base) and value > 0:
+            text += f" ({base / value:.2f}x)"
+        ends = [case.get(end) for end in self.interval]
+        if ends and all(map(is_number, ends)):
+            text += f" ({'-'.join(self.form(end).rstrip('x') for end in ends)})"
+        return text
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row or a column: a case, by the axes that tell it from others, or a figure."""
+
+    label: str
+    case: dict[str, Any]
+    figure: Figure | None
+
+    @classmethod
+    def read(cls, entry: dict[str, Any]) -> Line:
+        """A row or column as the file tells it."""
+        return cls(
+            entry["label"], dict(entry.get("case", {})), Figure.read(entry) if "case" not in entry else None
+        )
 
 
 def defined(path: Path, table: pd.DataFrame) -> list[str]:
-    """Render the table that a file defines, once for each model, device, batch and threads that has figures for it.
+    """Render the table that a file defines, once for each model, device, batch and threads that has figures for it, where
+    its own cases do not name these.
 
-    Columns without a case in this run are left out and named below; a case without figures has its reason there.
-    Raises RunFileError where the file is no such definition.
+    Cases that this run has not are left out and named below; a case without figures has its reason there. Raises
+    RunFileError where the file is no such definition.
     """
     try:
         definition = tomllib.loads(path.read_text(encoding="utf-8"))
         title, where = definition["title"], definition.get("where", {})
-        columns = [(column["label"], column["case"]) for column in definition["columns"]]
-        rows = [
-            (row["label"], row["figure"], FORMS[row["form"]], row.get("ratio", False), row.get("interval", []))
-            for row in definition["rows"]
-        ]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        rows, columns = ([Line.read(entry) for entry in definition[name]] for name in ("rows", "columns"))
+        shared = Figure.read(definition["cell"]) if "cell" in definition else None
+        if all(bool(line.figure) == bool(rows[0].figure) for line in (*rows, *columns)) and shared is None:
+            raise KeyError("'figure' or 'cell'")
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunFileError(f"{path} defines no table: {type(error).__name__} {error}") from error
-    texts = []
+    named = {axis for line in (*rows, *columns) for axis in line.case}
+    groups = [axis for axis in AXES if axis not in named]
     chosen = _where(table, where)
-    for axes, cases in chosen.groupby(["model", "device", "batch", "threads"], sort=False):
-        if (cases["status"] == "ok").any():
-            model, device, batch, threads = axes
-            head = f"### {escaped(title)}\n\n{escaped(model)}, {escaped(device)}, batch {batch}, threads {threads}"
-            texts.append(f"{head}{_body(cases, columns, rows)}")
+    texts = []
+    for values, cases in chosen.groupby(groups, sort=False) if groups else [((), chosen)]:
+        body = _body(cases, rows, columns, shared)
+        if body is not None:
+            told = (f"{axis} {value}" if axis in ("batch", "threads") else str(value) for axis, value in zip(groups, values, strict=True))
+            head = ", ".join(escaped(one) for one in told)
+            texts.append(f"### {escaped(title)}\n\n{head}{body}")
     return texts
 
 
 def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
     for column, value in wanted.items():
-        table = table[table[column] == value] if column in table else table.iloc[:0]
+        values = value if isinstance(value, list) else [value]
+        table = table[table[column].isin(values)] if column in table else table.iloc[:0]
     return table
 
 
-def _body(cases: pd.DataFrame, columns: list[tuple[str, dict[str, Any]]], rows: list[Row]) -> str:
-    known = cases[cases["status"] == "ok"].iloc[0]
-    source = f"weights {known['quality.weights']}, {known['quality.dataset']}, n = {known['quality.n']:.0f}"
+def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Figure | None) -> str | None:
+    """The table with its sources above and what is missing below, None where no case has figures."""
     missing: dict[str, list[str]] = {}
-    found: dict[str, Any] = {}
-    for label, wanted in columns:
-        cells = _where(cases, wanted)
-        if not len(cells):
-            missing.setdefault("not among the cases of this run", []).append(label)
-            continue
-        found[label] = cells.iloc[0]
-        if found[label]["status"] != "ok":
-            missing.setdefault(f"{found[label]['status']}: {found[label]['reason']}", []).append(label)
+    found: dict[tuple[int, int], Any] = {}
+    for (at_row, row), (at_column, column) in itertools.product(enumerate(rows), enumerate(columns)):
+        cells = _where(cases, row.case | column.case)
+        if len(cells):
+            found[at_row, at_column] = cells.iloc[0]
+        reason = "not among the cases of this run" if not len(cells) else None
+        if reason is None and cells.iloc[0]["status"] != "ok":
+            reason = f"{cells.iloc[0]['status']}: {cells.iloc[0]['reason']}"
+        if reason is not None:
+            label = " ".join(line.label for line in (row, column) if line.figure is None)
+            if label not in missing.setdefault(reason, []):
+                missing[reason].append(label)
+    known = [case for case in found.values() if case["status"] == "ok"]
+    if not known:
+        return None
+    shown_rows = [at for at in range(len(rows)) if any((at, other) in found for other in range(len(columns)))]
+    shown_columns = [at for at in range(len(columns)) if any((other, at) in found for other in range(len(rows)))]
     lines = []
-    for name, figure, form, ratio, interval in rows:
-        line = {"": name}
-        first: Any = found[columns[0][0]].get(figure) if columns[0][0] in found else None
-        for label in found:
-            value: Any = found[label].get(figure)
-            cell = form(value) if is_number(value) else "-"
-            if ratio and label != columns[0][0] and is_number(value) and is_number(first) and value > 0:
-                cell += f" ({first / value:.2f}x)"
-            ends = [found[label].get(end) for end in interval]
-            if ends and all(map(is_number, ends)):
-                cell += f" ({'-'.join(form(end).rstrip('x') for end in ends)})"
-            line[label] = cell
+    for at_row in shown_rows:
+        line = {"": rows[at_row].label}
+        for at_column in shown_columns:
+            figure = rows[at_row].figure or columns[at_column].figure or shared
+            assert figure is not None
+            # the first case in the way in which the cases go
+            first = found.get((at_row, 0) if columns[0].figure is None else (0, at_column))
+            case = found.get((at_row, at_column))
+            line[columns[at_column].label] = "-" if case is None else figure.cell(case, first)
         lines.append(line)
+    sources = dict.fromkeys(
+        f"{case['model']}: weights {case['quality.weights']}, {case['quality.dataset']}, n = {case['quality.n']:.0f}"
+        for case in known
+    )
     notes = "".join(f"\n- {escaped(', '.join(labels))}: {escaped(reason)}" for reason, labels in missing.items())
-    return f" ({escaped(source)})\n\n{markdown_table(lines)}{chr(10) if notes else ''}{notes}"
+    return f" ({escaped('; '.join(sources))})\n\n{markdown_table(lines)}{chr(10) if notes else ''}{notes}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.registry import Registry
 
@@ -11,23 +12,30 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """How outputs of one kind of network are judged."""
+    """How the answers of one kind of network are judged; figures that are details are in dicts of their own."""
 
-    def quality(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Judge outputs (n, ...) against the targets (n, ...): metric name -> figure, null as NaN."""
+    def quality(self, answers: Sequence[Any], targets: Sequence[Any]) -> dict[str, Any]:
+        """Judge n answers against their targets: metric name -> figure, null as NaN."""
         ...
 
-    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """Judge each of the n samples alone: metric name -> (n,), for those metrics whose mean is the quality."""
+    def scores(self, answers: Sequence[Any], targets: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Judge each of the n answers alone: metric name -> (n,), for those metrics whose mean is the quality."""
         ...
 
-    def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
-        """The share 0..1 of the n inputs for which both give the same answer."""
+    def fidelity(self, answers: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
+        """Judge n answers by how near they are to those of FP32 PyTorch: metric name -> figure, null as NaN."""
         ...
 
 
 tasks: Registry[Task] = Registry("task")
 tasks.add("classification", "bench.tasks.classification:TASK")
+tasks.add("detection", "bench.tasks.detection:TASK")
+tasks.add("segmentation", "bench.tasks.segmentation:TASK")
+tasks.add("features", "bench.tasks.features:TASK")
+tasks.add("restoration_rgb", "bench.tasks.restoration:RGB")
+tasks.add("restoration_ycbcr", "bench.tasks.restoration:YCBCR")
+tasks.add("restoration_grey", "bench.tasks.restoration:GREY")
+tasks.add("generation", "bench.tasks.restoration:GENERATION")
 
 
 def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:

@@ -1,32 +1,43 @@
-"""Classification: one class of several for each input."""
+"""Classification: one class of several for each input. An answer is the scores (classes,) of the classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
+FIRST = (1, 5)
+
 
 class Classification:
-    """Judges class scores (n, classes) against class numbers (n,)."""
+    """Judges class scores against class numbers; NaN scores are never right."""
 
-    def quality(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """top1, the share 0..1 of inputs whose highest score is the target's; NaN scores are never right."""
-        return {name: float(scores.mean()) for name, scores in self.scores(outputs, targets).items()}
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, float]:
+        """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores; top5 where there are
+        more than five classes.
+        """
+        return {name: float(scores.mean()) for name, scores in self.scores(answers, targets).items()}
 
-    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-        """top1, 1.0 where the highest score is the target's, else 0.0."""
+    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, np.ndarray]:
+        """top1 and top5: 1.0 where the target is among so many highest scores, else 0.0; of equal scores, the first."""
         import numpy as np
 
+        outputs, wanted = np.asarray(answers), np.asarray(targets)
         sane = np.isfinite(outputs).all(axis=1)
-        return {"top1": (sane & (outputs.argmax(axis=1) == targets)).astype(np.float64)}
+        ranks = np.argsort(-outputs, axis=1, kind="stable") == wanted[:, None]
+        return {
+            f"top{count}": (sane & ranks[:, :count].any(axis=1)).astype(np.float64)
+            for count in FIRST
+            if count < outputs.shape[1]
+        }
 
-    def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float:
-        """The share 0..1 of inputs to which both give the same class."""
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
+        """agreement: the share 0..1 of inputs to which both give the same class."""
         import numpy as np
 
-        return float(np.mean(outputs.argmax(axis=1) == reference.argmax(axis=1)))
+        return {"agreement": float(np.mean(np.argmax(answers, axis=1) == np.argmax(reference, axis=1)))}
 
 
 TASK = Classification()

@@ -1,0 +1,90 @@
+"""ExecuTorch with its XNNPACK backend: the runtime for phones, here on the CPU; FP32, and static INT8 by PT2E."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.engines import Engine, pt2e, quiet
+from bench.errors import BuildError
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bench.engines import Predict
+    from bench.model import Output
+
+MODEL = "model.pte"
+LARGEST_BATCH = 64  # a program's memory is planned for the largest that it is exported for
+
+
+class ExecuTorch(Engine):
+    """The artefact is one .pte file with a free batch axis, the same that a phone runs."""
+
+    packages = ("executorch", "torch", "torchao")
+    format = "pte"
+
+    def supports(self, recipe: Recipe, device: str) -> str | None:
+        """Give the reason why not: bfloat16, dynamic INT8, a part of a network, another device."""
+        if device != "cpu":
+            return f"only the CPU is served so far, not {device!r}"
+        if recipe.number_format == "bf16":
+            return "ExecuTorch's XNNPACK backend computes in FP32, FP16 and INT8"
+        if recipe.activations == "dynamic":
+            return "ExecuTorch's XNNPACK backend quantizes activations at run time in linear layers, not in convolutions"
+        if recipe.part is not None:
+            return "PT2E's quantizer for XNNPACK lowers whole networks here"
+        return None
+
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+        """Export, calibrate and convert for INT8, lower to XNNPACK and write the program."""
+        import torch
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+            XNNPACKQuantizer,
+            get_symmetric_quantization_config,
+        )
+        from executorch.exir import to_edge_transform_and_lower
+
+        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+        with quiet(), torch.no_grad():
+            program = pt2e.exported(network, samples, batch)
+            if recipe.number_format == "int8":
+                quantizer = XNNPACKQuantizer()
+                quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+                program = pt2e.exported(pt2e.quantized(program.module(), quantizer, recipe, samples), samples, batch)
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        (folder / MODEL).write_bytes(lowered.buffer)
+
+    def load(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Predict:
+        """Load the program's one method with a pool of `threads` threads."""
+        import torch
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime
+
+        if len(example) > LARGEST_BATCH:
+            raise BuildError(f"a .pte is exported for batches of up to {LARGEST_BATCH}, not {len(example)}")
+        torch.set_num_threads(threads)
+        portable_lib._unsafe_reset_threadpool(threads)
+        self._program = Runtime.get().load_program(folder / MODEL)
+        method = self._program.load_method("forward")
+
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = method.execute([torch.from_numpy(inputs)])
+            return outputs[0].numpy() if len(outputs) == 1 else tuple(one.numpy() for one in outputs)
+
+        return predict
+
+    def pool(self) -> dict[str, object]:
+        """The size of ExecuTorch's own pool."""
+        from executorch.extension.pybindings import portable_lib
+
+        return super().pool() | {"threadpool": portable_lib._threadpool_get_thread_count()}
+
+
+ENGINE = ExecuTorch()

@@ -1,0 +1,38 @@
+"""ONNX Runtime from its own .ort format, which its builds for phones read; quantized as ONNX is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.engines.onnxruntime import MODEL, OnnxRuntime
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+ORT = "model.ort"
+
+
+class OnnxRuntimeMobile(OnnxRuntime):
+    """The artefact is one .ort file: the graph with the optimizations that hold on every machine already made."""
+
+    format = "ort"
+    file = ORT
+
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+        """Write the .ort file in place of the .onnx."""
+        import onnxruntime
+
+        super().build(network, recipe, samples, folder)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(folder / ORT)
+        options.add_session_config_entry("session.save_model_format", "ORT")
+        onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+        (folder / MODEL).unlink()
+
+
+ENGINE = OnnxRuntimeMobile()

@@ -1,0 +1,65 @@
+"""PT2E, PyTorch's flow of quantizing exported programs: what the engines that use it have in common."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from bench.engines import quiet
+from bench.engines.torch import CALIBRATION_BATCH
+from bench.errors import BuildError
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+def package() -> str:
+    """The package that has PT2E for this torch: torchao from torch 2.10, before that torch itself."""
+    release = tuple(int(part) for part in importlib.metadata.version("torch").split("+")[0].split(".")[:2])
+    return f"torchao {importlib.metadata.version('torchao')}" if release >= (2, 10) else "torch.ao"
+
+
+def functions() -> SimpleNamespace:
+    """PT2E's `prepare`, `convert` and its quantizer for `x86`, from whichever package has them."""
+    with quiet():
+        if package().startswith("torchao"):
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+            from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer
+        else:
+            import torch.ao.quantization.quantizer.x86_inductor_quantizer as x86_inductor_quantizer
+            from torch.ao.quantization.quantize_pt2e import convert_pt2e, prepare_pt2e
+    return SimpleNamespace(prepare=prepare_pt2e, convert=convert_pt2e, x86=x86_inductor_quantizer)
+
+
+def exported(network: torch.nn.Module, samples: np.ndarray, batch: Any) -> torch.export.ExportedProgram:
+    """A network as a program with `batch`, a torch.export.Dim, as its first axis. Raises BuildError."""
+    import torch
+
+    try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
+        return torch.export.export(
+            network, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},), strict=True
+        )
+    except Exception as error:
+        line = str(error).strip().splitlines()[0]
+        raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error
+
+
+def quantized(module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: np.ndarray) -> torch.nn.Module:
+    """An exported module with quantize and dequantize operators, calibrated on samples (n, ...) where static."""
+    import torch
+
+    pt2e = functions()
+    prepared = pt2e.prepare(module, quantizer)
+    for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
+        prepared(batch)
+        if recipe.activations == "dynamic":
+            break
+    converted = pt2e.convert(prepared)
+    used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in (*converted.named_parameters(), *converted.named_buffers()) if name not in used]:
+        owner, _, leaf = name.rpartition(".")
+        delattr(converted.get_submodule(owner), leaf)  # FP32 weights that INT8 ones replaced would be saved with them
+    return converted

@@ -1,0 +1,140 @@
+"""Detection: boxes with scores, judged by the protocol of WIDER FACE and by COCO's.
+
+An answer is an array (k, >= 5) float: left, top, right, bottom in pixels of the input, score; more columns are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+THRESHOLDS = 1000
+OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is to be found in one picture.
+
+    boxes    (m, 4) float: left, top, right, bottom in pixels.
+    subsets  name -> (m,) bool: which of them count in a subset of the data set; the others are neither hits nor misses.
+    factor   what the picture was scaled by to be the network's input, in whose pixels answers are.
+    """
+
+    boxes: np.ndarray
+    subsets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    factor: float = 1.0
+
+
+class Detection:
+    """Judges detections of one class against Objects."""
+
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, float]:
+        """ap_<subset> by WIDER's protocol for each subset; map and map50 over all boxes by COCO's; all 0..1."""
+        names = targets[0].subsets
+        answers = [scaled(answer, 1 / target.factor) for answer, target in zip(answers, targets, strict=True)]
+        wider = {f"ap_{name}": wider_ap(answers, targets, name) for name in names}
+        return wider | coco_ap(answers, targets)
+
+    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, np.ndarray]:
+        """Nothing: average precision is no mean over pictures."""
+        return {}
+
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
+        """agreement: of the reference's boxes with a score of at least 0.5, the share 0..1 found again at IoU 0.5."""
+        import numpy as np
+
+        found = total = 0
+        for answer, known in zip(answers, reference, strict=True):
+            sure = known[known[:, 4] >= 0.5]
+            total += len(sure)
+            candidates = answer[answer[:, 4] >= 0.5]
+            if len(sure) and len(candidates):
+                found += int((overlaps(sure, candidates, 0.0).max(axis=1) >= OVERLAP).sum())
+        return {"agreement": found / total if total else float(np.nan)}
+
+
+def scaled(answer: np.ndarray, factor: float) -> np.ndarray:
+    """An answer with its boxes made so many times as large, in float64."""
+    import numpy as np
+
+    return np.concatenate([answer[:, :4].astype(np.float64) * factor, answer[:, 4:]], axis=1)
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray, pixel: float) -> np.ndarray:
+    """Intersection over union (k, m) of boxes (k, >= 4) with others (m, >= 4); `pixel` is added to each extent, 1 where
+    the right and bottom pixels belong to a box.
+    """
+    import numpy as np
+
+    boxes, others = boxes[:, None, :4].astype(np.float64), others[None, :, :4].astype(np.float64)
+    extent = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2]) + pixel
+    shared = np.clip(extent, 0.0, None).prod(axis=-1)
+    areas = [(corners[..., 2:] - corners[..., :2] + pixel).prod(axis=-1) for corners in (boxes, others)]
+    return shared / (areas[0] + areas[1] - shared)
+
+
+def wider_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects], subset: str) -> float:
+    """Average precision of a subset by WIDER FACE's own evaluation, 0..1; NaN where nothing is to be found.
+
+    Scores are brought to 0..1 over the whole set; 1,000 thresholds; a box is matched, in the order of falling scores, to
+    the face with which it overlaps most, at 0.5 or more with whole pixels; boxes on faces outside of the subset do not
+    count; pictures without any face or any box add nothing but their missed faces.
+    Source: Yang et al. 2016, "WIDER FACE: A Face Detection Benchmark", evaluation code version 1.
+    """
+    import numpy as np
+
+    scores = np.concatenate([answer[:, 4] for answer in answers]).astype(np.float64)
+    count = sum(int(target.subsets[subset].sum()) for target in targets)
+    if not count:
+        return float("nan")
+    if not len(scores):
+        return 0.0
+    low, spread = scores.min(), np.ptp(scores) or 1.0
+    thresholds = 1 - np.arange(1, THRESHOLDS + 1) / THRESHOLDS
+    proposed, recalled = np.zeros(THRESHOLDS), np.zeros(THRESHOLDS)
+    for answer, target in zip(answers, targets, strict=True):
+        if not len(answer) or not len(target.boxes):
+            continue
+        answer = answer[np.argsort(-answer[:, 4], kind="stable")].astype(np.float64)
+        overlap = overlaps(answer, target.boxes, 1.0)
+        nearest = overlap.argmax(axis=1)
+        matched = overlap.max(axis=1) >= OVERLAP
+        counted = target.subsets[subset][nearest]
+        first = np.zeros(len(answer), bool)
+        hits = np.flatnonzero(matched & counted)
+        first[hits[np.unique(nearest[hits], return_index=True)[1]]] = True
+        kept = np.searchsorted(-(answer[:, 4] - low) / spread, -thresholds, side="right")  # boxes at each threshold
+        proposed += np.concatenate([[0], np.cumsum(~(matched & ~counted))])[kept]
+        recalled += np.concatenate([[0], np.cumsum(first)])[kept]
+    precision = np.divide(recalled, proposed, out=np.zeros(THRESHOLDS), where=proposed > 0)
+    recall = np.concatenate([[0.0], recalled / count, [1.0]])
+    envelope = np.maximum.accumulate(np.concatenate([[0.0], precision, [0.0]])[::-1])[::-1]
+    steps = np.flatnonzero(recall[1:] != recall[:-1])
+    return float(((recall[steps + 1] - recall[steps]) * envelope[steps + 1]).sum())
+
+
+def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, float]:
+    """COCO's mean average precision of one class over IoU 0.5 to 0.95, `map`, and at 0.5, `map50`, by torchmetrics."""
+    import torch
+    from torchmetrics.detection import MeanAveragePrecision
+
+    metric = MeanAveragePrecision(max_detection_thresholds=[1, 10, 1000])
+    metric.warn_on_many_detections = False
+    for answer, target in zip(answers, targets, strict=True):
+        labels = torch.zeros(len(answer), dtype=torch.long)
+        boxes, scores = torch.from_numpy(answer[:, :4]).float(), torch.from_numpy(answer[:, 4]).float()
+        faces = torch.from_numpy(target.boxes).float()
+        metric.update(
+            [{"boxes": boxes, "scores": scores, "labels": labels}],
+            [{"boxes": faces, "labels": torch.zeros(len(faces), dtype=torch.long)}],
+        )
+    found = metric.compute()
+    return {"map": float(found["map"]), "map50": float(found["map_50"])}
+
+
+TASK = Detection()

@@ -1,0 +1,63 @@
+"""Pictures of any size through a network of one size: tiles that overlap, each computed whole, kept without its margin.
+
+The result is that of the whole picture, exactly, where the margin is at least the network's reach: tiles lie at the
+picture's own borders, so what a network does there (zeros, reflections) it does in its tiles too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The size of a network's inputs, for pictures that are larger.
+
+    size    height and width of an input, in pixels.
+    margin  pixels at each inner side of a tile that are computed but not kept.
+    scale   how many times as large an output is.
+    """
+
+    size: int
+    margin: int
+    scale: int = 1
+
+    def starts(self, extent: int) -> list[int]:
+        """Where tiles begin along a side of so many pixels, at least `size`: the first at 0, the last at its end."""
+        step = self.size - 2 * self.margin
+        return [*range(0, extent - self.size, step), extent - self.size]
+
+    def cut(self, picture: np.ndarray) -> list[np.ndarray]:
+        """The tiles (c, size, size) of a picture (c, h, w), row by row; one that is too small is continued by its edge."""
+        picture = self._large_enough(picture)
+        return [picture[:, top : top + self.size, left : left + self.size] for top, left in self._places(picture)]
+
+    def join(self, tiles: list[np.ndarray], picture: np.ndarray) -> np.ndarray:
+        """The output (c, scale h, scale w) for a picture (c, h, w) from those for its tiles (c, scale size, scale size)."""
+        import numpy as np
+
+        large = self._large_enough(picture)
+        height, width = large.shape[1:]
+        whole = np.empty((len(tiles[0]), height * self.scale, width * self.scale), tiles[0].dtype)
+        for tile, (top, left) in zip(tiles, self._places(large), strict=True):
+            # what a later tile computes better, inside of its margin, is written over by it
+            inner = [0 if start == 0 else self.margin for start in (top, left)]
+            rows, columns = (slice((start + skip) * self.scale, (start + self.size) * self.scale)
+                             for start, skip in zip((top, left), inner, strict=True))
+            whole[:, rows, columns] = tile[:, inner[0] * self.scale :, inner[1] * self.scale :]
+        return whole[:, : picture.shape[1] * self.scale, : picture.shape[2] * self.scale]
+
+    def _places(self, picture: np.ndarray) -> Iterator[tuple[int, int]]:
+        return itertools.product(self.starts(picture.shape[1]), self.starts(picture.shape[2]))
+
+    def _large_enough(self, picture: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        lacking = [max(0, self.size - extent) for extent in picture.shape[1:]]
+        return np.pad(picture, ((0, 0), (0, lacking[0]), (0, lacking[1])), "edge") if any(lacking) else picture

@@ -1,0 +1,21 @@
+"""Document 2: restoration of pictures, by tiles, FP32 against dynamic and static INT8."""
+
+import os
+
+import pytest
+
+from bench import Grid, engines
+
+GRID = Grid(
+    model=["fsrcnn_x2", "fsrcnn_x3", "fsrcnn_x4", "dncnn_25", "scunet"],
+    precision=["fp32", "int8_dynamic", "int8_static"],
+    engine=engines.names(),
+    batch=1,
+    threads=min(2, os.cpu_count() or 1),
+)
+
+
+@pytest.mark.grid(GRID)
+def test_restoration(case, measure):
+    record = measure(case)
+    assert record.fidelity["psnr_db"] > 15, "a picture that far from FP32's was not made by this network"

@@ -1,0 +1,24 @@
+"""Document 4: a face detector, a small classifier and a vision transformer."""
+
+import os
+
+import pytest
+
+from bench import Grid, engines
+
+THREADS = min(2, os.cpu_count() or 1)
+PRECISIONS = ["fp32", "int8_static"]
+FACES = Grid(["scrfd_500m", "scrfd_500m_onnx"], PRECISIONS, engines.names(), threads=sorted({1, THREADS}))
+CLASSIFIERS = Grid(["mobilenet_v2_10", "vit_b16"], PRECISIONS, engines.names(), threads=THREADS)
+
+
+@pytest.mark.grid(FACES)
+def test_faces(case, measure):
+    record = measure(case)
+    assert record.fidelity["agreement"] > 0.5, "faces that sure must be found again"
+
+
+@pytest.mark.grid(CLASSIFIERS)
+def test_classifier(case, measure):
+    record = measure(case)
+    assert record.quality["top1"] > 0.15, "no better than chance"

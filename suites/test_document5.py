@@ -1,0 +1,30 @@
+"""Document 5: convolutions as img2col and a product, forward and backward, and segmentation of streets."""
+
+import os
+
+import pytest
+
+from bench import Grid, engines
+
+THREADS = min(2, os.cpu_count() or 1)
+KERNELS = (1, 3, 5, 7, 9, 11)
+STACKS = Grid(
+    model=[f"{kind}_k{kernel}{step}" for kernel in KERNELS for kind in ("conv", "img2col") for step in ("", "_step")],
+    precision="fp32",
+    engine="torch",
+    batch=[1, 2, 4, 8, 16, 32, 64],
+    threads=THREADS,
+)
+SEGMENTATION = Grid("fpn_resnext50", ["fp32", "bf16", "int8_static"], engines.names(), batch=[1, 4], threads=THREADS)
+
+
+@pytest.mark.grid(STACKS)
+def test_convolution(case, measure):
+    record = measure(case)
+    assert record.fidelity["max_error"] < 1e-4
+
+
+@pytest.mark.grid(SEGMENTATION)
+def test_segmentation(case, measure):
+    record = measure(case)
+    assert record.fidelity["agreement"] > 0.5, "pixels that sure must keep their class"
