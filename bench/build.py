@@ -199,10 +199,13 @@ def _source_digest(builder: Engine) -> str:
 
 
 def architecture(source: Source) -> torch.nn.Module:
-    """The model's network in eval mode, as its own function makes it under the fixed seed."""
+    """The model's network in eval mode, as its own function, or its weights' file, makes it under the fixed seed."""
     import torch
 
     torch.manual_seed(SEED)
+    if source.weights.network is not None and source.weights_file is not None:
+        return source.weights.network(source.weights_file).eval()
+    assert source.model.network is not None, f"{source.model.name} has neither a network nor a file that holds one"
     return source.model.network().eval()
 
 

@@ -171,10 +171,11 @@ def _weights_piece(model: Model, weights: Weights) -> Piece:
     def read(folder: Path) -> str:
         from bench.build import architecture, load_state
 
-        if weights.file is None or weights.read is None:
+        if weights.file is None:
             return "made when first needed"
         network = architecture(Source(model, weights, datasets.get(weights.dataset), folder))
-        load_state(network, weights.read(folder / weights.file), str(folder / weights.file))
+        if weights.read is not None:
+            load_state(network, weights.read(folder / weights.file), str(folder / weights.file))
         return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
     about = f"weights of {model.name} for {weights.dataset}: {weights.file or 'made when first needed'}"

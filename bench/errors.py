@@ -17,6 +17,10 @@ class DataError(BenchError):
     """Data or weights that are missing, truncated or of the wrong shape."""
 
 
+class LackingData(DataError):
+    """Data or weights that this machine has not, where it could."""
+
+
 class CacheError(BenchError):
     """The artefact store cannot be written or read."""
 

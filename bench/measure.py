@@ -21,7 +21,7 @@ from bench import build
 from bench.artifact import Artifact
 from bench.case import Case
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, CacheError
+from bench.errors import BaselineError, BenchError, CacheError, LackingData
 from bench.machine import available_bytes, cores_for
 from bench.model import models, source
 from bench.noise import Watch, snapshot
@@ -49,10 +49,12 @@ NOT_FP32_DB = 60.0
 
 
 def check(case: Case, data: Path | None) -> None:
-    """Raise UnknownMember where an axis names nothing registered, DataError where the case's data are not there."""
+    """Raise UnknownMember where an axis names nothing registered, DataError where there is no such folder of data."""
     engines.get(case.engine)
     recipes.get(case.precision)
-    source(models.get(case.model), data)
+    model = models.get(case.model)
+    with contextlib.suppress(LackingData):  # the case is unsupported then
+        source(model, data)
 
 
 def identity(bench: Bench) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
     told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here: `measure`
     tries it once more and makes the reason its record's.
     """
-    wanted = {(case.model, case.engine, case.precision): case for case in cases if unsupported(case) is None}
+    wanted = {(case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None}
     missing = [case for case in wanted.values() if find(case, bench) is None]
     worker = None
     for done, case in enumerate(missing):
@@ -109,7 +111,7 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
     Never raises for what the case does: what cannot be is a record with status "unsupported", what breaks one with
     status "failed", each with its reason. A baseline that breaks leaves the case without a speed-up, with the reason.
     """
-    reason = unsupported(case)
+    reason = unsupported(case, bench.data)
     if reason is not None:
         return Record(case, "unsupported", reason)
     with contextlib.ExitStack() as stack:
@@ -171,7 +173,8 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             if passes >= plan.least_passes and worth:
                 sessions += begin(min(1, plan.most_launches - len(launches), room - len(launches)))
         usage = _used(before, sessions[0].ask("usage"))
-        judged = sessions[0].ask("evaluate")
+        folder = None if bench.pictures is None else str(bench.pictures)
+        judged = sessions[0].ask("evaluate", patience=10, pictures=folder)
         opened = sessions[0].opened
     reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
     if reason is not None:
@@ -187,6 +190,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         quality=judged["quality"],
         fidelity=judged["fidelity"],
         drop=judged["drop"],
+        pictures=tuple(judged["pictures"]),
         speedup={} if interval is None else _speedup(interval, launches, others[0].session, plan),
         latency=times,
         throughput_items_per_s=case.batch * len(samples) / sum(samples),

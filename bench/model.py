@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.dataset import Dataset, datasets
-from bench.errors import DataError
+from bench.errors import DataError, LackingData
 from bench.recipe import Recipe, recipes
 from bench.registry import Registry
 from bench.tiling import Tile
@@ -40,6 +40,7 @@ class Weights:
     dataset  name of the data set they are calibrated on (train) and judged by (test).
     file     path below the user's data folder, read by `read`; None: they come with the network or by `train`.
     read     file -> state dict, of a file in `file`'s format; never unpickles objects. Raises DataError.
+    network  file -> network, where the file holds the architecture too; its weights come with it.
     train    (network, inputs (n, ...) float32 as preprocessed, targets (n, ...)) -> None, trains in place.
     fetch    folder -> None: brings `file` there.
     """
@@ -48,6 +49,7 @@ class Weights:
     dataset: str
     file: str | None = None
     read: Callable[[Path], dict[str, Any]] | None = None
+    network: Callable[[Path], torch.nn.Module] | None = None
     train: Callable[[torch.nn.Module, np.ndarray, np.ndarray], None] | None = None
     fetch: Callable[[Path], None] | None = None
 
@@ -58,6 +60,7 @@ class Model:
 
     task         name of the task that judges it.
     network      () -> torch.nn.Module, called under seed 0; holds the weights where `weights` neither read nor train.
+                 None where the weights' files hold it.
     weights      the sets it can run with, the first that the user's folder serves is taken; without a folder the
                  first that needs none.
     preprocess   inputs (n, ...) as the data set keeps them -> float32 (n, channels, height, width).
@@ -70,7 +73,7 @@ class Model:
 
     name: str
     task: str
-    network: Callable[[], torch.nn.Module]
+    network: Callable[[], torch.nn.Module] | None
     weights: tuple[Weights, ...]
     preprocess: Callable[[np.ndarray], np.ndarray] = as_float32
     answer: Callable[[Any, Any], Any] = as_given
@@ -104,7 +107,8 @@ class Source:
 
 
 def source(model: Model, folder: Path | None) -> Source:
-    """Choose the weights and data of a model. Raises DataError where a given folder lacks what the model needs.
+    """Choose the weights and data of a model. Raises LackingData where a given folder lacks what the model needs, or none
+    is given to a model that cannot do without; DataError where there is no such folder.
 
     Where a folder is given and the model knows weights or data that lie in one, some of them must be there: a figure
     from embedded data must never pass for one from real data.
@@ -114,7 +118,7 @@ def source(model: Model, folder: Path | None) -> Source:
         for weights in model.weights:
             if weights not in filed:
                 return Source(model, weights, datasets.get(weights.dataset), None if filed else folder)
-        raise DataError(
+        raise LackingData(
             f"{model.name} needs {filed[0].file or filed[0].dataset}; name a folder that holds it by --bench-data or "
             "BENCH_DATA"
         )
@@ -134,7 +138,7 @@ def source(model: Model, folder: Path | None) -> Source:
             lacking.append(str(error))
         else:
             return Source(model, weights, dataset, folder)
-    raise DataError(
+    raise LackingData(
         f"{model.name} cannot use the data folder: {'; '.join(lacking)}; "
         f"'bench data fetch {filed[0].dataset}' brings it, without a folder embedded data are used"
     )

@@ -296,7 +296,7 @@ def supported(case: Case, pytestconfig: pytest.Config) -> None:
     from bench.record import Record
     from bench.session import unsupported
 
-    reason = unsupported(case)
+    reason = unsupported(case, _folder(pytestconfig, "data"))
     if reason is not None:
         pytestconfig.stash[RECORDS].append(Record(case, "unsupported", reason))
         pytest.skip(f"unsupported: {reason}")
@@ -412,6 +412,7 @@ def bench_of(config: pytest.Config) -> Bench:
         timeout_s=option.bench_timeout,
         baseline_python=option.bench_baseline_python,
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
+        pictures=config.rootpath / option.bench_reports / "out" / "pictures",
     )
 
 

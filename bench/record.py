@@ -17,6 +17,7 @@ class Record:
     quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
     fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs, and the task's own figures.
     drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
+    pictures    names of the strips of pictures that were written.
     speedup     against the baseline: baseline (case, versions), ratio, low, high, confidence, launches, rounds,
                 verdict, and medians, for each launch the rounds' median calls in seconds; else baseline and reason.
     steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
@@ -39,6 +40,7 @@ class Record:
     quality: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
     drop: dict[str, Any] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
     speedup: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     throughput_items_per_s: float | None = None

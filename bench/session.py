@@ -16,7 +16,7 @@ from bench.artifact import Artifact, Store
 from bench.case import Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError
+from bench.errors import BaselineError, BenchError, LackingData
 from bench.machine import cores_for, energy_j
 from bench.model import models, source
 from bench.recipe import recipes
@@ -31,9 +31,11 @@ class Bench:
 
     cache            root of the artefact store.
     data             the user's data folder, None for embedded data.
-    timeout_s        the longest that one question to a worker may take; building has ten times as long.
+    timeout_s        the longest that one question to a worker may take; building and judging have ten times
+                     as long.
     baseline_python  the interpreter of the baselines' workers, None for this one.
     memory_bytes     the most private memory a worker may have, None for no limit.
+    pictures         the folder that strips of pictures are written to, None for none.
     """
 
     cache: Path
@@ -42,6 +44,7 @@ class Bench:
     timeout_s: float = 120.0
     baseline_python: str | None = None
     memory_bytes: int | None = None
+    pictures: Path | None = None
 
     @property
     def store(self) -> Store:
@@ -49,11 +52,15 @@ class Bench:
         return Store(self.cache)
 
 
-def unsupported(case: Case) -> str | None:
-    """Give the reason why the case cannot be measured on this machine, None where it can."""
+def unsupported(case: Case, data: Path | None) -> str | None:
+    """Give the reason why the case cannot be measured on this machine, with this folder of data, None where it can."""
     engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
+    try:
+        source(model, data)
+    except LackingData as error:
+        return str(error)
     return engine.missing() or engine.supports(recipe, case.device)
 
 
@@ -128,9 +135,9 @@ class Session:
         """The worker's process number."""
         return self._worker.pid
 
-    def ask(self, question: str, **facts: Any) -> Any:
-        """Ask the worker; it goes on after the answer."""
-        return self._worker.ask(question, self._bench.timeout_s, **facts, **self._facts)
+    def ask(self, question: str, patience: int = 1, **facts: Any) -> Any:
+        """Ask the worker, which may take so many times the usual limit; it goes on after the answer."""
+        return self._worker.ask(question, patience * self._bench.timeout_s, **facts, **self._facts)
 
     def close(self) -> None:
         """End the worker."""
@@ -201,7 +208,7 @@ class Shared:
         try:
             if case != self._case:
                 self._drop()
-                reason = unsupported(case)
+                reason = unsupported(case, self._bench.data)
                 if reason is not None:
                     raise BaselineError(f"unsupported: {reason}")
                 self._built, self._case = built_by(case, self._bench, self._python), case

@@ -308,7 +308,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
-    from bench import build
+    from bench import build, pictures
     from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
     from bench.tasks import sqnr_db, tasks
@@ -328,7 +328,13 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     found = answered(predict, source.model, samples.inputs, session.case.batch)
     known, raw = load_answers(reference / "answers.npz"), np.load(reference / "outputs.npy", allow_pickle=False)
     task = tasks.get(source.model.task)
+    folder = facts["pictures"]
     return {
+        "pictures": []
+        if folder is None
+        else pictures.write(
+            Path(folder), session.case.id, task, samples.inputs, samples.targets, found.answers, known
+        ),
         "quality": task.quality(found.answers, samples.targets)
         | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
         "fidelity": {"sqnr_db": sqnr_db(found.raw, raw)} | task.fidelity(found.answers, known),

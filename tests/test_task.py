@@ -4,16 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
 from bench.tasks import sqnr_db, tasks
 
 
-def test_top1_is_the_accuracy_of_scikit_learn():
+def test_top1_and_top5_are_the_accuracies_of_scikit_learn():
     rng = np.random.default_rng(0)
     scores, targets = rng.normal(size=(500, 10)), rng.integers(0, 10, 500)
     quality = tasks.get("classification").quality(scores, targets)
-    assert quality == {"top1": accuracy_score(targets, scores.argmax(axis=1))}
+    assert quality == {
+        "top1": accuracy_score(targets, scores.argmax(axis=1)),
+        "top5": top_k_accuracy_score(targets, scores, k=5),
+    }
 
 
 def test_agreement_is_the_share_of_equal_answers():
@@ -23,7 +26,7 @@ def test_agreement_is_the_share_of_equal_answers():
         max(range(4), key=list(a).__getitem__) == max(range(4), key=list(b).__getitem__)
         for a, b in zip(one, other, strict=True)
     )
-    assert tasks.get("classification").agreement(one, other) == same / 300
+    assert tasks.get("classification").fidelity(one, other) == {"agreement": same / 300}
 
 
 def test_sqnr_is_the_ratio_of_powers_in_decibel():

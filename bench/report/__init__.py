@@ -23,8 +23,15 @@ def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
     text = render(Run(records, describe(), now.isoformat(timespec="seconds")), reports if reports.is_dir() else None)
     path = reports / "out" / f"run-{now:%Y%m%d-%H%M%S}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text("\n\n".join([text, *_pictures(records)]) + "\n", encoding="utf-8")
     return text, path
+
+
+def _pictures(records: list[dict[str, Any]]) -> list[str]:
+    """The strips of pictures that the cases left, which lie beside the reports."""
+    shown = [(record["id"], name) for record in records for name in record.get("pictures") or ()]
+    links = [f"![{escaped(case)}](pictures/{escaped(name)}) {escaped(case)}" for case, name in shown]
+    return ["### Pictures", *links] if links else []
 
 
 def render(run: Run, tables: Path | None = None) -> str:

@@ -26,6 +26,10 @@ class Task(Protocol):
         """Judge n answers by how near they are to those of FP32 PyTorch: metric name -> figure, null as NaN."""
         ...
 
+    def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
+        """Pictures (h, w, 3) uint8 by caption, of one item's target, its answer and FP32's; none where none tells."""
+        ...
+
 
 tasks: Registry[Task] = Registry("task")
 tasks.add("classification", "bench.tasks.classification:TASK")

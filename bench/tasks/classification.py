@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,10 @@ class Classification:
         import numpy as np
 
         return {"agreement": float(np.mean(np.argmax(answers, axis=1) == np.argmax(reference, axis=1)))}
+
+    def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
+        """Nothing."""
+        return {}
 
 
 TASK = Classification()

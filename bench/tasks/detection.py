@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 THRESHOLDS = 1000
 OVERLAP = 0.5
+SURE = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,30 @@ class Detection:
 
         found = total = 0
         for answer, known in zip(answers, reference, strict=True):
-            sure = known[known[:, 4] >= 0.5]
+            sure = known[known[:, 4] >= SURE]
             total += len(sure)
-            candidates = answer[answer[:, 4] >= 0.5]
+            candidates = answer[answer[:, 4] >= SURE]
             if len(sure) and len(candidates):
                 found += int((overlaps(sure, candidates, 0.0).max(axis=1) >= OVERLAP).sum())
         return {"agreement": found / total if total else float(np.nan)}
+
+    def shown(self, item: np.ndarray, target: Objects, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+        """The picture with the boxes to be found, with FP32's and with the answer's of a score of at least 0.5."""
+        import numpy as np
+        import torch
+        from torchvision.utils import draw_bounding_boxes
+
+        picture = torch.from_numpy(np.ascontiguousarray(item.transpose(2, 0, 1)))
+
+        def drawn(boxes: np.ndarray) -> np.ndarray:
+            corners = torch.from_numpy(boxes[:, :4].astype(np.float32))
+            return draw_bounding_boxes(picture, corners, colors="lime", width=3).permute(1, 2, 0).numpy()
+
+        return {
+            "truth": drawn(target.boxes * target.factor),
+            "FP32": drawn(known[known[:, 4] >= SURE]),
+            "this case": drawn(answer[answer[:, 4] >= SURE]),
+        }
 
 
 def scaled(answer: np.ndarray, factor: float) -> np.ndarray:

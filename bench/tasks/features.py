@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,10 @@ class Features:
 
         differences = [np.abs(one - known).max() for one, known in zip(answers, reference, strict=True)]
         return {"max_error": float(max(differences) / max(np.abs(known).max() for known in reference))}
+
+    def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
+        """Nothing."""
+        return {}
 
 
 TASK = Features()

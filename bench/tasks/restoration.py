@@ -34,6 +34,9 @@ def ssim(answer: np.ndarray, target: np.ndarray) -> float:
     )
 
 
+LOUDER = 8
+
+
 @dataclass(frozen=True)
 class Restoration:
     """Judges pictures by the mean over pictures.
@@ -75,6 +78,28 @@ class Restoration:
         found = [degradations(*pair) for pair in zip(answers, reference, strict=True)]
         means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         return {"psnr_db": means.pop("psnr_db"), "degradation": means}
+
+    def shown(self, item: Any, target: np.ndarray, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+        """The target, FP32's answer, the answer, and what is between the two, eight times as large."""
+        import numpy as np
+
+        panels = {
+            "original": self._seen(target),
+            "FP32": self._seen(known),
+            "this case": self._seen(answer),
+        }
+        difference = np.abs(panels["this case"].astype(np.int16) - panels["FP32"])
+        return panels | {f"difference x{LOUDER}": np.clip(difference * LOUDER, 0, 255).astype(np.uint8)}
+
+    def _seen(self, picture: np.ndarray) -> np.ndarray:
+        """A picture (c, h, w) in 0..1 of this colour space as (h, w, 3) uint8 RGB."""
+        import numpy as np
+        from PIL import Image
+
+        whole = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+        if self.space == "ycbcr":
+            return np.asarray(Image.fromarray(whole, "YCbCr").convert("RGB"))
+        return np.repeat(whole, 3, axis=2) if whole.shape[2] == 1 else whole
 
 
 def degradations(answer: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -49,6 +49,31 @@ class Segmentation:
         pairs = zip(answers, reference, strict=True)
         return {"agreement": float(np.mean([float((answer == known).mean()) for answer, known in pairs]))}
 
+    def shown(self, item: np.ndarray, target: np.ndarray, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+        """The picture, its classes, those of FP32 and of the answer, each in a colour, and where the two differ, white."""
+        import numpy as np
+
+        return {
+            "original": item,
+            "truth": coloured(target),
+            "FP32": coloured(known),
+            "this case": coloured(answer),
+            "difference": np.repeat(((answer != known) * 255).astype(np.uint8)[..., None], 3, axis=2),
+        }
+
+
+def coloured(labels: np.ndarray) -> np.ndarray:
+    """Labels (h, w) as colours (h, w, 3) uint8, those far from each other for classes that are next; VOID is black."""
+    import colorsys
+
+    import numpy as np
+
+    palette = np.zeros((256, 3), np.uint8)
+    for label in range(VOID):
+        hue = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.75, 0.95 if label % 2 else 0.7)
+        palette[label] = [round(255 * part) for part in hue]
+    return palette[labels]
+
 
 def confusion(answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
     """Pixels (classes, classes) by target and answer, without those whose target is VOID."""
