@@ -103,8 +103,9 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
 
 def reference(store: Store, source: Source, make: bool = True) -> Artifact | None:
     """What FP32 PyTorch makes of the whole test split, against which fidelity is measured: `answers.npz`, and of the
-    first inputs the raw `outputs.npy`; the first inputs themselves, `inputs.npy`, with which calls are timed, so that no
-    timed process needs to load a data set; and in `macs.json` how many multiply-accumulates the network makes for one.
+    first inputs the raw `outputs.npy`; the first inputs themselves, `inputs.npy`, with which calls are timed, so that
+    no timed process needs to load a data set; and in `macs.json` how many multiply-accumulates the network makes for
+    one.
     """
     network_weights = weights(store, source, make)
     if network_weights is None:

@@ -19,7 +19,8 @@ QUARTER = 0.25
 
 @dataclass(frozen=True)
 class Found:
-    """A tile of a picture: where it is, its mean brightness in 0..255, and its detail: the deviation of its Laplacian."""
+    """A tile of a picture: where it is, its mean brightness in 0..255, and its detail: the deviation of its
+    Laplacian."""
 
     file: Path
     top: int
@@ -29,9 +30,9 @@ class Found:
 
 
 def cut_tiles(pictures: Path, place: Path, size: int, count: int, seed: int) -> dict[str, int]:
-    """Cut `count` tiles (size, size) from the pictures below a folder and write them to another as PNG, a quarter each of
-    the brightest, darkest, flattest and most detailed quarters, by chance of the seed; the same every time. Gives how many
-    of each kind were cut. Raises DataError where there are too few, or where the other folder is not empty.
+    """Cut `count` tiles (size, size) from the pictures below a folder and write them to another as PNG, a quarter each
+    of the brightest, darkest, flattest and most detailed quarters, by chance of the seed; the same every time. Gives
+    how many of each kind were cut. Raises DataError where there are too few, or where the other folder is not empty.
     """
     import numpy as np
     from PIL import Image

@@ -88,7 +88,9 @@ def _flat(output: Output) -> np.ndarray:
 
 
 def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:
-    """Keep answers of one type and number of axes, whatever their shapes, in one npz: their values, and each one's shape."""
+    """Keep answers of one type and number of axes, whatever their shapes, in one npz: their values, and each one's
+    shape.
+    """
     import numpy as np
 
     shapes = np.array([answer.shape for answer in answers], np.int64).reshape(len(answers), -1)

@@ -82,7 +82,9 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
     told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here: `measure`
     tries it once more and makes the reason its record's.
     """
-    wanted = {(case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None}
+    wanted = {
+        (case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None
+    }
     missing = [case for case in wanted.values() if find(case, bench) is None]
     worker = None
     for done, case in enumerate(missing):

@@ -107,8 +107,8 @@ class Source:
 
 
 def source(model: Model, folder: Path | None) -> Source:
-    """Choose the weights and data of a model. Raises LackingData where a given folder lacks what the model needs, or none
-    is given to a model that cannot do without; DataError where there is no such folder.
+    """Choose the weights and data of a model. Raises LackingData where a given folder lacks what the model needs, or
+    none is given to a model that cannot do without; DataError where there is no such folder.
 
     Where a folder is given and the model knows weights or data that lie in one, some of them must be there: a figure
     from embedded data must never pass for one from real data.

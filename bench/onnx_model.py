@@ -1,30 +1,149 @@
-"""A model that a user has as an ONNX file and nothing else: its graph becomes a PyTorch network, which all engines take."""
+"""A model that a user has as an ONNX file and nothing else: its graph becomes a PyTorch network, for all engines."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import DataError
 
 if TYPE_CHECKING:
+    import onnx
     import torch
+
+TOLERANCE = 1e-4
 
 
 def network_of(file: Path) -> torch.nn.Module:
-    """The network of an ONNX file, converted by onnx2torch. Raises DataError where it cannot be read or converted."""
-    import onnx
+    """The network of an ONNX file of one input, its batch made free where the file fixes it at 1, by onnx2torch.
+
+    It is compared with the file on ONNX Runtime, item by item. Raises DataError where the file cannot be read or
+    converted, or where the network gives something else.
+    """
+    import numpy as np
+    import torch
     from onnx2torch import convert
 
     from bench.engines import quiet
+    from bench.engines.torch import predictor
 
-    try:
-        model = onnx.load(file)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf raises errors of its own
-        raise DataError(f"{file} cannot be read as ONNX: {type(error).__name__}") from error
+    theirs, graph = _opened(file)
+    given = theirs.get_inputs()
+    if len(given) != 1 or not all(isinstance(extent, int) for extent in given[0].shape[1:]):
+        told = "; ".join(f"{one.name} {one.shape}" for one in given)
+        raise DataError(f"{file} must have one input of a shape that is fixed but for its batch; it has: {told}")
     try:
         with quiet():
-            return convert(model)
-    except NotImplementedError as error:
-        raise DataError(f"{file} holds what onnx2torch does not convert: {error}") from error
+            network = _told(convert(_free(graph))).eval()
+    except Exception as error:  # a converter fails in many ways; all mean that this graph is not for it
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file} holds what onnx2torch does not convert: {said}") from error
+    inputs = np.random.default_rng(0).random((2, *given[0].shape[1:]), np.float32)
+    known = [theirs.run(None, {given[0].name: inputs[place : place + 1]}) for place in range(2)]
+    with quiet():
+        found = predictor(network)(inputs)
+    for number, one in enumerate(found if isinstance(found, tuple) else (found,)):
+        wanted = np.concatenate([outputs[number] for outputs in known])
+        if one.shape != wanted.shape or not np.allclose(one, wanted, atol=TOLERANCE, rtol=TOLERANCE):
+            raise DataError(f"{file}: output {number} of the converted network is not the file's: its batch is not free")
+    torch.manual_seed(0)
+    return network
+
+
+def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
+    """A session of the file, and its graph with all that follows from the fixed shapes already computed."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            options.optimized_model_filepath = str(Path(place) / "folded.onnx")
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            return session, onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+    except Exception as error:  # ONNX Runtime and protobuf raise errors of their own
+        raise DataError(f"{file} cannot be read as ONNX: {type(error).__name__}") from error
+
+
+def _free(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with a free batch: what it reshapes or resizes to a batch of 1 keeps the batch that comes."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {
+        info.name: [extent.dim_value for extent in info.type.tensor_type.shape.dim]
+        for info in (*graph.value_info, *graph.input)
+    }
+    for node in graph.node:
+        sizes = 1 if node.op_type == "Reshape" else 3 if node.op_type == "Resize" and len(node.input) == 4 else None
+        if sizes is None or node.input[sizes] not in stored:
+            continue
+        wanted = numpy_helper.to_array(stored[node.input[sizes]])
+        if node.op_type == "Reshape" and wanted[0] == 1:
+            name, values = f"{node.output[0]}/shape", np.concatenate([[0], wanted[1:]]).astype(np.int64)
+        elif node.op_type == "Resize" and node.input[0] in shapes:
+            name = f"{node.output[0]}/scales"
+            values = (wanted / np.array(shapes[node.input[0]])).astype(np.float32)
+            del node.input[sizes]
+            sizes = 2
+        else:
+            continue
+        graph.initializer.append(numpy_helper.from_array(values, name))
+        node.input[sizes] = name
+    for info in (*graph.input, *graph.output):
+        info.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del graph.value_info[:]
+    return model
+
+
+def _told(network: Any) -> torch.nn.Module:
+    """The converted network with the shapes that it reshapes and resizes to as numbers of its code, not as tensors that
+    it reads while it runs: exporters and quantizers follow only the former.
+    """
+    import torch
+    from onnx2torch.node_converters.reshape import OnnxReshape
+    from onnx2torch.node_converters.resize import OnnxResize
+    from torch.nn import functional
+
+    class Reshape(torch.nn.Module):
+        def __init__(self, shape: list[int]) -> None:
+            super().__init__()
+            self.shape = tuple(shape)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shape = [x.shape[place] if extent == 0 else extent for place, extent in enumerate(self.shape)]
+            return x.reshape(shape)
+
+    class Resize(torch.nn.Module):
+        def __init__(self, scales: list[float], like: Any, mode: str) -> None:
+            super().__init__()
+            self.scales, self.mode, self.align_corners = tuple(scales[2:]), mode, like.align_corners
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.interpolate(
+                x, scale_factor=self.scales, mode=self.mode, align_corners=self.align_corners
+            )
+
+    modes = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}
+    for node in network.graph.nodes:
+        module = network.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(module, (OnnxReshape, OnnxResize)) or any(arg.op != "get_attr" for arg in node.args[1:]):
+            continue
+        values = [_value(network, arg.target).tolist() for arg in node.args[1:]]
+        own = Reshape(values[0]) if isinstance(module, OnnxReshape) else Resize(values[1], module, modes[module.onnx_mode])
+        network.set_submodule(node.target, own)
+        node.args = node.args[:1]
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+def _value(network: Any, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(network.get_submodule(owner), leaf)

@@ -34,12 +34,16 @@ class Tile:
         return [*range(0, extent - self.size, step), extent - self.size]
 
     def cut(self, picture: np.ndarray) -> list[np.ndarray]:
-        """The tiles (c, size, size) of a picture (c, h, w), row by row; one that is too small is continued by its edge."""
+        """The tiles (c, size, size) of a picture (c, h, w), row by row; one that is too small is continued by its
+        edge.
+        """
         picture = self._large_enough(picture)
         return [picture[:, top : top + self.size, left : left + self.size] for top, left in self._places(picture)]
 
     def join(self, tiles: list[np.ndarray], picture: np.ndarray) -> np.ndarray:
-        """The output (c, scale h, scale w) for a picture (c, h, w) from those for its tiles (c, scale size, scale size)."""
+        """The output (c, scale h, scale w) for a picture (c, h, w) from those for its tiles (c, scale size, scale
+        size).
+        """
         import numpy as np
 
         large = self._large_enough(picture)
@@ -48,8 +52,10 @@ class Tile:
         for tile, (top, left) in zip(tiles, self._places(large), strict=True):
             # what a later tile computes better, inside of its margin, is written over by it
             inner = [0 if start == 0 else self.margin for start in (top, left)]
-            rows, columns = (slice((start + skip) * self.scale, (start + self.size) * self.scale)
-                             for start, skip in zip((top, left), inner, strict=True))
+            rows, columns = (
+                slice((start + skip) * self.scale, (start + self.size) * self.scale)
+                for start, skip in zip((top, left), inner, strict=True)
+            )
             whole[:, rows, columns] = tile[:, inner[0] * self.scale :, inner[1] * self.scale :]
         return whole[:, : picture.shape[1] * self.scale, : picture.shape[2] * self.scale]
 

@@ -332,9 +332,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "pictures": []
         if folder is None
-        else pictures.write(
-            Path(folder), session.case.id, task, samples.inputs, samples.targets, found.answers, known
-        ),
+        else pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, found.answers, known),
         "quality": task.quality(found.answers, samples.targets)
         | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
         "fidelity": {"sqnr_db": sqnr_db(found.raw, raw)} | task.fidelity(found.answers, known),

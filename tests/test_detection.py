@@ -1,4 +1,4 @@
-"""Claims about average precision: WIDER FACE's protocol against a loop over its own words, COCO's against pycocotools."""
+"""Claims about average precision: WIDER FACE's protocol against its loops, COCO's against pycocotools."""
 
 import os
 from pathlib import Path
@@ -137,7 +137,6 @@ def test_cocos_average_precision_is_that_of_its_own_tools():
         ]
     )
     evaluation = COCOeval(truth, found, "bbox")
-    evaluation.params.maxDets = [1, 10, 1000]
     evaluation.evaluate()
     evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, 0, 0, 2]
@@ -150,7 +149,10 @@ def test_overlap_is_that_of_torchvision():
     from torchvision.ops import box_iou
 
     chance = np.random.default_rng(0)
-    one, other = (np.concatenate([corner, corner + chance.uniform(1, 60, corner.shape)], 1) for corner in chance.uniform(0, 90, (2, 12, 2)))
+    one, other = (
+        np.concatenate([corner, corner + chance.uniform(1, 60, corner.shape)], 1)
+        for corner in chance.uniform(0, 90, (2, 12, 2))
+    )
     theirs = box_iou(torch.from_numpy(one), torch.from_numpy(other))
     np.testing.assert_allclose(overlaps(one, other, 0.0), theirs.numpy(), atol=1e-9)
 

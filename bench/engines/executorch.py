@@ -34,7 +34,9 @@ class ExecuTorch(Engine):
         if recipe.number_format == "bf16":
             return "ExecuTorch's XNNPACK backend computes in FP32, FP16 and INT8"
         if recipe.activations == "dynamic":
-            return "ExecuTorch's XNNPACK backend quantizes activations at run time in linear layers, not in convolutions"
+            return (
+                "ExecuTorch's XNNPACK backend quantizes activations at run time in linear layers, not in convolutions"
+            )
         if recipe.part is not None:
             return "PT2E's quantizer for XNNPACK lowers whole networks here"
         return None

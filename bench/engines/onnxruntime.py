@@ -134,8 +134,8 @@ def nodes_of(file: Path, modules: list[str]) -> list[str]:
 
 
 def quantize(prepared: Path, file: Path, samples: np.ndarray, left: list[str]) -> None:
-    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...); the
-    nodes named in `left` stay FP32.
+    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...);
+    the nodes named in `left` stay FP32.
 
     s8 activations would fall to slow kernels: 49 against 874 GOP/s on an AVX512-VNNI machine.
     """

@@ -39,9 +39,7 @@ def exported(network: torch.nn.Module, samples: np.ndarray, batch: Any) -> torch
     import torch
 
     try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
-        return torch.export.export(
-            network, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},), strict=True
-        )
+        return torch.export.export(network, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},), strict=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error

@@ -93,14 +93,12 @@ class Line:
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Line:
         """A row or column as the file tells it."""
-        return cls(
-            entry["label"], dict(entry.get("case", {})), Figure.read(entry) if "case" not in entry else None
-        )
+        return cls(entry["label"], dict(entry.get("case", {})), Figure.read(entry) if "case" not in entry else None)
 
 
 def defined(path: Path, table: pd.DataFrame) -> list[str]:
-    """Render the table that a file defines, once for each model, device, batch and threads that has figures for it, where
-    its own cases do not name these.
+    """Render the table that a file defines, once for each model, device, batch and threads that has figures for it,
+    where its own cases do not name these.
 
     Cases that this run has not are left out and named below; a case without figures has its reason there. Raises
     RunFileError where the file is no such definition.
@@ -121,7 +119,10 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
     for values, cases in chosen.groupby(groups, sort=False) if groups else [((), chosen)]:
         body = _body(cases, rows, columns, shared)
         if body is not None:
-            told = (f"{axis} {value}" if axis in ("batch", "threads") else str(value) for axis, value in zip(groups, values, strict=True))
+            told = (
+                f"{axis} {value}" if axis in ("batch", "threads") else str(value)
+                for axis, value in zip(groups, values, strict=True)
+            )
             head = ", ".join(escaped(one) for one in told)
             texts.append(f"### {escaped(title)}\n\n{head}{body}")
     return texts

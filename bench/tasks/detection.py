@@ -100,10 +100,10 @@ def overlaps(boxes: np.ndarray, others: np.ndarray, pixel: float) -> np.ndarray:
 def wider_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects], subset: str) -> float:
     """Average precision of a subset by WIDER FACE's own evaluation, 0..1; NaN where nothing is to be found.
 
-    Scores are brought to 0..1 over the whole set; 1,000 thresholds; a box is matched, in the order of falling scores, to
-    the face with which it overlaps most, at 0.5 or more with whole pixels; boxes on faces outside of the subset do not
-    count; pictures without any face or any box add nothing but their missed faces.
-    Source: Yang et al. 2016, "WIDER FACE: A Face Detection Benchmark", evaluation code version 1.
+    Scores are brought to 0..1 over the whole set; 1,000 thresholds; a box is matched, in the order of falling scores,
+    to the face with which it overlaps most, at 0.5 or more with whole pixels; boxes on faces outside of the subset do
+    not count; pictures without any face or any box add nothing but their missed faces. Source: Yang et al. 2016,
+    "WIDER FACE: A Face Detection Benchmark", evaluation code version 1.
     """
     import numpy as np
 
@@ -142,7 +142,7 @@ def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[s
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(max_detection_thresholds=[1, 10, 1000])
+    metric = MeanAveragePrecision()
     metric.warn_on_many_detections = False
     for answer, target in zip(answers, targets, strict=True):
         labels = torch.zeros(len(answer), dtype=torch.long)

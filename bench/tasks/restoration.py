@@ -22,14 +22,20 @@ def psnr_db(answer: np.ndarray, target: np.ndarray) -> float:
 
 
 def ssim(answer: np.ndarray, target: np.ndarray) -> float:
-    """The structural similarity, -1..1, of two pictures (channels, height, width) in 0..1: by Gaussians of 1.5 pixels, as
-    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", state it.
+    """The structural similarity, -1..1, of two pictures (channels, height, width) in 0..1: by Gaussians of 1.5 pixels,
+    as Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", state it.
     """
     from skimage.metrics import structural_similarity
 
     return float(
         structural_similarity(
-            answer, target, channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            answer,
+            target,
+            channel_axis=0,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
         )
     )
 
@@ -106,8 +112,9 @@ def degradations(answer: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """What became of a picture (channels, height, width) in 0..1, against the reference's:
 
     psnr_db, ssim   as above, against the reference.
-    detail          its share of the reference's high frequencies: the ratio of the Laplacians' deviations, 1 is none lost.
-    banding         how much more of the pixels, 0..1, equal their right neighbour to half a level of 8 bits in places
+    detail          its share of the reference's high frequencies: the ratio of the Laplacians' deviations, 1 is none
+    lost. banding         how much more of the pixels, 0..1, equal their right neighbour to half a level of 8 bits in
+    places
                     where the reference has a gentle slope: 0 is none.
     clipping        how much more of the values, 0..1, lie within half a level of 8 bits of 0 or 1.
     colour_shift    the largest change of a channel's mean, in levels of 8 bits.

@@ -15,8 +15,8 @@ class Segmentation:
     """Judges label maps; pixels whose target is VOID do not count."""
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, Any]:
-        """miou, the mean over classes of intersection over union of all pixels of the set; `iou`, that of each class; and
-        pixel_accuracy; all 0..1. Classes that neither the targets nor the answers have are left out.
+        """miou, the mean over classes of intersection over union of all pixels of the set; `iou`, that of each class;
+        and pixel_accuracy; all 0..1. Classes that neither the targets nor the answers have are left out.
         """
         import numpy as np
 
@@ -49,8 +49,12 @@ class Segmentation:
         pairs = zip(answers, reference, strict=True)
         return {"agreement": float(np.mean([float((answer == known).mean()) for answer, known in pairs]))}
 
-    def shown(self, item: np.ndarray, target: np.ndarray, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-        """The picture, its classes, those of FP32 and of the answer, each in a colour, and where the two differ, white."""
+    def shown(
+        self, item: np.ndarray, target: np.ndarray, answer: np.ndarray, known: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The picture, its classes, those of FP32 and of the answer, each in a colour, and where the two differ,
+        white.
+        """
         import numpy as np
 
         return {
