@@ -51,8 +51,11 @@ def _digest_as_of(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _code(registered: dict[str, Any], name: str) -> str | None:
-    """Digest of the file that registered a member, None for those of the harness itself."""
-    return source_digest(Path(registered[name].file)) if name in registered else None
+    """Digest of the files that registered a member and shape it, None for those of the harness itself."""
+    if name not in registered:
+        return None
+    digests = [source_digest(Path(file)) for file in registered[name].files()]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def data_facts(dataset: Dataset, folder: Path | None) -> dict[str, Any]:

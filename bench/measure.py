@@ -61,7 +61,7 @@ def identity(bench: Bench) -> dict[str, Any]:
     """What must be equal for a case measured in another run to stand in this one: code, machine, versions, options."""
     from bench.machine import describe
 
-    files = [*Path(__file__).parent.rglob("*.py"), *(Path(origin.file) for origin in origins())]
+    files = {*Path(__file__).parent.rglob("*.py"), *(Path(file) for origin in origins() for file in origin.files())}
     return {
         "code": sorted(build.source_digest(file) for file in files),
         "machine": describe(),

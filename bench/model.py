@@ -50,7 +50,7 @@ class Weights:
     file: str | None = None
     read: Callable[[Path], dict[str, Any]] | None = None
     network: Callable[[Path], torch.nn.Module] | None = None
-    train: Callable[[torch.nn.Module, np.ndarray, np.ndarray], None] | None = None
+    train: Callable[[torch.nn.Module, np.ndarray, Any], None] | None = None
     fetch: Callable[[Path], None] | None = None
 
 

@@ -46,7 +46,9 @@ def network_of(file: Path) -> torch.nn.Module:
     for number, one in enumerate(found if isinstance(found, tuple) else (found,)):
         wanted = np.concatenate([outputs[number] for outputs in known])
         if one.shape != wanted.shape or not np.allclose(one, wanted, atol=TOLERANCE, rtol=TOLERANCE):
-            raise DataError(f"{file}: output {number} of the converted network is not the file's: its batch is not free")
+            raise DataError(
+                f"{file}: output {number} of the converted network is not the file's: its batch is not free"
+            )
     torch.manual_seed(0)
     return network
 
@@ -125,9 +127,7 @@ def _told(network: Any) -> torch.nn.Module:
             self.scales, self.mode, self.align_corners = tuple(scales[2:]), mode, like.align_corners
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return functional.interpolate(
-                x, scale_factor=self.scales, mode=self.mode, align_corners=self.align_corners
-            )
+            return functional.interpolate(x, scale_factor=self.scales, mode=self.mode, align_corners=self.align_corners)
 
     modes = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}
     for node in network.graph.nodes:
@@ -135,7 +135,11 @@ def _told(network: Any) -> torch.nn.Module:
         if not isinstance(module, (OnnxReshape, OnnxResize)) or any(arg.op != "get_attr" for arg in node.args[1:]):
             continue
         values = [_value(network, arg.target).tolist() for arg in node.args[1:]]
-        own = Reshape(values[0]) if isinstance(module, OnnxReshape) else Resize(values[1], module, modes[module.onnx_mode])
+        own = (
+            Reshape(values[0])
+            if isinstance(module, OnnxReshape)
+            else Resize(values[1], module, modes[module.onnx_mode])
+        )
         network.set_submodule(node.target, own)
         node.args = node.args[:1]
     network.graph.eliminate_dead_code()

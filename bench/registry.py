@@ -43,6 +43,21 @@ class Origin:
         sys.modules[self.module] = module
         spec.loader.exec_module(module)
 
+    def files(self) -> list[str]:
+        """The module's file and, of its own package, those of the modules that it has functions or classes from, and so
+        on: what may shape that which it registers.
+        """
+        top, found, waiting = self.module.partition(".")[0], {self.module: self.file}, [self.module]
+        while waiting:
+            for value in vars(sys.modules.get(waiting.pop(), object)).values():
+                name = getattr(value, "__module__", None)
+                if not isinstance(name, str):
+                    continue
+                if name.partition(".")[0] == top and name not in found and name in sys.modules:
+                    found[name] = str(sys.modules[name].__file__)
+                    waiting.append(name)
+        return sorted(found.values())
+
     @classmethod
     def of(cls, module: str) -> Origin:
         """The origin of an imported module, by its name."""

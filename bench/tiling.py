@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ class Tile:
         picture = self._large_enough(picture)
         return [picture[:, top : top + self.size, left : left + self.size] for top, left in self._places(picture)]
 
-    def join(self, tiles: list[np.ndarray], picture: np.ndarray) -> np.ndarray:
+    def join(self, tiles: list[Any], picture: np.ndarray) -> np.ndarray:
         """The output (c, scale h, scale w) for a picture (c, h, w) from those for its tiles (c, scale size, scale
         size).
         """

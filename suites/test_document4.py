@@ -9,7 +9,7 @@ from bench import Grid, engines
 THREADS = min(2, os.cpu_count() or 1)
 PRECISIONS = ["fp32", "int8_static"]
 FACES = Grid(["scrfd_500m", "scrfd_500m_onnx"], PRECISIONS, engines.names(), threads=sorted({1, THREADS}))
-CLASSIFIERS = Grid(["mobilenet_v2_10", "vit_b16"], PRECISIONS, engines.names(), threads=THREADS)
+CLASSIFIERS = Grid(["mobilenet_v2", "mobilenet_v2_10", "vit_b16"], PRECISIONS, engines.names(), threads=THREADS)
 
 
 @pytest.mark.grid(FACES)

@@ -1,5 +1,7 @@
 """Claims about the tables of members."""
 
+import importlib
+
 import pytest
 
 from bench import engines
@@ -48,3 +50,20 @@ def test_two_conftests_do_not_hide_each_other(tmp_path, monkeypatch):
     import sys
 
     assert sys.modules.pop("conftest_of_a_user").VALUE == 8
+
+
+def test_an_origin_names_the_files_of_its_own_package_that_it_takes_functions_from(tmp_path, monkeypatch):
+    package = tmp_path / "models_of_mine"
+    package.mkdir()
+    for name, text in {
+        "__init__": "",
+        "near": "from models_of_mine.far import scale\n\ndef preprocess(): return scale()\n",
+        "far": "import json\n\ndef scale(): return json\n",
+        "other": "def unused(): pass\n",
+        "own": "from bench import Model\nfrom models_of_mine.near import preprocess\n",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("models_of_mine.other")
+    importlib.import_module("models_of_mine.own")
+    assert Origin.of("models_of_mine.own").files() == [str(package / f"{name}.py") for name in ("far", "near", "own")]

@@ -201,3 +201,58 @@ def test_numbers_that_are_none_are_shown_as_a_dash(saved, tmp_path):
 def test_text_is_escaped_for_a_cell():
     assert escaped("a|b\n<i>&") == "a\\|b &lt;i&gt;&amp;"
     assert markdown_table([{"n": "1"}, {"n": "-"}]).splitlines()[1] == "|----:|"
+
+
+def test_cases_may_be_rows_and_figures_columns(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        """
+        title = "turned"
+        where = { model = ["resnet20", "another"] }
+        [[rows]]
+        label = "FP32"
+        case = { precision = "fp32", engine = "torch" }
+        [[rows]]
+        label = "INT8"
+        case = { precision = "int8_static", engine = "onnxruntime" }
+        [[columns]]
+        label = "accuracy"
+        figure = ["quality.none_such", "quality.top1"]
+        form = "percent"
+        [[columns]]
+        label = "size"
+        figure = "artifact.bytes"
+        form = "MB"
+        ratio = true
+        """
+    )
+    text = render(read(GOLDEN), tmp_path)
+    assert cells(text, ["", "accuracy"]) == ["", "accuracy", "size"]
+    assert cells(text, ["FP32", "91.64%"])[2] == "1.115 MB"
+    assert cells(text, ["INT8", "91.64%"])[2] == "0.378 MB (2.95x)"
+    assert "resnet20: weights resnet20-12fca82f, cifar10, n = 1017" in text
+
+
+def test_cases_may_go_both_ways_with_one_figure_in_the_cells(tmp_path):
+    run = read(GOLDEN)
+    (tmp_path / "own.toml").write_text(
+        """
+        title = "both ways"
+        cell = { figure = "artifact.bytes", form = "MB" }
+        [[rows]]
+        label = "fp32"
+        case = { precision = "fp32" }
+        [[rows]]
+        label = "bf16"
+        case = { precision = "bf16" }
+        [[columns]]
+        label = "torch"
+        case = { engine = "torch" }
+        [[columns]]
+        label = "onnxruntime"
+        case = { engine = "onnxruntime" }
+        """
+    )
+    text = render(run, tmp_path).partition("both ways")[2]
+    assert cells(text, ["", "torch"])[1] == "torch"
+    assert cells(text, ["fp32"])[1] == "1.115 MB"
+    assert "bf16 torch" in text, "a cell that has no case says so below"

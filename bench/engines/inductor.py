@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, pt2e, quiet
-from bench.engines.torch import STATE, lowered, pools, predictor, reduce_range
+from bench.engines.torch import STATE, lowered, pools, predictor, reduce_range, restore, save
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Inductor(Engine):
         import torch
 
         if recipe.number_format != "int8":
-            torch.save(lowered(network, recipe, samples[:1]).state_dict(), folder / STATE)
+            save(lowered(network, recipe, samples[:1]), folder / STATE)
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
@@ -70,7 +70,7 @@ class Inductor(Engine):
         torch.set_num_threads(threads)
         if recipe.number_format != "int8":
             module = lowered(network(), recipe, example[:1])
-            module.load_state_dict(torch.load(folder / STATE, weights_only=True))
+            restore(module, folder / STATE)
         else:
             pt2e.functions()  # registers the operators of the program
             with quiet():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STATE = "state.pt"
 CALIBRATION_BATCH = 8
+APART = ("scale", "zero_point", "weight")
 
 
 class Torch(Engine):
@@ -39,9 +40,8 @@ class Torch(Engine):
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
         """Lower the network, calibrated for static INT8, and write its state dict."""
-        import torch
 
-        torch.save(lowered(network, recipe, samples[:1], samples).state_dict(), folder / STATE)
+        save(lowered(network, recipe, samples[:1], samples), folder / STATE)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -51,12 +51,47 @@ class Torch(Engine):
 
         torch.set_num_threads(threads)
         module = lowered(network(), recipe, example[:1])
-        module.load_state_dict(torch.load(folder / STATE, weights_only=True))
+        restore(module, folder / STATE)
         return predictor(module)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""
         return super().pool() | pools()
+
+
+def save(module: torch.nn.Module, file: Path) -> None:
+    """Write the state of a lowered network. Raises BuildError where it cannot be read without unpickling objects.
+
+    Some of torch.ao's modules (PReLU, ELU) keep scales and weights out of their state dict: those are written beside
+    it.
+    """
+    import torch
+
+    apart = {
+        f"{name}.{key}": vars(part)[key]
+        for name, part in module.named_modules()
+        for key in APART
+        if isinstance(vars(part).get(key), (int, float, torch.Tensor))
+    }
+    torch.save({"state": module.state_dict(), "apart": apart}, file)
+    try:
+        torch.load(file, weights_only=True)
+    except Exception as error:
+        raise BuildError(
+            "torch.ao packed weights as objects, which are not read back for safety: it does so where a network calls "
+            "torch.nn.functional.conv2d or linear itself; call a module instead"
+        ) from error
+
+
+def restore(module: torch.nn.Module, file: Path) -> None:
+    """Fill a lowered network with a state that was written."""
+    import torch
+
+    stored = torch.load(file, weights_only=True)
+    module.load_state_dict(stored["state"])
+    for name, value in stored["apart"].items():
+        owner, _, key = name.rpartition(".")
+        setattr(module.get_submodule(owner), key, value)
 
 
 def pools() -> dict[str, object]:
@@ -136,13 +171,15 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             mapping = QConfigMapping().set_object_type(torch.nn.Linear, per_channel_dynamic_qconfig)
         else:
             activations = HistogramObserver.with_args(reduce_range=reduce_range())
-            mapping = get_default_qconfig_mapping(quantized_engine())
-            mapping.set_global(QConfig(activations, default_per_channel_weight_observer))
-            for kind in list(mapping.object_type_qconfigs):
-                if isinstance(kind, type) and issubclass(kind, torch.nn.modules.conv._ConvTransposeNd):
-                    mapping.set_object_type(kind, QConfig(activations, default_weight_observer))
-        for name in recipe.left_alone(network):
-            mapping.set_module_name(name, None)
+            usual = QConfig(activations, default_per_channel_weight_observer)
+            mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
+            mapping.set_global(None if recipe.only else usual)
+            for name in recipe.only:
+                mapping.set_module_name(name, usual)
+            alone = recipe.left_alone(network)
+            for name, module in network.named_modules():
+                if isinstance(module, torch.nn.modules.conv._ConvTransposeNd) and name not in alone:
+                    mapping.set_module_name(name, QConfig(activations, default_weight_observer))
         try:
             return prepare_fx(network, mapping, (torch.from_numpy(example),))
         except Exception as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.engines import Predict
+    from bench.model import Output
 
 INNER = "onnxruntime"
 SLOWED, BROKEN = "selftest_slowed", "selftest_broken"
@@ -55,7 +56,7 @@ class Slowed(Around):
     def around(self, predict: Predict) -> Predict:
         """Add the wait."""
 
-        def slowed(inputs: np.ndarray) -> np.ndarray:
+        def slowed(inputs: np.ndarray) -> Output:
             began = time.perf_counter()
             outputs = predict(inputs)
             now = time.perf_counter()

@@ -112,9 +112,9 @@ def degradations(answer: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """What became of a picture (channels, height, width) in 0..1, against the reference's:
 
     psnr_db, ssim   as above, against the reference.
-    detail          its share of the reference's high frequencies: the ratio of the Laplacians' deviations, 1 is none
-    lost. banding         how much more of the pixels, 0..1, equal their right neighbour to half a level of 8 bits in
-    places
+    detail          its share of the reference's high frequencies: the ratio of the Laplacians' deviations, 1 where
+                    none is lost.
+    banding         how much more of the pixels, 0..1, equal their right neighbour to 1/8 of a level of 8 bits in places
                     where the reference has a gentle slope: 0 is none.
     clipping        how much more of the values, 0..1, lie within half a level of 8 bits of 0 or 1.
     colour_shift    the largest change of a channel's mean, in levels of 8 bits.
