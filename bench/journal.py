@@ -69,5 +69,5 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(saved: dict[str, Any]) -> Record:
-    lists = {"samples_s": tuple(saved["samples_s"]), "warnings": tuple(saved["warnings"])}
+    lists = {name: tuple(saved[name]) for name in ("samples_s", "warnings", "pictures")}
     return Record(**(saved | lists | {"case": Case(**saved["case"])}))

@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar, cast
 
 from bench.errors import UnknownMember
@@ -50,7 +51,7 @@ class Origin:
         top, found, waiting = self.module.partition(".")[0], {self.module: self.file}, [self.module]
         while waiting:
             for value in vars(sys.modules.get(waiting.pop(), object)).values():
-                name = getattr(value, "__module__", None)
+                name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
                 if not isinstance(name, str):
                     continue
                 if name.partition(".")[0] == top and name not in found and name in sys.modules:

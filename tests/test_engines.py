@@ -12,7 +12,7 @@ from bench.session import Bench, unsupported
 
 pytest_plugins = "pytester"
 
-ENGINES = ("torch", "torchscript", "inductor", "onnxruntime", "openvino")
+ENGINES = ("torch", "torchscript", "inductor", "onnxruntime", "onnxruntime_mobile", "openvino", "executorch")
 QUICK = Plan(least_launches=1, most_launches=1, pass_s=0.01, slice_s=0.001)
 README = Path(__file__).parents[1] / "README.md"
 
@@ -23,8 +23,10 @@ def test_every_engine_gives_a_reason_for_a_device_it_does_not_serve():
 
 
 def test_an_engine_whose_package_is_missing_says_so(monkeypatch):
+    import toy  # noqa: F401 - registers the model
+
     monkeypatch.setattr(engines.get("openvino"), "packages", ("openvino", "no-such-package"))
-    assert unsupported(Case("m", "fp32", "openvino")) == "package no-such-package is not installed"
+    assert unsupported(Case("linear", "fp32", "openvino"), None) == "package no-such-package is not installed"
 
 
 def test_fp32_on_openvino_is_not_bfloat16(tmp_path):
@@ -51,7 +53,7 @@ def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, mo
     pytester.makeconftest(conftest)
     pytester.makepyfile(test_mine=suite)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-batch", "3", "--bench-quick")
-    result.assert_outcomes(passed=10)
+    result.assert_outcomes(passed=14)
     for engine in ENGINES:
         result.stdout.fnmatch_lines([f"| mine *| int8_static *| {engine} *"])
 
@@ -67,15 +69,16 @@ def real_bench(tmp_path_factory, real_data):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8_static", "int8_dynamic"])
 def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
-    case = Case("resnet20", precision, engine, batch=113, threads=2)  # 1,017 = 9 x 113
-    if (reason := unsupported(case)) is not None:
+    case = Case("resnet20", precision, engine, batch=64, threads=2)
+    if (reason := unsupported(case, real_bench.data)) is not None:
         pytest.skip(reason)
     prepare([case], real_bench)
     record = measure(case, real_bench)
     assert record.status == "ok", record.reason
     right = round(record.quality["top1"] * record.quality["n"])
     assert record.quality["n"] == 1017
-    setting, count = ("inference_num_threads", "2") if engine == "openvino" else ("intra_op", 2)
+    own_pool = {"openvino": ("inference_num_threads", "2"), "executorch": ("threadpool", 2)}
+    setting, count = own_pool.get(engine, ("intra_op", 2))
     assert record.process["pool"][setting] == count
     slack = {"fp32": 0 if engine == "torch" else 1}.get(precision, 10)  # INT8 within 1.0 point
     assert abs(right - 932) <= slack

@@ -43,6 +43,7 @@ class ExecuTorch(Engine):
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
         """Export, calibrate and convert for INT8, lower to XNNPACK and write the program."""
+        import numpy as np
         import torch
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -52,12 +53,15 @@ class ExecuTorch(Engine):
         from executorch.exir import to_edge_transform_and_lower
 
         batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+        example = np.repeat(
+            samples[:1], LARGEST_BATCH, axis=0
+        )  # memory is planned for the example's batch, not the limit
         with quiet(), torch.no_grad():
-            program = pt2e.exported(network, samples, batch)
+            program = pt2e.exported(network, example, batch)
             if recipe.number_format == "int8":
                 quantizer = XNNPACKQuantizer()
                 quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
-                program = pt2e.exported(pt2e.quantized(program.module(), quantizer, recipe, samples), samples, batch)
+                program = pt2e.exported(pt2e.quantized(program.module(), quantizer, recipe, samples), example, batch)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         (folder / MODEL).write_bytes(lowered.buffer)
 

@@ -56,7 +56,7 @@ class Inductor(Engine):
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
-            module = pt2e.exported(network, samples, batch).module()
+            module = pt2e.exported(network, samples[:2], batch).module()
             converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
             program = torch.export.export(converted, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},))
             torch.export.save(program, folder / PROGRAM)

@@ -34,12 +34,12 @@ def functions() -> SimpleNamespace:
     return SimpleNamespace(prepare=prepare_pt2e, convert=convert_pt2e, x86=x86_inductor_quantizer)
 
 
-def exported(network: torch.nn.Module, samples: np.ndarray, batch: Any) -> torch.export.ExportedProgram:
+def exported(network: torch.nn.Module, example: np.ndarray, batch: Any) -> torch.export.ExportedProgram:
     """A network as a program with `batch`, a torch.export.Dim, as its first axis. Raises BuildError."""
     import torch
 
     try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
-        return torch.export.export(network, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},), strict=True)
+        return torch.export.export(network, (torch.from_numpy(example),), dynamic_shapes=({0: batch},), strict=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error
