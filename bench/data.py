@@ -136,12 +136,17 @@ def _state(piece: Piece, folder: Path) -> tuple[str, str]:
 
 
 def _line(piece: Piece, state: str, told: str) -> str:
-    return f"{piece.name:<28} {state:<10} {told}"
+    return f"{piece.name:<32} {state:<10} {told}"
 
 
 def _pieces() -> list[Piece]:
-    """All data sets, each followed by the weights that belong to it."""
-    weights = [(model, weights) for model in map(models.get, models.names()) for weights in model.weights]
+    """All data sets, each followed by the weights that belong to it, but for those that chance gives."""
+    weights = [
+        (model, weights)
+        for model in map(models.get, models.names())
+        for weights in model.weights
+        if weights.file is not None or weights.train is not None
+    ]
     pieces = []
     for name in datasets.names():
         own = [(model, one) for model, one in weights if one.dataset == name]
@@ -172,12 +177,12 @@ def _weights_piece(model: Model, weights: Weights) -> Piece:
         from bench.build import architecture, load_state
 
         if weights.file is None:
-            return "made when first needed"
+            return "trained when first needed"
         network = architecture(Source(model, weights, datasets.get(weights.dataset), folder))
         if weights.read is not None:
             load_state(network, weights.read(folder / weights.file), str(folder / weights.file))
         return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"
 
-    about = f"weights of {model.name} for {weights.dataset}: {weights.file or 'made when first needed'}"
+    about = f"weights of {model.name} for {weights.dataset}: {weights.file or 'trained when first needed'}"
     names = (weights.name, model.name, weights.dataset)
     return Piece(names, about, None if weights.file is None else place, weights.fetch, read)
