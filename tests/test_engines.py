@@ -1,6 +1,8 @@
 """Claims about the engines, on a small network without data and on ResNet20 with the real ones."""
 
+import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,41 @@ def test_fp32_on_openvino_is_not_bfloat16(tmp_path):
         expected = network(torch.from_numpy(example)).numpy()
     # bfloat16 keeps 8 bits of a product: sums of 576 of them would differ by some 1e-3 of their size, FP32 ones by 1e-6
     assert np.abs(outputs - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("engine", ["torch", "torchscript", "onnxruntime", "onnxruntime_mobile", "openvino"])
+def test_int8_of_a_part_leaves_the_other_in_fp32(engine, tmp_path):
+    import numpy as np
+    import torch
+    from torch import nn
+
+    def part():
+        first, last = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1)
+        return nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), last)
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = part(), part()
+
+        def forward(self, x):
+            code = self.encoder(x)
+            return code, self.decoder(code)
+
+    def sqnr_db(found, known):
+        return 10 * np.log10((known**2).mean() / ((found - known) ** 2).mean())
+
+    torch.manual_seed(0)
+    network = Two().eval().requires_grad_(False)
+    samples = np.random.default_rng(0).normal(size=(16, 8, 16, 16)).astype(np.float32)
+    codes, _ = (part.numpy() for part in network(torch.from_numpy(samples)))
+    decoder = copy.deepcopy(network.decoder)
+    recipe = replace(recipes.get("int8_encoder"), only=("encoder",))
+    engines.get(engine).build(network, recipe, samples, tmp_path)
+    predict = engines.get(engine).load(tmp_path, recipe, lambda: Two().eval(), samples[:2], 1)
+    code, answer = predict(samples[:2])
+    assert 20 < sqnr_db(code, codes[:2]) < 60
+    assert sqnr_db(answer, decoder(torch.from_numpy(np.ascontiguousarray(code))).numpy()) > 90
 
 
 def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, monkeypatch):

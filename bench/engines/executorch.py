@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines import Engine, pt2e, quiet
-from bench.errors import BuildError
+from bench.engines.equivalents import without_reflection
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL = "model.pte"
-LARGEST_BATCH = 64  # a program's memory is planned for the largest that it is exported for
 
 
 class ExecuTorch(Engine):
-    """The artefact is one .pte file with a free batch axis, the same that a phone runs."""
+    """The artefact is one .pte file for a batch of 1, the same that a phone runs; its memory is planned when built."""
 
     packages = ("executorch", "torch", "torchao")
     format = "pte"
@@ -43,7 +42,6 @@ class ExecuTorch(Engine):
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
         """Export, calibrate and convert for INT8, lower to XNNPACK and write the program."""
-        import numpy as np
         import torch
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -52,37 +50,36 @@ class ExecuTorch(Engine):
         )
         from executorch.exir import to_edge_transform_and_lower
 
-        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-        example = np.repeat(
-            samples[:1], LARGEST_BATCH, axis=0
-        )  # memory is planned for the example's batch, not the limit
+        example = samples[:1]
         with quiet(), torch.no_grad():
-            program = pt2e.exported(network, example, batch)
+            program = pt2e.exported(without_reflection(network), example)
             if recipe.number_format == "int8":
                 quantizer = XNNPACKQuantizer()
                 quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
-                program = pt2e.exported(pt2e.quantized(program.module(), quantizer, recipe, samples), example, batch)
+                module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
+                program = pt2e.exported(module, example)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         (folder / MODEL).write_bytes(lowered.buffer)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
-        """Load the program's one method with a pool of `threads` threads."""
+        """Load the program's one method with a pool of `threads` threads; it is called for each item of a batch."""
+        import numpy as np
         import torch
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
-        if len(example) > LARGEST_BATCH:
-            raise BuildError(f"a .pte is exported for batches of up to {LARGEST_BATCH}, not {len(example)}")
         torch.set_num_threads(threads)
         portable_lib._unsafe_reset_threadpool(threads)
         self._program = Runtime.get().load_program(folder / MODEL)
         method = self._program.load_method("forward")
 
         def predict(inputs: np.ndarray) -> Output:
-            outputs = method.execute([torch.from_numpy(inputs)])
-            return outputs[0].numpy() if len(outputs) == 1 else tuple(one.numpy() for one in outputs)
+            items = torch.from_numpy(inputs).split(1)
+            found = [[output.numpy().copy() for output in method.execute([item])] for item in items]
+            outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return predict
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines import Engine, quiet
+from bench.engines.equivalents import without_transposed
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -38,14 +39,16 @@ class OnnxRuntime(Engine):
         return None
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Export the network; quantize it after ONNX Runtime's own pre-processing."""
+        """Export the network; quantize it after ONNX Runtime's own pre-processing, its transposed convolutions as
+        convolutions: there are no INT8 kernels for ConvTranspose.
+        """
         with tempfile.TemporaryDirectory() as work:
             exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
             if recipe.number_format == "fp32":
                 export(network, samples[:2], folder / MODEL)
                 return
             alone = recipe.left_alone(network)
-            export(network, samples[:2], exported)
+            export(without_transposed(network), samples[:2], exported)
             left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -34,25 +34,32 @@ def functions() -> SimpleNamespace:
     return SimpleNamespace(prepare=prepare_pt2e, convert=convert_pt2e, x86=x86_inductor_quantizer)
 
 
-def exported(network: torch.nn.Module, example: np.ndarray, batch: Any) -> torch.export.ExportedProgram:
-    """A network as a program with `batch`, a torch.export.Dim, as its first axis. Raises BuildError."""
+def exported(network: torch.nn.Module, example: np.ndarray, batch: Any = None) -> torch.export.ExportedProgram:
+    """A network as a program for the example's shape, its first axis `batch`, a torch.export.Dim, where one is given.
+    Raises BuildError.
+    """
     import torch
 
+    shapes = None if batch is None else ({0: batch},)
     try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
-        return torch.export.export(network, (torch.from_numpy(example),), dynamic_shapes=({0: batch},), strict=True)
+        return torch.export.export(network, (torch.from_numpy(example),), dynamic_shapes=shapes, strict=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error
 
 
-def quantized(module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: np.ndarray) -> torch.nn.Module:
-    """An exported module with quantize and dequantize operators, calibrated on samples (n, ...) where static."""
+def quantized(
+    module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: np.ndarray, batch: int = CALIBRATION_BATCH
+) -> torch.nn.Module:
+    """An exported module with quantize and dequantize operators, calibrated on samples (n, ...) where static, so many
+    at a time.
+    """
     import torch
 
     pt2e = functions()
     prepared = pt2e.prepare(module, quantizer)
-    for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
-        prepared(batch)
+    for some in torch.from_numpy(samples).split(batch):
+        prepared(some)
         if recipe.activations == "dynamic":
             break
     converted = pt2e.convert(prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -75,8 +76,9 @@ def save(module: torch.nn.Module, file: Path) -> None:
     }
     torch.save({"state": module.state_dict(), "apart": apart}, file)
     try:
-        torch.load(file, weights_only=True)
-    except Exception as error:
+        with quiet():
+            torch.load(file, weights_only=True)
+    except pickle.UnpicklingError as error:
         raise BuildError(
             "torch.ao packed weights as objects, which are not read back for safety: it does so where a network calls "
             "torch.nn.functional.conv2d or linear itself; call a module instead"
@@ -87,7 +89,8 @@ def restore(module: torch.nn.Module, file: Path) -> None:
     """Fill a lowered network with a state that was written."""
     import torch
 
-    stored = torch.load(file, weights_only=True)
+    with quiet():
+        stored = torch.load(file, weights_only=True)
     module.load_state_dict(stored["state"])
     for name, value in stored["apart"].items():
         owner, _, key = name.rpartition(".")
