@@ -15,8 +15,8 @@ INT8_FLAGS = (
     "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 LIBRARIES = (
-    "torch", "torchvision", "torchao", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "numpy",
-    "pytest", "pytest-benchmark",
+    "torch", "torchvision", "torchao", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "executorch", "numpy",
+    "torchmetrics", "timm", "segmentation-models-pytorch", "onnx2torch", "pytest", "pytest-benchmark",
 )  # fmt: skip
 SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "LD_PRELOAD", "OPENBLAS_", "TORCHINDUCTOR_", "ONEDNN_", "DNNL_")
 

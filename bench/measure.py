@@ -168,7 +168,8 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             passes, spent_s = passes + 1, time.monotonic() - began
             if others:
                 interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches])
-            if plan.enough(passes, None if interval is None else interval.half_width, spent_s):
+            taken = sum(len(launch.samples_s) for launch in launches)
+            if plan.enough(passes, taken, None if interval is None else interval.half_width, spent_s):
                 break
             more_s = startup_s + (0.0 if baseline is None else shared.start_s(len(launches) + 1))
             worth = spent_s + more_s < plan.budget_s and starting_s + more_s < plan.starting * plan.budget_s

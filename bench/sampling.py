@@ -29,6 +29,8 @@ class Plan:
     starting        and while starting takes no more than this share of the budget.
     least_passes    how often all pairs are sampled in turn at least, for pass_s each: a disturbance of seconds then
                     falls on a part of each pair's rounds, whose median does not feel it, and not on the whole of one.
+    least_samples   how many calls of the case there are at least, if the budget allows: a median has an interval of its
+                    own from six on.
     slice_s         how long one side calls before it is the other's turn.
     """
 
@@ -39,6 +41,7 @@ class Plan:
     starting: float = 0.25
     least_passes: int = 2
     pass_s: float = 0.4
+    least_samples: int = 6
     slice_s: float = 0.04
 
     @classmethod
@@ -46,9 +49,10 @@ class Plan:
         """The plan for a budget: what is begun once, processes, is used for longer where there is more time."""
         return cls(interval, budget_s, pass_s=max(cls.pass_s, budget_s / 25))
 
-    def enough(self, passes: int, half_width: float | None, spent_s: float) -> bool:
-        """Whether to stop after so many passes, an interval so wide (None: unknown) and so much time."""
+    def enough(self, passes: int, samples: int, half_width: float | None, spent_s: float) -> bool:
+        """Whether to stop after so many passes and samples, an interval so wide (None: unknown) and so much time."""
         known = self.most_launches == 1 or (half_width is not None and half_width <= self.interval)
+        known = known and samples >= self.least_samples
         return passes >= self.least_passes and (known or spent_s >= self.budget_s)
 
 

@@ -24,7 +24,7 @@ def one_line(error):
 
 def state_of(lines):
     """The state that each line tells, by the name before it."""
-    return {line.split()[0]: " ".join(line[29:39].split()) for line in lines}
+    return {line.split()[0]: " ".join(line[33:43].split()) for line in lines}
 
 
 def write_part(folder, split, count=20):

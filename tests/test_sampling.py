@@ -119,11 +119,11 @@ def test_what_never_gets_steady_is_given_up_and_said():
 
 def test_passes_go_on_until_the_interval_is_narrow_or_the_budget_spent():
     plan = Plan(interval=0.005, budget_s=20.0, least_passes=2)
-    assert not plan.enough(1, 0.001, 99.0)
-    assert plan.enough(2, 0.005, 1.0)
-    assert not plan.enough(2, 0.006, 1.0)
-    assert not plan.enough(9, None, 19.0)
-    assert plan.enough(2, None, 20.0)
+    assert not plan.enough(1, 99, 0.001, 99.0)
+    assert plan.enough(2, 99, 0.005, 1.0)
+    assert not plan.enough(2, 99, 0.006, 1.0)
+    assert not plan.enough(9, 99, None, 19.0)
+    assert plan.enough(2, 99, None, 20.0)
 
 
 def test_a_larger_budget_makes_longer_passes_of_what_was_started():
@@ -132,8 +132,16 @@ def test_a_larger_budget_makes_longer_passes_of_what_was_started():
 
 
 def test_one_launch_ends_after_its_least_passes():
-    assert not QUICK.enough(1, None, 0.0)
-    assert QUICK.enough(2, None, 0.0)
+    assert not QUICK.enough(1, 6, None, 0.0)
+    assert QUICK.enough(2, 6, None, 0.0)
+
+
+def test_slow_calls_are_made_often_enough_for_a_median_while_there_is_time():
+    from bench.statistics import supported
+
+    assert supported(50, QUICK.least_samples)
+    assert not QUICK.enough(2, QUICK.least_samples - 1, None, 19.0)
+    assert QUICK.enough(2, QUICK.least_samples - 1, None, 20.0)
 
 
 def test_timing_a_call_costs_under_a_microsecond_by_its_own_account():

@@ -177,6 +177,10 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             usual = QConfig(activations, default_per_channel_weight_observer)
             mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
             mapping.set_global(None if recipe.only else usual)
+            for sigmoid in (torch.sigmoid, torch.nn.Sigmoid, "sigmoid", "sigmoid_"):
+                mapping.set_object_type(
+                    sigmoid, None
+                )  # in 256 levels sure boxes tie: SCRFD's COCO AP is 0.28, not 0.34
             for name in recipe.only:
                 mapping.set_module_name(name, usual)
             alone = recipe.left_alone(network)
