@@ -12,9 +12,12 @@ import importlib.metadata
 import inspect
 import itertools
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import sensitivity
 from bench.artifact import Artifact, Store, file_digest
 from bench.dataset import Dataset, Samples, datasets
 from bench.engines import Engine, engines
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 SEED = 0
+LEFT = "left.json"
 INPUTS, INPUT_BYTES = 64, 2**24
 
 
@@ -145,12 +149,16 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
     return store.get("reference", made_from, write)
 
 
-def artifact(store: Store, source: Source, engine: str, precision: str, make: bool = True) -> Artifact | None:
-    """What an engine runs: the network in the recipe's number format, in the engine's own file format."""
+def artifact(
+    store: Store, source: Source, engine: str, precision: str, most_drop: float | None = None, make: bool = True
+) -> Artifact | None:
+    """What an engine runs: the network in the recipe's number format, in the engine's own file format; and the names of
+    the layers that stayed in FP32, `left.json`, where these were to be found.
+    """
     network_weights = weights(store, source, make)
     if network_weights is None:
         return None
-    builder, recipe = engines.get(engine), recipe_for(source.model, precision)
+    builder, recipe = engines.get(engine), recipe_for(source.model, precision, most_drop)
     made_from = {
         "engine": engine,
         "recipe": {
@@ -158,6 +166,7 @@ def artifact(store: Store, source: Source, engine: str, precision: str, make: bo
             "number_format": recipe.number_format,
             "activations": recipe.activations,
             "only": recipe.only,
+            "most_drop": recipe.most_drop,
         },
         "rewrite": _code(recipes.origins(), precision),
         "weights": network_weights.digest,
@@ -189,11 +198,34 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
     try:
         if recipe.rewrite is not None:
             network = recipe.rewrite(network)
-        builder.build(network, recipe, calibration_inputs(source), folder)
+        samples = calibration_inputs(source)
+        if recipe.most_drop is not None:
+            tried = trial(builder, recipe, source, network_weights, samples)
+            recipe = sensitivity.settled(tried, recipe, source, load_data(source, "train"))
+            (folder / LEFT).write_text(json.dumps(recipe.left))
+        builder.build(network, recipe, samples, folder)
     except (BenchError, OSError):
         raise
     except Exception as error:
         raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {error}") from error
+
+
+def trial(
+    builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact, samples: np.ndarray
+) -> sensitivity.Trial:
+    """What recipes for single layers are tried with."""
+
+    def network() -> torch.nn.Module:
+        made = trained_network(source, network_weights)
+        return made if recipe.rewrite is None else recipe.rewrite(made)
+
+    return sensitivity.Trial(builder, network, samples, os.cpu_count() or 1)
+
+
+def as_built(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe that an artefact in a folder was built by, with the layers that were found to stay in FP32."""
+    told = folder / LEFT
+    return replace(recipe, left=tuple(json.loads(told.read_text()))) if told.is_file() else recipe
 
 
 def _source_digest(builder: Engine) -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from bench.errors import BadCase
+
+COUNTED_AXES = ("batch", "threads")
+ID = re.compile(
+    r"(?P<model>.+)-(?P<precision>[^-]+)-(?P<engine>[^-]+)-b(?P<batch>\d+)-t(?P<threads>\d+)(-(?P<device>.+))?"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,17 @@ class Case:
         """`resnet20-int8_static-onnxruntime-b1-t2`; the device is added where it is not the CPU."""
         device = "" if self.device == "cpu" else f"-{self.device}"
         return f"{self.model}-{self.precision}-{self.engine}-b{self.batch}-t{self.threads}{device}"
+
+    @classmethod
+    def named(cls, name: str) -> Case:
+        """The case of an id. Raises BadCase where it is none."""
+        found = ID.fullmatch(name)
+        if found is None:
+            raise BadCase(
+                f"{name!r} is no case; one reads MODEL-PRECISION-ENGINE-bBATCH-tTHREADS, as --collect-only lists"
+            )
+        axes: dict[str, Any] = found.groupdict(default="cpu")
+        return cls(**(axes | {axis: int(axes[axis]) for axis in COUNTED_AXES}))
 
     def axes(self) -> dict[str, str | int]:
         """The axes by name, as they are saved."""

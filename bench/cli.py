@@ -1,5 +1,6 @@
-"""The command line: `bench report RUN.json`, `bench data list | fetch NAME | check | tiles`,
-`bench doctor`, `bench selftest MODEL`."""
+"""The command line: `bench report | compare | merge | history` of saved runs, `bench data list | fetch NAME | check |
+tiles`, `bench doctor`, `bench selftest MODEL`.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +8,63 @@ import argparse
 import importlib.util
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError, DataError
+from bench.errors import BadCase, BenchError, DataError, RunFileError
+
+if TYPE_CHECKING:
+    from bench.sampling import Plan
+    from bench.session import Bench
+
+PATIENCE = 100  # building once for each layer takes so many times as long as an answer may
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; give its exit status: 0, 1 where a check found something, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="bench", description="Reports and data of benchmarks of compressed networks.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    report = commands.add_parser("report", help="render the tables of a saved run")
-    report.add_argument(
-        "run", type=Path, metavar="RUN.json", help="a file written by --benchmark-save or --benchmark-json"
-    )
+    report = commands.add_parser("report", help="show saved runs as tables, or on a page")
+    _runs(report)
+    report.add_argument("--format", choices=("md", "html", "csv"), default="md", help="default: md")
+    report.add_argument("--table", metavar="NAME", help="only this one: cases, pivot, or one that --tables defines")
     report.add_argument(
         "--tables", type=Path, default=Path("reports"), metavar="DIR", help="table definitions (default: reports)"
     )
-    report.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    report.add_argument("--rows", type=_names, metavar="AXIS,...", help="of a pivot (default: model,precision)")
+    report.add_argument("--columns", type=_names, metavar="AXIS,...", help="of a pivot (default: engine)")
+    report.add_argument(
+        "--cell", type=_names, metavar="FIGURE,...", help="of a pivot (default: latency.p50_s,speedup.ratio)"
+    )
+    report.add_argument("--plots", type=Path, metavar="DIR", help="draw the plots there and show them below the tables")
+    report.add_argument("--plots-as", choices=("svg", "png"), default="svg", help="default: svg")
+    _output(report)
     report.set_defaults(do=_report)
+    compare = commands.add_parser(
+        "compare", help="what became faster, slower, better, worse from the first run to the others"
+    )
+    _runs(compare)
+    compare.add_argument("--absolute", action="store_true", help="compare times of different machines too")
+    compare.add_argument(
+        "--margin", type=_share, default=0.01, metavar="PERCENT", help="smaller changes are none (default: 1%%)"
+    )
+    compare.add_argument(
+        "--fail-on", metavar="NAME:LIMIT,...", help="end with 1 beyond it: slower:2%%, top1:0.5%%, missing, failed"
+    )
+    _output(compare)
+    compare.set_defaults(do=_compare)
+    merge = commands.add_parser("merge", help="put shards of one run together")
+    _runs(merge)
+    merge.add_argument("--output", type=Path, required=True, metavar="FILE", help="the saved run to write")
+    merge.set_defaults(do=_merge)
+    history = commands.add_parser("history", help="a case over saved runs, its changes marked")
+    _runs(history)
+    history.add_argument("--case", action="append", default=[], metavar="ID", help="of these only; may be repeated")
+    history.add_argument("--cell", default="latency.p50_s", metavar="FIGURE", help="default: latency.p50_s")
+    history.add_argument("--plot", type=Path, metavar="FILE", help="draw it there, as .svg, .png or .html")
+    _output(history)
+    history.set_defaults(do=_history)
     data = commands.add_parser("data", help="list, fetch and check data and weights").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -52,6 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
     tiles.add_argument("--count", type=int, default=50, metavar="N", help="how many (default: 50)")
     tiles.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
     tiles.set_defaults(do=_tiles)
+    sensitivity = commands.add_parser("sensitivity", help="which layers of a case cost the quality")
+    sensitivity.add_argument("case", metavar="CASE", help="its id, such as resnet20-int8_static-torch-b1-t1")
+    sensitivity.add_argument("--plot", type=Path, metavar="FILE", help="draw it there, as .svg, .png or .html")
+    for name in ("data", "cache"):
+        sensitivity.add_argument(f"--bench-{name}", default=os.environ.get(f"BENCH_{name.upper()}"), metavar="DIR")
+    _output(sensitivity)
+    sensitivity.set_defaults(do=_sensitivity)
     doctor = commands.add_parser("doctor", help="what on this machine stands in the way of good figures")
     doctor.set_defaults(do=_doctor)
     selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
@@ -74,15 +120,115 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def _report(chosen: argparse.Namespace) -> int:
-    from bench.report import render
-    from bench.runs import read
+def _runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a file that pytest-benchmark saved, a folder or a pattern"
+    )
 
-    text = render(read(chosen.run), chosen.tables if chosen.tables.is_dir() else None)
-    if chosen.output is None:
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _share(text: str) -> float:
+    share = float(text.removesuffix("%")) / 100
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"wants a percentage between 0 and 100, not {text!r}")
+    return share
+
+
+def _told(text: str, output: Path | None) -> None:
+    """Print a text, or write it to a file."""
+    if output is None:
         print(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunFileError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from bench import report
+    from bench.report import pivot
+    from bench.runs import frame, read_all
+
+    runs = read_all(chosen.runs)
+    tables = chosen.tables if chosen.tables.is_dir() else None
+    pivoted = chosen.table == report.PIVOT or bool(chosen.rows or chosen.columns or chosen.cell)
+    layout = (
+        chosen.rows or ("model", "precision"),
+        chosen.columns or ("engine",),
+        chosen.cell or ("latency.p50_s", "speedup.ratio"),
+    )
+    if chosen.format == "html":
+        from bench.report.page import page
+
+        _told(page(runs, tables), chosen.output)
+    elif chosen.format == "csv":
+        table = frame(runs)
+        shown = pivot.laid_out(table, *layout)[0] if pivoted else report.plain(table)
+        _told(shown.to_csv(index=False).rstrip("\n"), chosen.output)
     else:
-        chosen.output.write_text(text + "\n")
+        text = (
+            f"{report.head(runs)}\n\n{pivot.pivot(frame(runs), *layout)}"
+            if pivoted
+            else report.render(runs, tables, chosen.table)
+        )
+        if chosen.plots is not None:
+            from bench.report.plots import images
+
+            drawn = images(frame(runs), chosen.plots, chosen.plots_as)
+            text = "\n\n".join([text, *(f"### {title}\n\n![{title}]({file})" for title, file in drawn.items())])
+        report.summarize(text)
+        _told(text, chosen.output)
+    return 0
+
+
+def _compare(chosen: argparse.Namespace) -> int:
+    from bench import compare, report
+    from bench.runs import read_all
+
+    limits = compare.limits_of(chosen.fail_on) if chosen.fail_on else {}
+    base, *others = read_all(chosen.runs)
+    if not others:
+        raise RunFileError(f"one run is compared with nothing: {chosen.runs[0]} is one; name two or more")
+    found = compare.compare(base, others, chosen.absolute, chosen.margin)
+    beyond = compare.broken([base, *others], found, limits)
+    text = "\n\n".join([compare.rendered(base, others, found), *(f"- beyond the limit: {line}" for line in beyond)])
+    report.summarize(text)
+    _told(text, chosen.output)
+    return 1 if beyond else 0
+
+
+def _merge(chosen: argparse.Namespace) -> int:
+    import json
+
+    from bench.merge import merged
+    from bench.runs import saved_files
+
+    files = saved_files(chosen.runs)
+    whole = merged(files)
+    _told(json.dumps(whole, indent=1), chosen.output)
+    measured, others = len(whole["benchmarks"]), len(whole["bench"]["cases"])
+    print(f"{measured} measured and {others} other cases of {len(files)} files in {chosen.output}")
+    return 0
+
+
+def _history(chosen: argparse.Namespace) -> int:
+    from bench import history
+    from bench.runs import read_all
+
+    found = history.histories(read_all(chosen.runs), chosen.case, chosen.cell)
+    if chosen.plot is not None:
+        from bench.report.plots import drawn, over_time
+
+        drawn(over_time(found), chosen.plot)
+    _told(history.rendered(found), chosen.output)
     return 0
 
 
@@ -94,17 +240,50 @@ def _doctor(chosen: argparse.Namespace) -> int:
     return 1 if lines else 0
 
 
-def _selftest(chosen: argparse.Namespace) -> int:
+def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
+    """The Bench of a command's options."""
     from platformdirs import user_cache_path
 
-    from bench.sampling import Plan
-    from bench.selftest import selftest
     from bench.session import Bench
 
     load_conftest(Path.cwd())
     cache = Path(chosen.bench_cache) if chosen.bench_cache else user_cache_path("bench-harness", appauthor=False)
-    data = Path(chosen.bench_data).expanduser().absolute() if chosen.bench_data else None
-    bench = Bench(cache, data, Plan.within(chosen.bench_budget))
+    return Bench(cache, Path(chosen.bench_data).expanduser().absolute() if chosen.bench_data else None, plan)
+
+
+def _sensitivity(chosen: argparse.Namespace) -> int:
+    from bench import sensitivity
+    from bench.case import Case
+    from bench.engines import engines
+    from bench.progress import Bar
+    from bench.recipe import recipes
+    from bench.sampling import QUICK
+    from bench.session import facts_of, unsupported, worker_for
+
+    bench, case = _bench(chosen, QUICK), Case.named(chosen.case)
+    recipe = recipes.get(case.precision)
+    if recipe.number_format != "int8":
+        raise BadCase(f"layers are ranked by what INT8 costs them; {case.id} is in {recipe.number_format}")
+    one = replace(recipe, only=("one layer",))
+    reason = unsupported(case, bench.data) or engines.get(case.engine).supports(one, case.device)
+    if reason is not None:
+        raise BadCase(f"{case.id} cannot be ranked: {reason}")
+    with Bar() as bar, worker_for(case, bench, os.cpu_count() or 1, bar.told) as worker:
+        found = worker.ask("rank", PATIENCE * bench.timeout_s, **facts_of(case, bench))
+    layers = [sensitivity.Layer(**one) for one in found]
+    if chosen.plot is not None:
+        from bench.report.plots import drawn
+
+        drawn(sensitivity.chart(layers, case.id), chosen.plot)
+    _told(sensitivity.rendered(layers), chosen.output)
+    return 0
+
+
+def _selftest(chosen: argparse.Namespace) -> int:
+    from bench.sampling import Plan
+    from bench.selftest import selftest
+
+    bench = _bench(chosen, Plan.within(chosen.bench_budget))
     selftest(
         chosen.model, bench, chosen.trials, max(1, chosen.repeats), chosen.busy, lambda line: print(line, flush=True)
     )

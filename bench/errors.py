@@ -41,5 +41,13 @@ class RunFileError(BenchError):
     """A file that is not a saved run."""
 
 
+class BadLimit(BenchError):
+    """A limit of a comparison that names nothing, or is no number."""
+
+
+class MergeError(BenchError):
+    """Saved runs that are no shards of one run."""
+
+
 class BenchWarning(UserWarning):
     """Something the user should know that does not stop the run."""

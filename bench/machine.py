@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 from pathlib import Path
@@ -18,6 +20,8 @@ LIBRARIES = (
     "torch", "torchvision", "torchao", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "executorch", "numpy",
     "torchmetrics", "timm", "segmentation-models-pytorch", "onnx2torch", "pytest", "pytest-benchmark",
 )  # fmt: skip
+HARDWARE = ("cpu", "cores_physical", "cores_logical", "cgroup", "isa", "numa_nodes", "hypervisor")
+MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "LD_PRELOAD", "OPENBLAS_", "TORCHINDUCTOR_", "ONEDNN_", "DNNL_")
 
 
@@ -26,7 +30,7 @@ def describe() -> dict[str, Any]:
     import psutil
 
     physical, logical = psutil.cpu_count(logical=False), psutil.cpu_count()
-    return {
+    facts = {
         "cpu": _cpu_name(),
         "cores_physical": physical,
         "cores_logical": logical,
@@ -43,6 +47,27 @@ def describe() -> dict[str, Any]:
         "versions": {library: _version(library) for library in LIBRARIES},
         "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
     }
+    return facts | {"fingerprint": fingerprint(facts, _machine_id())}
+
+
+def fingerprint(facts: dict[str, Any], machine_id: str | None = None) -> str:
+    """12 hexadecimal digits that are the same from run to run on one machine and differ between two.
+
+    They cover what `describe` tells of the hardware, the limits that a container sets, and the system's own machine
+    id where it has one; no versions, settings or frequencies. Runs saved without a machine id are told apart by their
+    hardware alone.
+    """
+    hardware = {name: facts.get(name) for name in HARDWARE}
+    ram_bytes, system = facts.get("ram_bytes"), facts.get("system")
+    hardware["ram_gib"] = round(ram_bytes / 2**30) if isinstance(ram_bytes, int) else None  # kernels reserve some
+    hardware["system"] = str(system).partition("-")[0]
+    told = json.dumps([hardware, machine_id], sort_keys=True, default=str)
+    return hashlib.sha256(f"bench {told}".encode()).hexdigest()[:12]
+
+
+def _machine_id() -> str | None:
+    """What systemd and D-Bus tell machines apart by; only ever used hashed."""
+    return next((text for place in MACHINE_IDS if (text := _text(Path(place)))), None)
 
 
 def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) -> list[int] | None:

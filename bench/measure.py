@@ -66,7 +66,14 @@ def identity(bench: Bench) -> dict[str, Any]:
         "code": sorted(build.source_digest(file) for file in files),
         "machine": describe(),
         "plan": asdict(bench.plan),
-        "bench": [str(bench.cache), str(bench.data), bench.baseline_python, bench.memory_bytes],
+        "bench": [
+            str(bench.cache),
+            str(bench.data),
+            bench.baseline_python,
+            bench.memory_bytes,
+            bench.explain,
+            bench.most_drop,
+        ],
     }
 
 
@@ -178,6 +185,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         usage = _used(before, sessions[0].ask("usage"))
         folder = None if bench.pictures is None else str(bench.pictures)
         judged = sessions[0].ask("evaluate", patience=10, pictures=folder)
+        executed = sessions[0].ask("explain") if bench.explain else {}
         opened = sessions[0].opened
     reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
     if reason is not None:
@@ -193,6 +201,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         quality=judged["quality"],
         fidelity=judged["fidelity"],
         drop=judged["drop"],
+        answers=judged["answers"],
         pictures=tuple(judged["pictures"]),
         speedup={} if interval is None else _speedup(interval, launches, others[0].session, plan),
         latency=times,
@@ -201,7 +210,12 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         first_call_s=opened["first_call_s"],
         steady=opened["steady"],
         peak_rss_bytes=usage["peak_rss_bytes"],
-        artifact={"digest": artifact.digest, "bytes": artifact.bytes, "format": engines.get(case.engine).format},
+        artifact={
+            "digest": artifact.digest,
+            "bytes": artifact.bytes,
+            "format": engines.get(case.engine).format,
+            "left_in_fp32": opened["left"],
+        },
         process={
             "versions": opened["versions"],
             "cores": cores_for(case.threads),
@@ -211,6 +225,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         },
         efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), shared.best[case.threads]),
         noise=noise,
+        explained=executed,
         energy_j_per_call=energy.per_call_j,
         spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
         warnings=tuple(_warnings(case, usage, opened["steady"])),

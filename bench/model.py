@@ -85,9 +85,13 @@ class Model:
 models: Registry[Model] = Registry("model")
 
 
-def recipe_for(model: Model, precision: str) -> Recipe:
-    """The recipe of that name, with the names of the model's modules where it lowers a part of it."""
+def recipe_for(model: Model, precision: str, most_drop: float | None = None) -> Recipe:
+    """The recipe of that name, with the names of the model's modules where it lowers a part of it; where it keeps to a
+    most drop, to the one given, if any.
+    """
     recipe = recipes.get(precision)
+    if recipe.most_drop is not None and most_drop is not None:
+        recipe = replace(recipe, most_drop=most_drop)
     return recipe if recipe.part is None else replace(recipe, only=model.parts[recipe.part])
 
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
     from bench.tasks import Task
 
+PANELS, SEPARATOR = "panels", "|"
 COUNT = 3
 WIDTH, CAPTION = 320, 18
 
@@ -33,8 +36,34 @@ def write(
         if panels:
             folder.mkdir(parents=True, exist_ok=True)
             names.append(f"{name}-{number + 1}.png")
-            strip(panels).save(folder / names[-1])
+            strip(panels).save(folder / names[-1], pnginfo=_captions(panels))
     return names
+
+
+def _captions(panels: Mapping[str, np.ndarray]) -> Any:
+    """What tells a reader of the file which panels stand side by side in it."""
+    from PIL.PngImagePlugin import PngInfo
+
+    told = PngInfo()
+    told.add_text(PANELS, SEPARATOR.join(panels))
+    return told
+
+
+def panels_of(file: Path) -> dict[str, Any]:
+    """The panels of a strip as Pillow images by caption; none where it was not written here. Raises DataError where it
+    cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as whole:
+            captions = [caption for caption in str(whole.info.get(PANELS, "")).split(SEPARATOR) if caption]
+            picture = whole.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{file} cannot be read as a picture: {error}") from error
+    width = picture.width // max(1, len(captions))
+    box = [(place * width, CAPTION, (place + 1) * width, picture.height) for place in range(len(captions))]
+    return {caption: picture.crop(part) for caption, part in zip(captions, box, strict=True)}
 
 
 def strip(panels: Mapping[str, np.ndarray]) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.case import AXES, Case, Grid, baseline_of
+from bench.case import AXES, COUNTED_AXES, Case, Grid, baseline_of
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
 MEASURED: pytest.StashKey[Record] = pytest.StashKey()
 RECORDS: pytest.StashKey[list[Record]] = pytest.StashKey()
 NAMED_AXES = ("model", "precision", "engine", "device")
-COUNTED_AXES = ("batch", "threads")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -126,6 +125,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="begin no further launch of a case after so long (default 20)",
     )
     group.addoption("--bench-quick", action="store_true", help="one launch a case: figures without an interval")
+    group.addoption(
+        "--bench-max-drop",
+        type=_percent,
+        metavar="PERCENT",
+        help="the most that int8_auto may let quality fall, on the training side (default 1%%)",
+    )
+    group.addoption(
+        "--bench-explain",
+        action="store_true",
+        help="tell what each case executed, in which number format, by the runtime's profiler",
+    )
     group.addoption(
         "--bench-resume",
         action="store_true",
@@ -252,18 +262,28 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     from bench.journal import Journal
     from bench.measure import identity, prepare
+    from bench.progress import Bar
 
     bench = bench_of(session.config)
-    with Bar(session.config) as bar:
+    with Bar() as bar:
         try:
             here = [] if bench.baseline_python else _baselines(session)
             prepare([*cases, *here], bench, bar.told)
         except BenchError as error:
             raise pytest.UsageError(str(error)) from None
+    _store_by_machine(session.config)
     journal = Journal(bench.cache / "journal", identity(bench))
     session.config.stash[JOURNAL] = journal
     if session.config.option.bench_resume:
         session.config.stash[FINISHED] = journal.finished()
+
+
+def _store_by_machine(config: pytest.Config) -> None:
+    """Have pytest-benchmark save runs, and look for them, by this machine instead of by its Python's version."""
+    from bench.machine import describe
+
+    benchmarks = getattr(config, "_benchmarksession")  # noqa: B009 - it has no hook for it
+    benchmarks.machine_id = benchmarks.storage.default_machine_id = describe()["fingerprint"]
 
 
 @pytest.hookimpl(trylast=True)
@@ -412,6 +432,8 @@ def bench_of(config: pytest.Config) -> Bench:
         timeout_s=option.bench_timeout,
         baseline_python=option.bench_baseline_python,
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
+        most_drop=option.bench_max_drop,
+        explain=option.bench_explain,
         pictures=config.rootpath / option.bench_reports / "out" / "pictures",
     )
 
@@ -447,35 +469,3 @@ def _baseline(item: pytest.Item) -> Case:
 def _baselines(session: pytest.Session) -> list[Case]:
     """The cases that those among the collected tests are compared with."""
     return list(dict.fromkeys(_baseline(item) for item in session.items if _case(item) is not None))
-
-
-@dataclass
-class Bar:
-    """Progress of building: a bar on a terminal, else a line for each thing that is begun."""
-
-    config: pytest.Config
-    bar: Any = None
-    begun: set[str] = field(default_factory=set)
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def told(self, label: str, done: int, total: int) -> None:
-        """Show that `done` of `total` of what the label names are done."""
-        import sys
-
-        from tqdm import tqdm
-
-        if not sys.stderr.isatty():
-            if label not in self.begun:
-                self.begun.add(label)
-                print(f"{label} ({done}/{total})", file=sys.stderr, flush=True)
-            return
-        if self.bar is None:
-            self.bar = tqdm(total=total, leave=False)
-        self.bar.total, self.bar.n = total, done
-        self.bar.set_description(label)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Sink = Callable[[str, int, int], None]
@@ -28,3 +30,32 @@ def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
         _sink(label, done, total)
         yield item
     _sink(label, total, total)
+
+
+@dataclass
+class Bar:
+    """What a worker tells of its progress: a bar on a terminal, else a line for each thing that is begun."""
+
+    bar: Any = None
+    begun: set[str] = field(default_factory=set)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def told(self, label: str, done: int, total: int) -> None:
+        """Show that `done` of `total` of what the label names are done."""
+        from tqdm import tqdm
+
+        if not sys.stderr.isatty():
+            if label not in self.begun:
+                self.begun.add(label)
+                print(f"{label} ({done}/{total})", file=sys.stderr, flush=True)
+            return
+        if self.bar is None:
+            self.bar = tqdm(total=total, leave=False)
+        self.bar.total, self.bar.n = total, done
+        self.bar.set_description(label)

@@ -18,6 +18,9 @@ class Recipe:
     rewrite        network -> network, done in PyTorch before any engine sees it; None leaves it as it is.
     part           the part of the model, one of its `parts`, that is lowered; None: all of it.
     only           the names of that part's modules, as the model has them; empty: all.
+    most_drop      the most that the first figure of quality may fall on the training side: as few layers as keep to it
+                   stay in FP32. None: none is asked to.
+    left           the names of the modules that stay in FP32.
     """
 
     name: str
@@ -26,17 +29,24 @@ class Recipe:
     rewrite: Callable[[Any], Any] | None = None
     part: str | None = None
     only: tuple[str, ...] = ()
+    most_drop: float | None = None
+    left: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> bool:
         """Whether building it needs samples."""
         return self.activations == "static"
 
+    @property
+    def partial(self) -> bool:
+        """Whether an engine must be able to leave modules in FP32."""
+        return bool(self.part or self.only or self.left) or self.most_drop is not None
+
     def left_alone(self, network: Any) -> list[str]:
         """The names of a network's innermost modules that stay in FP32."""
         chosen = tuple(f"{name}." for name in self.only)
         leaves = [name for name, module in network.named_modules() if not list(module.children())]
-        return [name for name in leaves if self.only and not f"{name}.".startswith(chosen)]
+        return [name for name in leaves if name in self.left or (self.only and not f"{name}.".startswith(chosen))]
 
 
 recipes: Registry[Recipe] = Registry("precision")
@@ -45,3 +55,4 @@ recipes.add("bf16", Recipe("bf16", "bf16"))
 recipes.add("int8_static", Recipe("int8_static", "int8", "static"))
 recipes.add("int8_dynamic", Recipe("int8_dynamic", "int8", "dynamic"))
 recipes.add("int8_encoder", Recipe("int8_encoder", "int8", "static", part="encoder"))
+recipes.add("int8_auto", Recipe("int8_auto", "int8", "static", most_drop=0.01))

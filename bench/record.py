@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from bench.case import Case
+
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -17,16 +20,19 @@ class Record:
     quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
     fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs, and the task's own figures.
     drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
+    answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where it was not judged.
     pictures    names of the strips of pictures that were written.
     speedup     against the baseline: baseline (case, versions), ratio, low, high, confidence, launches, rounds,
                 verdict, and medians, for each launch the rounds' median calls in seconds; else baseline and reason.
     steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
     latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
-    artifact    digest (sha256, hex), bytes, format.
+    artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop.
     process     what its worker was given and used: versions, cores, pool, threads_used, and call_overhead_s: what
                 timing adds to a call, measured there on a session that does nothing.
     efficiency  multiply-accumulates of one item (macs_per_item), what they came to in the median call (gops, two for
                 each), and the share of what the control probe of that number format reached at its best.
+    explained   with --bench-explain: shares of the time by number format, the longest operations, a diagnosis; see
+                bench.explain.
     noise       verdict ("steady" or "noisy"), why, and the figures behind it: see bench.noise.
     energy_j_per_call  by RAPL over the whole package, idle power included; null where it cannot be read.
     spent       sampled_s, the time in which the case or its baseline was called, of whole_s that it took.
@@ -40,6 +46,7 @@ class Record:
     quality: dict[str, Any] = field(default_factory=dict)
     fidelity: dict[str, Any] = field(default_factory=dict)
     drop: dict[str, Any] = field(default_factory=dict)
+    answers: str | None = None
     pictures: tuple[str, ...] = ()
     speedup: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +58,7 @@ class Record:
     artifact: dict[str, Any] = field(default_factory=dict)
     process: dict[str, Any] = field(default_factory=dict)
     efficiency: dict[str, Any] = field(default_factory=dict)
+    explained: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
     energy_j_per_call: float | None = None
     spent: dict[str, Any] = field(default_factory=dict)
@@ -67,11 +75,17 @@ class Record:
 
 
 def finite(value: Any) -> Any:
-    """The value with every number that JSON cannot hold (NaN, infinity) as None."""
+    """The value with every number that a float64 cannot hold, or JSON cannot (NaN, infinity), as None."""
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
         return None
     return value
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a cell of a frame holds a figure: a number that a float can hold, no NaN, no truth value."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and bool(-LARGEST <= value <= LARGEST)

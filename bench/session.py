@@ -35,6 +35,9 @@ class Bench:
                      as long.
     baseline_python  the interpreter of the baselines' workers, None for this one.
     memory_bytes     the most private memory a worker may have, None for no limit.
+    most_drop        the most that quality may fall in a precision that leaves layers in FP32 to keep to it; None: as
+                     the precision states.
+    explain          whether to tell what each case executed.
     pictures         the folder that strips of pictures are written to, None for none.
     """
 
@@ -44,6 +47,8 @@ class Bench:
     timeout_s: float = 120.0
     baseline_python: str | None = None
     memory_bytes: int | None = None
+    most_drop: float | None = None
+    explain: bool = False
     pictures: Path | None = None
 
     @property
@@ -70,7 +75,7 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     reference = build.reference(bench.store, chosen, make=False)
     if reference is None:
         return None
-    artifact = build.artifact(bench.store, chosen, case.engine, case.precision, make=False)
+    artifact = build.artifact(bench.store, chosen, case.engine, case.precision, bench.most_drop, make=False)
     return None if artifact is None else (artifact, reference)
 
 
@@ -268,7 +273,12 @@ def origins() -> list[Origin]:
 
 def facts_of(case: Case, bench: Bench) -> dict[str, Any]:
     """What a worker is told with every question."""
-    return {"case": case.axes(), "cache": str(bench.cache), "data": None if bench.data is None else str(bench.data)}
+    return {
+        "case": case.axes(),
+        "cache": str(bench.cache),
+        "data": None if bench.data is None else str(bench.data),
+        "most_drop": bench.most_drop,
+    }
 
 
 def worker_for(

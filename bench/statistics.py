@@ -124,3 +124,46 @@ def paired_drop(reference: npt.ArrayLike, case: npt.ArrayLike) -> Drop:
         return Drop(centre - half, value, centre + half)
     half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * float(difference.std(ddof=1)) / math.sqrt(count)
     return Drop(value - half, value, value + half)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How many times as large a ratio has become, and the p-value of its not having changed; None where one launch
+    cannot tell.
+    """
+
+    interval: Interval
+    p: float | None
+
+
+def change(before: Sequence[float], after: Sequence[float]) -> Change:
+    """Compare two sets of independent launches by their ratios (n,) and (m,), all above 0: after / before.
+
+    Welch's test and interval on the logarithms. Equal sets are one measurement, which has not changed. Source: Welch
+    1947, "The generalization of Student's problem when several different population variances are involved".
+    """
+    import numpy as np
+    from scipy.stats import ttest_ind
+
+    was, now = np.log(before), np.log(after)
+    ratio = math.exp(float(now.mean() - was.mean()))
+    if len(was) == len(now) and (was == now).all():
+        return Change(Interval(1.0, 1.0, 1.0), 1.0)
+    if min(len(was), len(now)) < 2:
+        return Change(Interval(None, ratio, None), None)
+    found = ttest_ind(now, was, equal_var=False)
+    ends = found.confidence_interval(CONFIDENCE)
+    return Change(Interval(math.exp(ends.low), ratio, math.exp(ends.high)), float(found.pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of tests held together, so that all of them err with no more than the chance of one.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted

@@ -206,6 +206,7 @@ class Session:
     store: Any
     predict: Any = None
     example: Any = None
+    opened: tuple[Any, ...] = ()
     typical_s: float = 0.0
 
 
@@ -231,10 +232,26 @@ def _build(facts: dict[str, Any]) -> dict[str, str]:
 
     session = _current(facts)
     reference = build.reference(session.store, session.source)
-    built = build.artifact(session.store, session.source, session.case.engine, session.case.precision)
+    case = session.case
+    built = build.artifact(session.store, session.source, case.engine, case.precision, facts["most_drop"])
     assert built is not None
     assert reference is not None
     return {"artifact": str(built.folder), "reference": str(reference.folder)}
+
+
+def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each layer costs alone in the case's precision, the one that costs most first."""
+    from bench import build, sensitivity
+    from bench.engines import engines
+    from bench.model import recipe_for
+
+    session = _current(facts)
+    network_weights = build.weights(session.store, session.source)
+    assert network_weights is not None
+    recipe = recipe_for(session.source.model, session.case.precision)
+    engine, samples = engines.get(session.case.engine), build.calibration_inputs(session.source)
+    trial = build.trial(engine, recipe, session.source, network_weights, samples)
+    return [asdict(layer) for layer in sensitivity.ranked(trial, recipe)]
 
 
 def _open(facts: dict[str, Any]) -> dict[str, Any]:
@@ -249,16 +266,15 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     case, source = session.case, session.source
     inputs = np.load(Path(facts["reference"]) / "inputs.npy", allow_pickle=False)
     session.example = inputs[np.arange(case.batch) % len(inputs)]
-    recipe = recipe_for(source.model, case.precision)
+    recipe = build.as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
 
     def network() -> Any:
         bare = build.architecture(source)
         return bare if recipe.rewrite is None else recipe.rewrite(bare)
 
+    session.opened = (Path(facts["artifact"]), recipe, network, session.example, case.threads)
     began = time.perf_counter()
-    session.predict = engines.get(case.engine).load(
-        Path(facts["artifact"]), recipe, network, session.example, case.threads
-    )
+    session.predict = engines.get(case.engine).load(*session.opened)
     loaded = time.perf_counter()
     session.predict(session.example)
     first_call_s = time.perf_counter() - loaded
@@ -272,6 +288,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "steady": steady,
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
+        "left": recipe.left,
         "call_overhead_s": call_overhead_s(),
     }
 
@@ -311,7 +328,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     from bench import build, pictures
     from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
-    from bench.tasks import sqnr_db, tasks
+    from bench.tasks import digests, sqnr_db, tasks
 
     session = _current(facts)
     source, reference = session.source, Path(facts["reference"])
@@ -344,8 +361,19 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
                 strict=True,
             )
         },
+        "answers": digests(task, found.answers),
         "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],
     }
+
+
+def _explain(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a call executes, by the engine's own profiler; nothing where it has none."""
+    from bench.engines import engines
+    from bench.explain import explained
+
+    session = _current(facts)
+    found = engines.get(session.case.engine).operations(*session.opened)
+    return {} if found is None else explained(found, session.opened[1].number_format == "int8")
 
 
 _probes: dict[str, Any] = {}
@@ -361,11 +389,13 @@ def _probe(facts: dict[str, Any]) -> dict[str, float]:
 
 QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "build": _build,
+    "rank": _rank,
     "open": _open,
     "slice": _slice,
     "usage": _usage,
     "probe": _probe,
     "evaluate": _evaluate,
+    "explain": _explain,
 }
 
 

@@ -3,12 +3,13 @@
 import json
 import os
 import platform
+import re
 
 import psutil
 import pytest
 
 from bench.isa import cpu_flags
-from bench.machine import available_bytes, cgroup, cores_for, describe, energy_j
+from bench.machine import available_bytes, cgroup, cores_for, describe, energy_j, fingerprint
 
 
 def test_the_facts_are_strict_json_and_agree_with_a_second_source():
@@ -95,3 +96,18 @@ def test_memory_is_what_the_machine_has_left_or_the_control_group_allows(monkeyp
     assert 0 < available_bytes() <= psutil.virtual_memory().total
     monkeypatch.setattr("bench.machine.cgroup", lambda: {"cpus": None, "memory_bytes": 1e6})
     assert available_bytes() == 1e6
+
+
+def test_the_fingerprint_is_the_same_from_run_to_run_whatever_the_versions_and_settings():
+    facts = describe()
+    again = facts | {"versions": {}, "settings": {"OMP_NUM_THREADS": "1"}, "governor": "performance", "python": "9"}
+    assert fingerprint(facts, "id") == fingerprint(again, "id")
+    assert describe()["fingerprint"] == facts["fingerprint"]
+    assert re.fullmatch("[0-9a-f]{12}", facts["fingerprint"])
+
+
+@pytest.mark.parametrize("other", [{"cpu": "Another"}, {"isa": ["avx2"]}, {"cores_physical": 99}, {"ram_bytes": 2**40}])
+def test_machines_that_differ_have_other_fingerprints(other):
+    facts = describe()
+    assert fingerprint(facts | other, "id") != fingerprint(facts, "id")
+    assert fingerprint(facts, "another") != fingerprint(facts, "id")

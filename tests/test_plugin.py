@@ -129,10 +129,11 @@ def test_a_run_is_an_ordinary_pytest_benchmark_run_with_everything_on_record(ses
     assert set(first["extra_info"]) == {
         "id", "case", "status", "reason", "quality", "fidelity", "drop", "speedup", "latency", "throughput_items_per_s",
         "load_s", "first_call_s", "steady", "peak_rss_bytes", "artifact", "process", "efficiency", "noise",
-        "energy_j_per_call", "spent", "pictures", "warnings",
+        "energy_j_per_call", "spent", "answers", "explained", "pictures", "warnings",
     }  # fmt: skip
     assert first["extra_info"]["latency"]["p50_s"] == pytest.approx(first["stats"]["median"])
     assert run["machine_info"]["bench"]["versions"]["numpy"]
+    assert [place.name for place in Path(".benchmarks").iterdir()] == [run["machine_info"]["bench"]["fingerprint"]]
     assert [(case["id"], case["status"]) for case in run["bench"]["cases"]] == [
         ("linear-bf16-toy-b1-t1", "unsupported"),
         ("linear-bf16-toy-b16-t1", "unsupported"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from bench.explain import Operation
     from bench.model import Output
 
     Predict = Callable[[np.ndarray], Output]
@@ -53,6 +54,14 @@ class Engine(ABC):
         network  gives the architecture with unset weights, for engines whose artefact does not hold it.
         example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
         """
+
+    def operations(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Operation] | None:
+        """What a call on the example executes, by the runtime's own profiler, in a session of its own; None where it
+        has none. Arguments as those of `load`.
+        """
+        return None
 
     def environment(self, threads: int) -> dict[str, str]:
         """Environment variables the process needs before the engine is imported."""

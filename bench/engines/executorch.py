@@ -36,7 +36,7 @@ class ExecuTorch(Engine):
             return (
                 "ExecuTorch's XNNPACK backend quantizes activations at run time in linear layers, not in convolutions"
             )
-        if recipe.part is not None:
+        if recipe.partial:
             return "PT2E's quantizer for XNNPACK lowers whole networks here"
         return None
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, pt2e, quiet
-from bench.engines.torch import STATE, lowered, pools, predictor, reduce_range, restore, save
+from bench.engines.torch import STATE, lowered, pools, predictor, profiled, reduce_range, restore, save
+from bench.explain import Operation
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Inductor(Engine):
             return f"only the CPU is served so far, not {device!r}"
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "cl")):
             return "torch.compile needs a C++ compiler on the PATH; install g++"
-        if recipe.part is not None:
+        if recipe.partial:
             return "PT2E's quantizer for x86 lowers whole networks here"
         if recipe.number_format == "int8" and platform.machine().lower() not in ("x86_64", "amd64"):
             return "the Inductor quantizer serves x86 only"
@@ -76,6 +77,12 @@ class Inductor(Engine):
             with quiet():
                 module = torch.export.load(folder / PROGRAM).module()
         return predictor(torch.compile(module, dynamic=False))
+
+    def operations(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Operation]:
+        """The operators of a call by PyTorch's profiler, each with the time that is its own."""
+        return profiled(self.load(folder, recipe, network, example, threads), example)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""

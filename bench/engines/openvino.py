@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
+from bench.explain import Operation, format_of
 from bench.isa import cpu_flags
 from bench.recipe import Recipe
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL = "model.xml"
+CALLS = 7
 
 
 class OpenVino(Engine):
@@ -69,21 +72,7 @@ class OpenVino(Engine):
 
         The precision is always stated: left alone, the CPU plugin computes an FP32 model in bfloat16 where it can.
         """
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(folder / MODEL)
-        model.reshape(example.shape)
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "NUM_STREAMS": "1",
-                "INFERENCE_NUM_THREADS": str(threads),
-                "INFERENCE_PRECISION_HINT": "bf16" if recipe.number_format == "bf16" else "f32",
-            },
-        )
+        compiled = self._compile(folder, recipe, example, threads)
         self._compiled = compiled
         request = compiled.create_infer_request()
 
@@ -92,6 +81,41 @@ class OpenVino(Engine):
             return outputs[0] if len(outputs) == 1 else outputs
 
         return predict
+
+    def _compile(self, folder: Path, recipe: Recipe, example: np.ndarray, threads: int, **more: Any) -> Any:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(folder / MODEL)
+        model.reshape(example.shape)
+        stated = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "INFERENCE_PRECISION_HINT": "bf16" if recipe.number_format == "bf16" else "f32",
+        }
+        return core.compile_model(model, "CPU", stated | more)
+
+    def operations(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Operation]:
+        """The median over calls of each node of the executed graph, with the kernel that ran it."""
+        request = self._compile(folder, recipe, example, threads, PERF_COUNT=True).create_infer_request()
+        nodes: dict[str, list[Any]] = {}
+        for _ in range(CALLS):
+            request.infer({0: example})
+            for node in request.profiling_info:
+                nodes.setdefault(node.node_name, []).append(node)
+        return [
+            Operation(
+                runs[0].node_type,
+                format_of(runs[0].node_type, runs[0].exec_type.upper().endswith(("I8", "U8"))),
+                statistics.median(node.real_time.total_seconds() for node in runs),
+                kernel=runs[0].exec_type,
+            )
+            for runs in nodes.values()
+            if any(node.real_time.total_seconds() > 0 for node in runs)
+        ]
 
     def pool(self) -> dict[str, object]:
         """What the compiled model tells of its streams, threads and precision."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.engines import Engine, quiet
 from bench.errors import BuildError
+from bench.explain import Operation, format_of
 from bench.isa import has_vnni
 from bench.recipe import Recipe
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 STATE = "state.pt"
-CALIBRATION_BATCH = 8
+CALIBRATION_BATCH, CALLS = 8, 7
+WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
 APART = ("scale", "zero_point", "weight")
 
 
@@ -54,6 +56,12 @@ class Torch(Engine):
         module = lowered(network(), recipe, example[:1])
         restore(module, folder / STATE)
         return predictor(module)
+
+    def operations(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Operation]:
+        """The operators of a call by PyTorch's profiler, each with the time that is its own."""
+        return profiled(self.load(folder, recipe, network, example, threads), example)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""
@@ -183,6 +191,8 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
                 )  # in 256 levels sure boxes tie: SCRFD's COCO AP is 0.28, not 0.34
             for name in recipe.only:
                 mapping.set_module_name(name, usual)
+            for name in recipe.left:
+                mapping.set_module_name(name, None)
             alone = recipe.left_alone(network)
             for name, module in network.named_modules():
                 if isinstance(module, torch.nn.modules.conv._ConvTransposeNd) and name not in alone:
@@ -207,3 +217,23 @@ def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
 
 
 ENGINE = Torch()
+
+
+def profiled(predict: Predict, example: np.ndarray) -> list[Operation]:
+    """The operators of a call by PyTorch's profiler, each with the time that is its own, the mean over calls."""
+    from torch.profiler import ProfilerActivity, profile
+
+    predict(example)
+    with quiet(), profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(CALLS):
+            predict(example)
+    return [
+        Operation(
+            event.key,
+            format_of(event.key, any(word in event.key for word in WHOLE_NUMBERS)),
+            event.self_cpu_time_total / 1e6 / CALLS,
+            round(event.count / CALLS),
+        )
+        for event in found.key_averages()
+        if event.self_cpu_time_total > 0
+    ]

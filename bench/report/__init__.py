@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import RunFileError
+from bench.record import is_number
 from bench.report.definition import defined
-from bench.report.markdown import escaped, is_number, markdown_table
+from bench.report.markdown import escaped, markdown_table
 from bench.runs import Run, frame
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+GENERAL, PIVOT = "cases", "pivot"
 
 
 def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
@@ -20,11 +26,21 @@ def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
     from bench.machine import describe
 
     now = datetime.datetime.now(datetime.UTC)
-    text = render(Run(records, describe(), now.isoformat(timespec="seconds")), reports if reports.is_dir() else None)
+    run = Run(records, describe(), now.isoformat(timespec="seconds"))
+    text = render([run], reports if reports.is_dir() else None)
     path = reports / "out" / f"run-{now:%Y%m%d-%H%M%S}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join([text, *_pictures(records)]) + "\n", encoding="utf-8")
+    summarize(text)
     return text, path
+
+
+def summarize(text: str) -> None:
+    """Append markdown to the summary of the GitHub Actions step that this runs in, where it does."""
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if place:
+        with Path(place).open("a", encoding="utf-8") as summary:
+            summary.write(f"{text}\n\n")
 
 
 def _pictures(records: list[dict[str, Any]]) -> list[str]:
@@ -34,40 +50,74 @@ def _pictures(records: list[dict[str, Any]]) -> list[str]:
     return ["### Pictures", *links] if links else []
 
 
-def render(run: Run, tables: Path | None = None) -> str:
-    """The run as markdown: what was measured on which machine, the general table, and each table in the folder
-    `tables` that has something to show of this run.
+def render(runs: Sequence[Run], tables: Path | None = None, wanted: str | None = None) -> str:
+    """Runs as markdown: what was measured on which machines, then for each the general table, and each table in the
+    folder `tables` that has something to show of it; or only the one named `wanted`. Raises RunFileError where there
+    is none of that name, or it has nothing to show.
     """
-    table = frame(run.records)
-    parts = [_head(run, table), general(table)]
-    if tables is not None:
-        parts += [text for path in sorted(tables.glob("*.toml")) for text in defined(path, table)]
+    known = {path.stem: path for path in sorted(tables.glob("*.toml"))} if tables is not None else {}
+    if wanted is not None and wanted not in (GENERAL, *known):
+        raise RunFileError(f"no table is named {wanted!r}; there are {', '.join([GENERAL, PIVOT, *known])}")
+    parts = [head(runs)]
+    for run in runs:
+        table = frame(run)
+        shown = [general(table)] if wanted in (None, GENERAL) else []
+        shown += [text for name, path in known.items() if wanted in (None, name) for text in defined(path, table)]
+        parts += [f"## {escaped(run.name)}", *shown] if len(runs) > 1 and shown else shown
+    if len(parts) == 1:
+        raise RunFileError(f"the table {wanted!r} has nothing to show of these runs")
     return "\n\n".join(parts)
 
 
-def _head(run: Run, table: pd.DataFrame) -> str:
-    machine = run.machine
+def head(runs: Sequence[Run]) -> str:
+    """What was measured, on which machines, by which versions, when: a line each."""
+    table = frame(runs)
     lines = []
     for model, rows in table.groupby("model", sort=False):
-        known = rows[rows["status"] == "ok"]
+        known = rows[(rows["status"] == "ok") & rows["quality.n"].map(is_number)]
         if len(known):
             first = known.iloc[0]
             lines.append(
                 f"Model {model}: weights {first['quality.weights']}, judged on {first['quality.dataset']} "
                 f"(n = {first['quality.n']:.0f})."
             )
-    if machine:
-        versions = machine.get("versions") or {}
-        named = [f"{name} {versions[name]}" for name in versions if versions[name] and name in _engines_of(table)]
-        ram_gb = (machine.get("ram_bytes") or 0) / 1e9
-        lines.append(
-            f"Machine: {machine.get('cpu')}, {machine.get('cores_physical')} cores, {ram_gb:.0f} GB, "
-            f"{' '.join(machine.get('isa') or []) or 'no known INT8 instructions'}; {machine.get('system')}."
-        )
-        lines.append(f"Versions: {', '.join(named)}, python {machine.get('python')}.")
-    if run.when:
-        lines.append(f"Measured {run.when}{f' at commit {run.commit[:10]}' if run.commit else ''}.")
+    machines: dict[str, list[Run]] = {}
+    for run in runs:
+        machines.setdefault(run.fingerprint, []).append(run)
+    for key, own in machines.items():
+        label = f"Machine {key}" + (f" ({', '.join(run.name for run in own)})" if len(machines) > 1 else "")
+        lines.append(f"{label}: {described(own[0].machine)}.")
+    versions: dict[str, list[str]] = {}
+    for run in runs:
+        versions.setdefault(_versions(run.machine, table), []).append(run.name)
+    for told, names in versions.items():
+        label = f"Versions ({', '.join(names)})" if len(versions) > 1 else "Versions"
+        lines += [f"{label}: {told}."] if told else []
+    for run in runs:
+        label = f"Measured {run.name}" if len(runs) > 1 else "Measured"
+        at = f" at commit {run.commit[:10]}" if run.commit else ""
+        lines += [f"{label}: {run.when}{at}."] if run.when else []
     return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def described(machine: dict[str, Any]) -> str:
+    """A machine in words: processor, cores, memory, instructions for INT8, system."""
+    ram, isa = machine.get("ram_bytes"), machine.get("isa")
+    known = {
+        "cpu": machine.get("cpu"),
+        "cores": f"{machine['cores_physical']} cores" if is_number(machine.get("cores_physical")) else None,
+        "ram": f"{ram / 1e9:.0f} GB" if is_number(ram) else None,
+        "isa": " ".join(map(str, isa)) or "no known INT8 instructions" if isinstance(isa, list) else None,
+        "system": machine.get("system"),
+    }
+    return ", ".join(str(value) for value in known.values() if value) or "not on record"
+
+
+def _versions(machine: dict[str, Any], table: pd.DataFrame) -> str:
+    versions = machine.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
+    named = [f"{name} {versions[name]}" for name in versions if versions[name] and name in _engines_of(table)]
+    return ", ".join([*named, *([f"python {machine['python']}"] if machine.get("python") else [])])
 
 
 def _engines_of(table: pd.DataFrame) -> set[str]:
@@ -106,11 +156,14 @@ def general(table: pd.DataFrame) -> str:
         "x own FP32*": lambda row: _ratio(row, _fp32(good, row, {"engine": row["engine"]})),
         "x best FP32*": lambda row: _ratio(row, _fp32(good, row, {})),
         "of peak": lambda row: _number(row.get("efficiency.share_of_peak"), "{:.0%}".format),
+        "in INT8": lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
         "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
     }
+    if "explained.diagnosis" not in known:
+        del columns["in INT8"]
     lines = ["### All cases"]
     if len(known):
         rows = [{name: cell(row) for name, cell in columns.items()} for _, row in known.iterrows()]
@@ -121,7 +174,16 @@ def general(table: pd.DataFrame) -> str:
             *_footnotes(known),
         ]
     lines += ["", *notes(table)] if len(good) < len(table) else []
+    told = [(row["id"], row.get("explained.diagnosis")) for _, row in known.iterrows()]
+    why = [f"- {escaped(case)}: {escaped(text)}" for case, text in told if isinstance(text, str)]
+    lines += ["", "### What was executed", "", *why] if why else []
     return "\n".join(lines)
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The frame without the columns whose cells are lists, for programs that read it."""
+    lists = [name for name in table.columns if table[name].map(lambda cell: isinstance(cell, (list, dict))).any()]
+    return table.drop(columns=lists).dropna(axis="columns", how="all")
 
 
 def notes(table: pd.DataFrame) -> list[str]:
@@ -185,7 +247,7 @@ def _footnotes(known: pd.DataFrame) -> list[str]:
     """What the speed-ups are against and how sure, and what makes single cases doubtful."""
     lines = []
     rows = [row for _, row in known.iterrows()]
-    if "speedup.ratio" in known:
+    if known["speedup.ratio"].map(is_number).any():
         bases = sorted({f"{engine} {precision}" for engine, precision, *_ in map(_baseline, rows) if engine == engine})
         count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
         launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.report.markdown import escaped, is_number, markdown_table
+from bench.record import is_number
+from bench.report.markdown import escaped, markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import html
-import numbers
 from typing import Any
 
 
 def escaped(value: Any) -> str:
     """Text for a markdown cell or line: no HTML, no column ends, no line ends."""
     return " ".join(html.escape(str(value), quote=False).replace("|", "\\|").split())
-
-
-def is_number(value: Any) -> bool:
-    """Whether a cell of a frame holds a figure: a number of any kind, no NaN, no truth value."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and bool(value == value)
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:

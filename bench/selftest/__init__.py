@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import UnknownMember
 from bench.selftest.faults import broken, killed
-from bench.selftest.figures import grid, overhead, ranged, same, slowed
+from bench.selftest.figures import compared, grid, overhead, ranged, same, slowed
 
 if TYPE_CHECKING:
     from bench.session import Bench
@@ -27,6 +27,7 @@ TRIALS: dict[str, Trial] = {
     "same-torch": partial(same, engine="torch"),
     "slowed": slowed,
     "range": ranged,
+    "compared": compared,
     "grid": grid,
     "broken": broken,
     "killed": killed,

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 INNER = "onnxruntime"
-SLOWED, BROKEN = "selftest_slowed", "selftest_broken"
-SLOWER = 0.02
+SLOWED, PLANTED, BROKEN = "selftest_slowed", "selftest_planted", "selftest_broken"
+SLOWER, PLANTED_SLOWER = 0.02, 0.03
 FAULT = "BENCH_SELFTEST_FAULT"
 
 
@@ -51,7 +51,10 @@ class Around(Engine):
 
 
 class Slowed(Around):
-    """Each call lasts 2% longer: it waits, busy, for a fiftieth of what the call took."""
+    """Each call lasts longer by a share: it waits, busy, for so much of what the call took."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
 
     def around(self, predict: Predict) -> Predict:
         """Add the wait."""
@@ -60,7 +63,7 @@ class Slowed(Around):
             began = time.perf_counter()
             outputs = predict(inputs)
             now = time.perf_counter()
-            end = now + SLOWER * (now - began)
+            end = now + self._share * (now - began)
             while time.perf_counter() < end:
                 pass
             return outputs
@@ -113,5 +116,6 @@ FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rubbish": _rubbish,
 }
 
-engines.add(SLOWED, Slowed(), __name__)
+engines.add(SLOWED, Slowed(SLOWER), __name__)
+engines.add(PLANTED, Slowed(PLANTED_SLOWER), __name__)
 engines.add(BROKEN, Broken(), __name__)

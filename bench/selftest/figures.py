@@ -3,6 +3,7 @@
 a case against itself           its speed-up is 1: how often the 95% interval contains it, and how wide it is
 a slow-down of 2% put in        how often it is called slower
 INT8 over FP32, run after run   how far the speed-up ranges, beside plain pytest-benchmark's
+two runs, compared              how often they are told apart, and whether a slow-down of 3% in one case is named alone
 a grid of 40 cases              how much of the time is spent on sampling
 a session that does nothing     what timing adds to a call
 """
@@ -18,14 +19,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.case import BASELINE, Case, Grid, baseline_of
+from bench.compare import compare
 from bench.errors import BenchError
 from bench.measure import measure, prepare
+from bench.runs import Run
 from bench.sampling import call_overhead_s
-from bench.selftest.engines import INNER, SLOWED, SLOWER
+from bench.selftest.engines import INNER, PLANTED, PLANTED_SLOWER, SLOWED, SLOWER
 from bench.session import Shared, built_by
 
 if TYPE_CHECKING:
@@ -80,6 +84,40 @@ def ranged(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
         ours += [one["ratio"] for one in _speedups(int8, fp32, bench, 1)]
         plain.append(_plain(fp32, int8, bench))
     told(f"INT8 over FP32 in {repeats} runs: {_range(ours)}; by plain pytest-benchmark beside it {_range(plain)}")
+
+
+def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+    """Tell how often something is called faster or slower between two runs of the same eight cases, and how often a
+    slow-down that was put in one of them is named, and nothing else.
+    """
+    cases = list(Grid(model, ["fp32", "int8_static"], INNER, [1, 2, 4, 8]))
+    prepare([*cases, *(replace(case, engine=PLANTED) for case in cases)], bench)
+
+    def run(planted: Case | None) -> Run:
+        records = []
+        with Shared(bench) as shared:
+            for case in ordered:
+                measured = replace(case, engine=PLANTED) if case == planted else case
+                record = measure(measured, bench, replace(case, precision="fp32"), shared)
+                if record.status != "ok":
+                    raise BenchError(f"{measured.id} could not be measured: {record.reason}")
+                records.append(record.saved() | {"id": case.id, "case": case.axes()})
+        return Run(records)
+
+    def called(before: Run, after: Run) -> list[str]:
+        return [one.case for one in compare(before, [after])[0] if one.verdict in ("faster", "slower")]
+
+    ordered = sorted(cases, key=lambda case: case.batch)  # those of one baseline beside each other
+    before, alarms, named = run(None), 0, 0
+    for number in range(repeats):
+        after, planted = run(None), cases[number % len(cases)]
+        alarms += bool(called(before, after))
+        named += called(after, run(planted)) == [planted.id]
+        before = after
+    told(
+        f"of {repeats} pairs of runs of the same {len(cases)} cases {alarms} differ somewhere; a slow-down of "
+        f"{PLANTED_SLOWER:.0%} in one case was named alone {named} of {repeats} times"
+    )
 
 
 def grid(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:

@@ -39,6 +39,12 @@ class Classification:
 
         return {"agreement": float(np.mean(np.argmax(answers, axis=1) == np.argmax(reference, axis=1)))}
 
+    def decided(self, answer: np.ndarray) -> np.ndarray:
+        """The class of the highest score."""
+        import numpy as np
+
+        return np.argmax(answer, keepdims=True).astype(np.int32)
+
     def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
         """Nothing."""
         return {}

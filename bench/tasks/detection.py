@@ -58,6 +58,13 @@ class Detection:
                 found += int((overlaps(sure, candidates, 0.0).max(axis=1) >= OVERLAP).sum())
         return {"agreement": found / total if total else float(np.nan)}
 
+    def decided(self, answer: np.ndarray) -> np.ndarray:
+        """The boxes with a score of at least 0.5 in whole pixels, in the order of their places."""
+        import numpy as np
+
+        boxes = answer[answer[:, 4] >= SURE, :4].round().astype(np.int32)
+        return boxes[np.lexsort(boxes.T[::-1])]
+
     def shown(self, item: np.ndarray, target: Objects, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
         """The picture with the boxes to be found, with FP32's and with the answer's of a score of at least 0.5."""
         import numpy as np

@@ -27,6 +27,12 @@ class Features:
         differences = [np.abs(one - known).max() for one, known in zip(answers, reference, strict=True)]
         return {"max_error": float(max(differences) / max(np.abs(known).max() for known in reference))}
 
+    def decided(self, answer: np.ndarray) -> np.ndarray:
+        """The values in thousandths of the largest."""
+        import numpy as np
+
+        return (answer / (np.abs(answer).max() or 1.0) * 1000).round().astype(np.int16)
+
     def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
         """Nothing."""
         return {}

@@ -85,6 +85,12 @@ class Restoration:
         means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         return {"psnr_db": means.pop("psnr_db"), "degradation": means}
 
+    def decided(self, answer: np.ndarray) -> np.ndarray:
+        """The picture in levels of 8 bits."""
+        import numpy as np
+
+        return (np.clip(answer, 0, 1) * 255).round().astype(np.uint8)
+
     def shown(self, item: Any, target: np.ndarray, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
         """The target, FP32's answer, the answer, and what is between the two, eight times as large."""
         import numpy as np

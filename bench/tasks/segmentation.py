@@ -49,6 +49,12 @@ class Segmentation:
         pairs = zip(answers, reference, strict=True)
         return {"agreement": float(np.mean([float((answer == known).mean()) for answer, known in pairs]))}
 
+    def decided(self, answer: np.ndarray) -> np.ndarray:
+        """The label map."""
+        import numpy as np
+
+        return answer.astype(np.uint8)
+
     def shown(
         self, item: np.ndarray, target: np.ndarray, answer: np.ndarray, known: np.ndarray
     ) -> dict[str, np.ndarray]:

@@ -1,0 +1,107 @@
+"""A case over many saved runs: its figure, and where it changed for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import RunFileError
+from bench.record import is_number
+from bench.report.markdown import escaped, markdown_table
+from bench.report.pivot import formed
+from bench.runs import Run, frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST = 2  # runs on each side of a change
+PENALTY = 3.0
+
+
+@dataclass(frozen=True)
+class History:
+    """A figure of one case over runs of one machine, oldest first.
+
+    rows     a frame with `when`, `run`, `commit` and `value`.
+    changes  places of the first rows after a change.
+    """
+
+    case: str
+    figure: str
+    machine: str
+    rows: pd.DataFrame
+    changes: tuple[int, ...]
+
+
+def histories(runs: Sequence[Run], cases: Sequence[str], figure: str) -> list[History]:
+    """The histories of the cases named, of all where none is, on each machine on its own.
+
+    Raises RunFileError where no run has such a case or figure.
+    """
+    table = frame(runs)
+    commits = {run.name: run.commit for run in runs}
+    unknown = set(cases) - set(table["id"])
+    if unknown:
+        raise RunFileError(
+            f"no run holds {', '.join(sorted(unknown))}; there are {', '.join(dict.fromkeys(table['id']))}"
+        )
+    if figure not in table or not table[figure].map(is_number).any():
+        raise RunFileError(f"no case of these runs has a figure {figure!r}")
+    chosen = table[table["id"].isin(cases) if cases else table["id"].notna()]
+    chosen = chosen[(chosen["status"] == "ok") & chosen[figure].map(is_number)]
+    found = []
+    for (case, machine), rows in chosen.groupby(["id", "machine"], sort=False):
+        rows = rows.sort_values(["when", "run"], na_position="first")
+        rows = rows.assign(value=rows[figure].astype(float), commit=rows["run"].map(commits))
+        found.append(
+            History(
+                str(case),
+                figure,
+                str(machine),
+                rows[["when", "run", "commit", "value"]].reset_index(drop=True),
+                changes_of(rows["value"]),
+            )
+        )
+    return found
+
+
+def changes_of(values: Any) -> tuple[int, ...]:
+    """The places of the first values after changes of level, by PELT on the logarithms (values above 0), its penalty
+    set by the differences of neighbours, so that a level's own scatter is none.
+
+    Source: Killick, Fearnhead & Eckley 2012, "Optimal detection of changepoints with a linear computational cost"; by
+    the library ruptures.
+    """
+    import numpy as np
+    import ruptures
+
+    logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), np.finfo(np.float64).tiny))
+    if len(logs) < 2 * LEAST:
+        return ()
+    steps = np.diff(logs)
+    spread = 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / np.sqrt(2)
+    variance = max(spread, 1e-4) ** 2
+    penalty = PENALTY * variance * np.log(len(logs)) * 2
+    ends = ruptures.Pelt(model="l2", min_size=LEAST, jump=1).fit(logs[:, None]).predict(pen=penalty)
+    return tuple(ends[:-1])
+
+
+def rendered(found: Sequence[History]) -> str:
+    """The histories as markdown, the rows after a change marked."""
+    parts = []
+    for one in found:
+        rows = []
+        for place, row in enumerate(one.rows.to_dict("records")):
+            before = one.rows["value"].iloc[place - 1] if place in one.changes else None
+            rows.append(
+                {
+                    "when": str(row["when"])[:19],
+                    "run": str(row["run"]),
+                    "commit": str(row["commit"] or "-")[:10],
+                    one.figure: formed(one.figure, row["value"]),
+                    "": "" if before is None else f"changed, {row['value'] / before:.3f}x the one before",
+                }
+            )
+        parts += [f"### {escaped(one.case)}, machine {escaped(one.machine)}", markdown_table(rows)]
+    return "\n\n".join(parts)

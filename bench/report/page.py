@@ -1,0 +1,154 @@
+"""One page of saved runs that opens without a network: plots, a table, pictures, all filtered by any axis."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.pictures import panels_of
+from bench.record import is_number
+from bench.report import head
+from bench.report.pivot import cell_text, formed
+from bench.report.plots import AXES, charts, headline, rows_of
+from bench.runs import Run, frame
+
+if TYPE_CHECKING:
+    pass
+
+TEMPLATE = Path(__file__).with_name("page.html")
+PICTURES_BYTES = 2_500_000  # all of the page is to stay below 5 MB; the plotting library takes 1
+SIDE, QUALITY = 320, 80
+FIGURES = {
+    "latency.p50_s": "median",
+    "latency.p90_s": "90th percentile",
+    "throughput_items_per_s": "items/s",
+    "speedup.ratio": "speed-up (95%)",
+    "efficiency.share_of_peak": "of peak",
+    "artifact.bytes": "size",
+    "peak_rss_bytes": "peak memory",
+    "load_s": "load",
+    "first_call_s": "first call",
+}
+
+
+def page(runs: Sequence[Run], reports: Path | None) -> str:
+    """The page as HTML; the strips of pictures that lie in the `out/pictures` of the reports folder are in it.
+
+    Whatever a file says is text there: the template escapes it, and data are JSON that holds no markup.
+    """
+    import altair
+    import jinja2
+    import vl_convert
+
+    table = frame(runs)
+    varied = {axis for axis in AXES if table[axis].nunique() > 1}
+    specs = {title: chart.to_dict() for title, chart in charts(varied).items()}
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        lines=[line.removeprefix("- ") for line in head(runs).splitlines()],
+        library=_script(
+            vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
+        ),
+        specs=_json(specs),
+        rows=_json(rows_of(table)),
+        axes={axis: sorted(map(str, table[axis].unique())) for axis in AXES if axis in varied},
+        columns={"case": "case", "quality": "quality"}
+        | {name: label for name, label in FIGURES.items() if name in table and table[name].map(is_number).any()}
+        | {"status": "status"},
+        cases=[_case(case) for case in table.to_dict("records")],
+        pictures=_pictures(runs, reports),
+        plots=list(specs),
+    )
+
+
+def _json(value: Any) -> Any:
+    """JSON for a script element: no sign that could end it, or begin another."""
+    import markupsafe
+
+    text = json.dumps(value, allow_nan=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return markupsafe.Markup(text)
+
+
+def _script(text: str) -> Any:
+    import markupsafe
+
+    return markupsafe.Markup(text.replace("</script", "<\\/script"))
+
+
+def _case(case: Mapping[Any, Any]) -> dict[str, Any]:
+    """One row of the page's table: its axes for the filters, its cells with what they are sorted by, and notes."""
+    metric = headline(case)
+    cells = {name: (cell_text(case, [name]), _order(case.get(name))) for name in FIGURES}
+    cells["case"] = (str(case["id"]), str(case["id"]))
+    cells["status"] = (str(case["status"]), str(case["status"]))
+    cells["quality"] = (
+        ("-", "")
+        if metric is None
+        else (f"{metric.removeprefix('quality.')} {formed(metric, case[metric])}", _order(case[metric]))
+    )
+    noted = [case.get("noise.why"), case.get("warnings")]
+    notes = [str(line) for lines in noted if isinstance(lines, list) for line in lines]
+    diagnosis, operations = case.get("explained.diagnosis"), case.get("explained.operations")
+    notes += [diagnosis] if isinstance(diagnosis, str) else []
+    notes += [_operation(one) for one in operations if isinstance(one, dict)] if isinstance(operations, list) else []
+    reason = [str(case["reason"])] if isinstance(case["reason"], str) else []
+    return {"axes": {axis: str(case[axis]) for axis in AXES}, "cells": cells, "notes": [*reason, *notes]}
+
+
+def _operation(told: dict[str, Any]) -> str:
+    """One of the longest operations that a call executed, in words."""
+    share = f"{told['share']:.1%} " if is_number(told.get("share")) else ""
+    by = f", {told['kernel']}" if told.get("kernel") else ""
+    return f"{share}{told.get('kind')} x {told.get('count')}: {told.get('format')}{by}"
+
+
+def _order(value: Any) -> str:
+    return repr(float(value)) if is_number(value) else ""
+
+
+def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]:
+    """The pictures that can be slid between: for each item of each case FP32's and the case's, as data addresses."""
+    if reports is None:
+        return []
+    found: list[dict[str, Any]] = []
+    known: dict[str, str] = {}
+    spent = 0
+    for run in runs:
+        for record in run.records:
+            for name in record.get("pictures") or []:
+                file = reports / "out" / "pictures" / Path(str(name)).name
+                panels = panels_of(file) if file.is_file() else {}
+                if "FP32" not in panels or "this case" not in panels:
+                    continue
+                parts = {}
+                for caption in ("FP32", "this case"):
+                    data = _jpeg(panels[caption])
+                    spent += 0 if data in known else len(data)
+                    parts[caption] = known.setdefault(data, data)
+                if spent > PICTURES_BYTES:
+                    return found
+                found.append(
+                    {
+                        "case": record["id"],
+                        "axes": {axis: str(value) for axis, value in record["case"].items()},
+                        "name": str(name),
+                        **{caption.replace(" ", "_"): data for caption, data in parts.items()},
+                    }
+                )
+    return found
+
+
+def _jpeg(picture: Any) -> str:
+    picture.thumbnail((SIDE, SIDE))
+    held = io.BytesIO()
+    picture.save(held, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

@@ -1,0 +1,236 @@
+"""The plots of saved runs: one chart a question, of rows that `rows_of` makes; drawn in the page, or as SVG or PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import RunFileError
+from bench.record import is_number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.history import History
+
+DATA = "cases"
+WIDTH, HEIGHT = 320, 220
+AXES = ("run", "machine", "model", "precision", "engine", "batch", "threads", "device")
+FORMATS = (".svg", ".png", ".html")
+
+
+def headline(case: Mapping[Any, Any]) -> str | None:
+    """The figure of quality that a case is placed by: the first of its task, by its name in the frame."""
+    known = (
+        name
+        for name, value in case.items()
+        if name.startswith("quality.") and name.count(".") == 1 and is_number(value)
+    )
+    return next((name for name in known if name not in ("quality.n", "quality.dataset_s")), None)
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the charts show of each measured case, by plain names: times in ms, sizes in MB, null where not measured.
+
+    `front` is true where no other case of its model, batch, threads, run and device is both faster and better.
+    """
+    rows = []
+    for case in table[table["status"] == "ok"].to_dict("records"):
+        metric = headline(case)
+
+        def figure(name: str | None, factor: float = 1.0, case: Mapping[Any, Any] = case) -> float | None:
+            value = None if name is None else case.get(name)
+            return float(value) * factor if is_number(value) else None
+
+        rows.append(
+            {axis: case[axis] for axis in AXES}
+            | {
+                "case": case["id"],
+                "kind": f"{case['engine']} {case['precision']}",
+                "metric": None if metric is None else metric.removeprefix("quality."),
+                "quality": figure(metric),
+                "p50_ms": figure("latency.p50_s", 1e3),
+                "items_per_s": figure("throughput_items_per_s"),
+                "speedup": figure("speedup.ratio"),
+                "low": figure("speedup.low"),
+                "high": figure("speedup.high"),
+                "size_mb": figure("artifact.bytes", 1e-6),
+                "peak_rss_mb": figure("peak_rss_bytes", 1e-6),
+                "share_of_peak": figure("efficiency.share_of_peak"),
+                "load_ms": figure("load_s", 1e3),
+                "first_call_ms": figure("first_call_s", 1e3),
+            }
+        )
+    for row in rows:
+        row["front"] = _on_front(row, rows)
+    return rows
+
+
+def _on_front(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    if row["quality"] is None or row["p50_ms"] is None:
+        return False
+    rivals = [
+        other
+        for other in rows
+        if all(other[axis] == row[axis] for axis in ("run", "model", "batch", "threads", "device"))
+        and other["metric"] == row["metric"]
+        and other["p50_ms"] is not None
+    ]
+    return not any(
+        other["quality"] >= row["quality"]
+        and other["p50_ms"] <= row["p50_ms"]
+        and (other["quality"], other["p50_ms"]) != (row["quality"], row["p50_ms"])
+        for other in rivals
+    )
+
+
+def charts(varied: set[str]) -> dict[str, Any]:
+    """The charts by title, each for data named DATA, so that a page can give all of them the same rows; those by batch
+    and threads only where these are among the axes that have several values.
+    """
+    import altair as alt
+
+    told = [alt.Tooltip(field) for field in ("case:N", "run:N", "quality:Q", "metric:N", "p50_ms:Q", "items_per_s:Q")]
+    told += [alt.Tooltip(field) for field in ("speedup:Q", "low:Q", "high:Q", "size_mb:Q", "share_of_peak:Q")]
+    engine, precision = alt.Color("engine:N"), alt.Shape("precision:N")
+    base = alt.Chart(alt.NamedData(name=DATA))
+
+    def faceted(layer: Any) -> Any:
+        return (
+            layer.properties(width=WIDTH, height=HEIGHT)
+            .facet(facet=alt.Facet("model:N", title=None), columns=2)
+            .resolve_scale(x="independent", y="independent")
+        )
+
+    def bars(field: str, title: str) -> Any:
+        return base.mark_bar(opacity=0.8).encode(
+            x=alt.X(field, title=title, stack=None),
+            y=alt.Y("kind:N", title=None, sort=None),
+            color=engine,
+            tooltip=told,
+        )
+
+    latency = alt.X("p50_ms:Q", title="median latency, ms", scale=alt.Scale(type="log"))
+    quality = alt.Y("quality:Q", title="quality", scale=alt.Scale(zero=False))
+    points = base.mark_point(filled=True, size=90).encode(
+        x=latency, y=quality, color=engine, shape=precision, tooltip=told
+    )
+    front = base.transform_filter("datum.front").mark_line(interpolate="step-after", strokeDash=[4, 3], color="gray")
+    front = front.encode(x=latency, y=quality, detail=["batch:N", "threads:N", "run:N"])
+    interval = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title="speed-up over the baseline, 95% interval"),
+        x2="high:Q",
+        y=alt.Y("kind:N", title=None, sort=None),
+        color=engine,
+    )
+    ratio = base.mark_point(filled=True, size=60).encode(
+        x="speedup:Q", y=alt.Y("kind:N", sort=None), color=engine, tooltip=told
+    )
+
+    def lines(axis: str, field: str, title: str) -> Any:
+        other = "threads:N" if axis == "batch" else "batch:N"
+        return base.mark_line(point=True).encode(
+            x=alt.X(f"{axis}:O"),
+            y=alt.Y(field, title=title, scale=alt.Scale(type="log")),
+            color=engine,
+            strokeDash="precision:N",
+            detail=[other, "run:N"],
+            tooltip=told,
+        )
+
+    by_axis = {
+        f"{name} by {axis}": faceted(lines(axis, field, title))
+        for axis in ("batch", "threads")
+        if axis in varied
+        for name, field, title in (
+            ("Latency", "p50_ms:Q", "median latency, ms"),
+            ("Throughput", "items_per_s:Q", "items per s"),
+        )
+    }
+    phases = (
+        base.transform_fold(["load_ms", "first_call_ms", "p50_ms"], as_=["phase", "ms"])
+        .transform_filter("isValid(datum.ms)")
+        .mark_point(filled=True, size=60)
+        .encode(
+            x=alt.X("ms:Q", title="ms", scale=alt.Scale(type="log")),
+            y=alt.Y("kind:N", title=None, sort=None),
+            shape=alt.Shape("phase:N", sort=["load_ms", "first_call_ms", "p50_ms"]),
+            color=engine,
+            tooltip=["case:N", "phase:N", "ms:Q"],
+        )
+    )
+    return {
+        "Quality against latency, with the Pareto front": faceted(front + points),
+        "Speed-up": faceted(interval + ratio),
+        **by_axis,
+        "Size": faceted(bars("size_mb:Q", "artefact, MB")),
+        "Peak memory": faceted(bars("peak_rss_mb:Q", "peak resident memory, MB")),
+        "Share of the machine's peak": faceted(bars("share_of_peak:Q", "of what the probe reached")),
+        "Load, first call, steady": faceted(phases),
+    }
+
+
+def over_time(found: Sequence[History]) -> Any:
+    """A chart of histories: a figure by run, the first run after each change marked by a rule."""
+    import altair as alt
+    import pandas as pd
+
+    frames = [
+        one.rows.assign(
+            case=f"{one.case}, machine {one.machine}",
+            place=range(len(one.rows)),
+            changed=[place in one.changes for place in range(len(one.rows))],
+        )
+        for one in found
+    ]
+    if not frames:
+        raise RunFileError("these runs have nothing to draw")
+    base = alt.Chart(pd.concat(frames).drop(columns=["commit"]).astype({"when": str, "run": str}))
+    x = alt.X("place:O", title="run, oldest first")
+    line = base.mark_line(point=True).encode(
+        x=x, y=alt.Y("value:Q", title=found[0].figure, scale=alt.Scale(zero=False)), tooltip=["run", "when", "value"]
+    )
+    rule = base.transform_filter("datum.changed").mark_rule(color="crimson", strokeDash=[4, 3]).encode(x=x)
+    return (
+        (line + rule)
+        .properties(width=2 * WIDTH, height=HEIGHT)
+        .facet(facet=alt.Facet("case:N", title=None), columns=1)
+        .resolve_scale(x="independent", y="independent")
+    )
+
+
+def drawn(chart: Any, file: Path, rows: Sequence[dict[str, Any]] | None = None) -> None:
+    """Write a chart as .svg, .png or .html, by the file's name; `rows` are the data of one of `charts`. Raises
+    RunFileError for another name, or where the file cannot be written.
+    """
+    import altair
+    import vl_convert
+
+    if file.suffix not in FORMATS:
+        raise RunFileError(f"cannot draw {file}; its name must end in {', '.join(FORMATS)}")
+    spec, version = chart.to_dict(), altair.SCHEMA_VERSION.rpartition(".")[0]
+    if rows is not None:
+        spec["datasets"] = {DATA: list(rows)}
+    if file.suffix == ".png":
+        content = vl_convert.vegalite_to_png(spec, version, scale=2)
+    elif file.suffix == ".svg":
+        content = vl_convert.vegalite_to_svg(spec, version).encode()
+    else:
+        content = vl_convert.vegalite_to_html(spec, version, bundle=True).encode()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except OSError as error:
+        raise RunFileError(f"cannot write {file}: {error.strerror}") from error
+
+
+def images(table: pd.DataFrame, folder: Path, kind: str) -> dict[str, Path]:
+    """Draw all the charts of a frame into a folder, as "svg" or "png"; the files by title."""
+    rows = rows_of(table)
+    found = {}
+    for title, chart in charts({axis for axis in AXES if table[axis].nunique() > 1}).items():
+        found[title] = folder / f"{'-'.join(re.findall('[a-z]+', title.lower()))}.{kind}"
+        drawn(chart, found[title], rows)
+    return found

@@ -1,0 +1,160 @@
+"""Which layers cost the quality: each alone in INT8 against FP32, and the fewest that must stay in FP32.
+
+All on the training side: the test side judges what comes of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.dataset import Samples
+from bench.errors import BuildError
+from bench.inference import answered
+from bench.model import Source
+from bench.progress import progress
+from bench.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from bench.engines import Engine, Predict
+
+ITEMS = 512
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8."""
+
+    name: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An engine and a network to try recipes with: `lowered` builds, loads and gives the session's predict.
+
+    network  () -> the FP32 network with its weights, each time a new one.
+    samples  (n, ...) float32, what is calibrated with.
+    """
+
+    engine: Engine
+    network: Callable[[], torch.nn.Module]
+    samples: np.ndarray
+    threads: int
+
+    def lowered(self, recipe: Recipe, folder: Path) -> Predict:
+        """A session of the network in the recipe's number format."""
+        self.engine.build(self.network(), recipe, self.samples, folder)
+        return self.engine.load(folder, recipe, self.network, self.samples[:BATCH], self.threads)
+
+
+def layers_of(network: torch.nn.Module) -> list[str]:
+    """The names of the modules that multiply by weights, in the order of the network."""
+    import torch
+
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+    return [name for name, module in network.named_modules() if isinstance(module, kinds)]
+
+
+def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
+    """The layers, the one that costs most first, by the outputs for the first of the samples."""
+    import numpy as np
+
+    from bench.engines.torch import predictor
+    from bench.tasks import sqnr_db
+
+    inputs = trial.samples[: len(trial.samples) // BATCH * BATCH or BATCH]
+    known = np.concatenate([_flat(one) for one in _predicted(predictor(trial.network()), inputs)])
+    names = layers_of(trial.network())
+    found = []
+    for name in progress(names, "one layer after the other in INT8", len(names)):
+        with tempfile.TemporaryDirectory() as folder:
+            predict = trial.lowered(replace(recipe, only=(name,)), Path(folder))
+            outputs = np.concatenate([_flat(one) for one in _predicted(predict, inputs)])
+        found.append(Layer(name, sqnr_db(outputs, known)))
+    return sorted(found, key=lambda layer: layer.sqnr_db)
+
+
+def _predicted(predict: Predict, inputs: np.ndarray) -> Iterator[Any]:
+    for place in range(0, len(inputs) - BATCH + 1, BATCH):
+        yield predict(inputs[place : place + BATCH])
+
+
+def _flat(output: Any) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([np.ravel(one) for one in output]) if isinstance(output, tuple) else np.ravel(output)
+
+
+def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
+    """The recipe with the fewest layers left in FP32, those that cost most first, with which the first figure of
+    quality falls by no more than `recipe.most_drop` from FP32's, on up to 512 items of the training side.
+
+    The number of layers is found by halving, as though leaving more in FP32 never hurt. Raises BuildError where the
+    training side has nothing to judge by.
+    """
+    from bench.engines.torch import predictor
+    from bench.tasks import tasks
+
+    assert recipe.most_drop is not None
+    limit, task = recipe.most_drop, tasks.get(source.model.task)
+    count = min(ITEMS, len(data.inputs))
+    items, targets = list(itertools.islice(data.inputs, count)), data.targets[:count]
+
+    def quality(predict: Predict) -> float:
+        figures = task.quality(answered(predict, source.model, items, BATCH).answers, targets)
+        value = next((value for value in figures.values() if isinstance(value, float) and value == value), None)
+        if value is None:
+            raise BuildError(
+                f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by"
+            )
+        return value
+
+    whole = quality(predictor(trial.network()))
+    order = [layer.name for layer in ranked(trial, recipe)]
+
+    def holds(left: int) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            return whole - quality(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
+
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return replace(recipe, left=tuple(order[:low]))
+
+
+def rendered(layers: Sequence[Layer]) -> str:
+    """The ranking as markdown."""
+    from bench.report.markdown import markdown_table
+
+    return markdown_table(
+        [
+            {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
+            for place, layer in enumerate(layers, 1)
+        ]
+    )
+
+
+def chart(layers: Sequence[Layer], title: str) -> Any:
+    """The ranking as a chart of bars."""
+    import altair as alt
+    import pandas as pd
+
+    table = pd.DataFrame({"layer": [layer.name for layer in layers], "sqnr_db": [layer.sqnr_db for layer in layers]})
+    return (
+        alt.Chart(table, title=title)
+        .mark_bar()
+        .encode(
+            x=alt.X("sqnr_db:Q", title="SQNR of the outputs with this layer alone in INT8, dB"),
+            y=alt.Y("layer:N", sort=None, title=None),
+        )
+    )
