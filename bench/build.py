@@ -25,6 +25,7 @@ from bench.errors import BenchError, BuildError, DataError
 from bench.inference import answered, inputs_of_all, save_answers
 from bench.model import Source, models, recipe_for
 from bench.recipe import Recipe, recipes
+from bench.registry import Origin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,6 +170,7 @@ def artifact(
             "most_drop": recipe.most_drop,
         },
         "rewrite": _code(recipes.origins(), precision),
+        "search": None if recipe.most_drop is None else source_digest(Path(sensitivity.__file__)),
         "weights": network_weights.digest,
         "code": _code(models.origins(), source.model.name),
         "calibration": (
@@ -191,35 +193,28 @@ def artifact(
 
 
 def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact, folder: Path) -> None:
-    import torch
-
-    network = trained_network(source, network_weights)
-    torch.manual_seed(SEED)
     try:
-        if recipe.rewrite is not None:
-            network = recipe.rewrite(network)
-        samples = calibration_inputs(source)
+        tried = trial(builder, recipe, source, network_weights)
         if recipe.most_drop is not None:
-            tried = trial(builder, recipe, source, network_weights, samples)
             recipe = sensitivity.settled(tried, recipe, source, load_data(source, "train"))
             (folder / LEFT).write_text(json.dumps(recipe.left))
-        builder.build(network, recipe, samples, folder)
+        builder.build(tried.network(), recipe, tried.samples, folder)
     except (BenchError, OSError):
         raise
     except Exception as error:
         raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {error}") from error
 
 
-def trial(
-    builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact, samples: np.ndarray
-) -> sensitivity.Trial:
-    """What recipes for single layers are tried with."""
+def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact) -> sensitivity.Trial:
+    """What recipes are built with: the engine, the trained network as the recipe rewrites it, calibration inputs."""
+    import torch
 
     def network() -> torch.nn.Module:
         made = trained_network(source, network_weights)
+        torch.manual_seed(SEED)
         return made if recipe.rewrite is None else recipe.rewrite(made)
 
-    return sensitivity.Trial(builder, network, samples, os.cpu_count() or 1)
+    return sensitivity.Trial(builder, network, calibration_inputs(source), os.cpu_count() or 1)
 
 
 def as_built(recipe: Recipe, folder: Path) -> Recipe:
@@ -229,8 +224,14 @@ def as_built(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _source_digest(builder: Engine) -> str:
-    """Digest of the files that define an engine's class and the classes it is derived from."""
-    files = {inspect.getfile(cls) for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")}
+    """Digest of the files that define an engine's class and the classes it is derived from, and of those beside them
+    that these have functions from.
+    """
+    classes = [cls for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")]
+    files = {inspect.getfile(cls) for cls in classes}
+    beside = {str(Path(file).resolve().parent) for file in files}
+    taken = (file for cls in classes for file in Origin.of(cls.__module__).files())
+    files = {str(Path(file).resolve()) for file in files} | {file for file in taken if str(Path(file).parent) in beside}
     return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()
 
 

@@ -94,8 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     sensitivity = commands.add_parser("sensitivity", help="which layers of a case cost the quality")
     sensitivity.add_argument("case", metavar="CASE", help="its id, such as resnet20-int8_static-torch-b1-t1")
     sensitivity.add_argument("--plot", type=Path, metavar="FILE", help="draw it there, as .svg, .png or .html")
-    for name in ("data", "cache"):
-        sensitivity.add_argument(f"--bench-{name}", default=os.environ.get(f"BENCH_{name.upper()}"), metavar="DIR")
+    _folders(sensitivity)
     _output(sensitivity)
     sensitivity.set_defaults(do=_sensitivity)
     doctor = commands.add_parser("doctor", help="what on this machine stands in the way of good figures")
@@ -106,8 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     selftest.add_argument("--repeats", type=int, default=10, metavar="N", help="of each trial (default: 10)")
     selftest.add_argument("--busy", type=int, default=0, metavar="N", help="processes that use a CPU meanwhile")
     selftest.add_argument("--bench-budget", type=float, default=20.0, metavar="S", help="seconds a case (default: 20)")
-    for name in ("data", "cache"):
-        selftest.add_argument(f"--bench-{name}", default=os.environ.get(f"BENCH_{name.upper()}"), metavar="DIR")
+    _folders(selftest)
     selftest.set_defaults(do=_selftest)
     chosen = parser.parse_args(arguments)
     try:
@@ -124,6 +122,11 @@ def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a file that pytest-benchmark saved, a folder or a pattern"
     )
+
+
+def _folders(parser: argparse.ArgumentParser) -> None:
+    for name in ("data", "cache"):
+        parser.add_argument(f"--bench-{name}", default=os.environ.get(f"BENCH_{name.upper()}"), metavar="DIR")
 
 
 def _output(parser: argparse.ArgumentParser) -> None:

@@ -133,14 +133,15 @@ def _difference(
         for metric, value in was.get("quality", {}).items()
         if metric not in APART and is_number(value) and is_number(now.get("quality", {}).get(metric))
     }
+    changed = _answers(was, now)
     return Difference(
         name,
         "same" if was == now else _verdict(interval, p, margin),  # one measurement, however little it tells
         interval,
         ratio,
         {metric: rise for metric, rise in quality.items() if rise},
-        _answers(was, now),
-        _notes(was, now, runs),
+        changed,
+        _notes(was, now, changed, runs),
     )
 
 
@@ -162,10 +163,11 @@ def _answers(was: dict[str, Any], now: dict[str, Any]) -> tuple[int, int] | None
     return sum(old[place : place + 4] != new[place : place + 4] for place in places), len(places)
 
 
-def _notes(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run]) -> tuple[str, ...]:
+def _notes(
+    was: dict[str, Any], now: dict[str, Any], changed: tuple[int, int] | None, runs: tuple[Run, Run]
+) -> tuple[str, ...]:
     """Whether the same artefact gave other answers, or another artefact was measured, or other data."""
     lines = []
-    changed = _answers(was, now)
     digests = [record.get("artifact", {}).get("digest") for record in (was, now)]
     same = digests[0] == digests[1] and digests[0] is not None
     if changed is not None and changed[0]:

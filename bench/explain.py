@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 INT8, FLOAT, CONVERSION, LAYOUT = "int8", "float", "conversion", "layout"
-SHOWN = 12
+CALLS, SHOWN = 7, 12  # calls that are profiled, operations that are kept
 WORTH_SAYING = 0.03
 WORDS = {
     INT8: "in INT8",

@@ -249,8 +249,7 @@ def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
     network_weights = build.weights(session.store, session.source)
     assert network_weights is not None
     recipe = recipe_for(session.source.model, session.case.precision)
-    engine, samples = engines.get(session.case.engine), build.calibration_inputs(session.source)
-    trial = build.trial(engine, recipe, session.source, network_weights, samples)
+    trial = build.trial(engines.get(session.case.engine), recipe, session.source, network_weights)
     return [asdict(layer) for layer in sensitivity.ranked(trial, recipe)]
 
 

@@ -131,3 +131,15 @@ def test_sessions_that_want_the_same_at_once_build_it_once(tmp_path):
 def test_the_manifest_tells_what_an_artefact_was_made_from(tmp_path):
     built = Store(tmp_path).get("artifact", FACTS, write_two_files)
     assert json.loads((built.folder / MANIFEST).read_text())["made_from"] == FACTS
+
+
+def test_the_key_of_an_engines_artefact_covers_what_it_takes_from_its_neighbours(monkeypatch):
+    from pathlib import Path
+
+    from bench import build, engines
+
+    covered = []
+    monkeypatch.setattr(build, "source_digest", lambda path: covered.append(Path(path).name) or "digest")
+    build._source_digest(engines.get("executorch"))
+    assert {"executorch.py", "equivalents.py", "pt2e.py", "__init__.py"} <= set(covered)
+    assert "openvino.py" not in covered

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
 from bench.engines.equivalents import without_transposed
-from bench.explain import Operation, format_of
+from bench.explain import CALLS, Operation, format_of
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 BATCH = "batch"
-CALLS = 7
 
 
 class OnnxRuntime(Engine):

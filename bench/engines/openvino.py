@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
-from bench.explain import Operation, format_of
+from bench.explain import CALLS, Operation, format_of
 from bench.isa import cpu_flags
 from bench.recipe import Recipe
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL = "model.xml"
-CALLS = 7
 
 
 class OpenVino(Engine):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.engines import Engine, quiet
 from bench.errors import BuildError
-from bench.explain import Operation, format_of
+from bench.explain import CALLS, Operation, format_of
 from bench.isa import has_vnni
 from bench.recipe import Recipe
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 STATE = "state.pt"
-CALIBRATION_BATCH, CALLS = 8, 7
+CALIBRATION_BATCH = 8
 WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
 APART = ("scale", "zero_point", "weight")
 

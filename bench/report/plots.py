@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import case as cases
 from bench.errors import RunFileError
 from bench.record import is_number
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 DATA = "cases"
 WIDTH, HEIGHT = 320, 220
-AXES = ("run", "machine", "model", "precision", "engine", "batch", "threads", "device")
+AXES = ("run", "machine", *cases.AXES)
 FORMATS = (".svg", ".png", ".html")
 
 
