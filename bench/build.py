@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import inspect
 import itertools
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bench import sensitivity
@@ -25,7 +26,6 @@ from bench.errors import BenchError, BuildError, DataError
 from bench.inference import answered, inputs_of_all, save_answers
 from bench.model import Source, models, recipe_for
 from bench.recipe import Recipe, recipes
-from bench.registry import Origin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,13 +225,18 @@ def as_built(recipe: Recipe, folder: Path) -> Recipe:
 
 def _source_digest(builder: Engine) -> str:
     """Digest of the files that define an engine's class and the classes it is derived from, and of those beside them
-    that these have functions from.
+    that these take functions or modules from; a package's own file takes nothing: what is imported of it varies.
     """
-    classes = [cls for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")]
-    files = {inspect.getfile(cls) for cls in classes}
-    beside = {str(Path(file).resolve().parent) for file in files}
-    taken = (file for cls in classes for file in Origin.of(cls.__module__).files())
-    files = {str(Path(file).resolve()) for file in files} | {file for file in taken if str(Path(file).parent) in beside}
+    modules = {
+        sys.modules[cls.__module__] for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")
+    }
+    files = {str(module.__file__) for module in modules}
+    for module in (module for module in modules if not hasattr(module, "__path__")):
+        for value in vars(module).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            file = getattr(sys.modules.get(str(name)), "__file__", None)
+            if file is not None and Path(file).parent == Path(str(module.__file__)).parent:
+                files.add(file)
     return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()
 
 
