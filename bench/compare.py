@@ -59,15 +59,14 @@ def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: fl
     changes = [
         [None if was is None or now is None else _change(was, now) for was, now in pair.values()] for pair in pairs
     ]
-    told = [one for row in changes for one in row if one is not None and one.p is not None]
-    sure = dict(zip(map(id, told), holm([one.p for one in told if one.p is not None]), strict=True))
+    corrected = iter(holm([one.p for row in changes for one in row if one is not None and one.p is not None]))
     found = []
     for other, pair, row in zip(others, pairs, changes, strict=True):
         here = absolute or other.fingerprint == base.fingerprint
         differences = []
         for (name, (was, now)), one in zip(pair.items(), row, strict=True):
             interval = None if one is None else one.interval
-            p = None if one is None else sure.get(id(one))
+            p = None if one is None or one.p is None else next(corrected)
             differences.append(_difference(name, was, now, interval, p, margin, here, (base, other)))
         found.append(differences)
     return found
