@@ -168,6 +168,7 @@ def artifact(
             "activations": recipe.activations,
             "only": recipe.only,
             "most_drop": recipe.most_drop,
+            "bits": recipe.bits,
         },
         "rewrite": _code(recipes.origins(), precision),
         "search": None if recipe.most_drop is None else source_digest(Path(sensitivity.__file__)),

@@ -173,7 +173,8 @@ def pytest_configure(config: pytest.Config) -> None:
                     f"pytest took the folder after {option} for the place of the tests, and looks for the project in "
                     f"{config.rootpath} instead of {place}; write {option}=DIR"
                 )
-    config.addinivalue_line("markers", "grid(grid): measure the cases of this Grid with this test, one test for each")
+    config.addinivalue_line("markers", "grid(*grids): measure the cases of these Grids with this test, each by itself")
+    config.addinivalue_line("markers", "baseline(axis=value, ...): the axes in which a case's baseline differs from it")
     config.addinivalue_line(
         "markers", "case(model, precision, engine, batch, threads, device): the axes of a case, set by the harness"
     )
@@ -186,20 +187,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test of each case of the function's grid, as the options narrow or widen it."""
+    """Make one test of each case of the function's grids, as the options narrow or widen them."""
     marker = metafunc.definition.get_closest_marker("grid")
     if marker is None:
         return
-    grid: Grid = marker.args[0]
+    grids: tuple[Grid, ...] = marker.args
     choices = {axis: metafunc.config.getoption(f"bench_{axis}") for axis in (*NAMED_AXES, *COUNTED_AXES)}
+    cases = {case: grid.baseline for grid in grids for case in grid.chosen(**choices)}
     metafunc.parametrize(
-        "case", [pytest.param(case, id=case.id, marks=_marks(case)) for case in grid.chosen(**choices)]
+        "case", [pytest.param(case, id=case.id, marks=_marks(case, differs)) for case, differs in cases.items()]
     )
 
 
-def _marks(case: Case) -> list[pytest.MarkDecorator]:
+def _marks(case: Case, differs: dict[str, Any]) -> list[pytest.MarkDecorator]:
     group = f"{case.model} b{case.batch} t{case.threads}"
-    return [pytest.mark.case(**case.axes()), pytest.mark.benchmark(timer=Replay(), group=group)]
+    return [
+        pytest.mark.case(**case.axes()),
+        pytest.mark.baseline(**differs),
+        pytest.mark.benchmark(timer=Replay(), group=group),
+    ]
 
 
 class Replay:
@@ -454,10 +460,10 @@ def _cases(session: pytest.Session) -> list[Case]:
 
 
 def _differs(item: pytest.Item) -> dict[str, Any]:
-    """The axes in which an item's baseline differs from its case: the option's, else those of the suite's grid."""
+    """The axes in which an item's baseline differs from its case: the option's, else those of the case's grid."""
     chosen = item.config.option.bench_baseline
-    marker = item.get_closest_marker("grid")
-    return chosen if chosen is not None else {} if marker is None else marker.args[0].baseline
+    marker = item.get_closest_marker("baseline")
+    return chosen if chosen is not None else {} if marker is None else dict(marker.kwargs)
 
 
 def _baseline(item: pytest.Item) -> Case:

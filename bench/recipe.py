@@ -21,6 +21,8 @@ class Recipe:
     most_drop      the most that the first figure of quality may fall on the training side: as few layers as keep to it
                    stay in FP32. None: none is asked to.
     left           the names of the modules that stay in FP32.
+    bits           for int8: how many bits weights and activations are held to; fewer than 8 simulate a smaller format
+                   in 8-bit storage, of the same size and pace.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Recipe:
     only: tuple[str, ...] = ()
     most_drop: float | None = None
     left: tuple[str, ...] = ()
+    bits: int = 8
 
     @property
     def calibrated(self) -> bool:
@@ -55,4 +58,6 @@ recipes.add("bf16", Recipe("bf16", "bf16"))
 recipes.add("int8_static", Recipe("int8_static", "int8", "static"))
 recipes.add("int8_dynamic", Recipe("int8_dynamic", "int8", "dynamic"))
 recipes.add("int8_encoder", Recipe("int8_encoder", "int8", "static", part="encoder"))
+recipes.add("int4_simulated", Recipe("int4_simulated", "int8", "static", bits=4))
+recipes.add("int2_simulated", Recipe("int2_simulated", "int8", "static", bits=2))
 recipes.add("int8_auto", Recipe("int8_auto", "int8", "static", most_drop=0.01))

@@ -62,6 +62,9 @@ def unsupported(case: Case, data: Path | None) -> str | None:
     engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
+    if recipe.number_format == "int8" and recipe.bits not in engine.widths:
+        widths = ", ".join(map(str, engine.widths))
+        return f"{case.engine} holds whole numbers to {widths} bits here, not to {recipe.bits}"
     try:
         source(model, data)
     except LackingData as error:

@@ -11,9 +11,16 @@ GRID = Grid(
     batch=1,
     threads=1,
 )
+SIMULATED = Grid("resnet20", ["int4_simulated", "int2_simulated"], ["torch", "torchscript"])
 
 
 @pytest.mark.grid(GRID)
 def test_resnet20(case, measure):
     record = measure(case)
     assert record.quality["top1"] > 0.5, "a network that is wrong more often than right was not measured but broken"
+
+
+@pytest.mark.grid(SIMULATED)
+def test_resnet20_simulated(case, measure):
+    record = measure(case)
+    assert record.quality["top1"] < 1.0, "fewer levels cannot but cost answers"

@@ -8,17 +8,22 @@ from bench import Grid, engines
 
 THREADS = min(2, os.cpu_count() or 1)
 KERNELS = (1, 3, 5, 7, 9, 11)
-STACKS = Grid(
-    model=[f"{kind}_k{kernel}{step}" for kernel in KERNELS for kind in ("conv", "img2col") for step in ("", "_step")],
-    precision="fp32",
-    engine="torch",
-    batch=[1, 2, 4, 8, 16, 32, 64],
-    threads=THREADS,
-)
+STACKS = [
+    Grid(
+        model=[f"{kind}_k{kernel}{step}" for kind in ("conv", "img2col")],
+        precision="fp32",
+        engine="torch",
+        batch=[1, 2, 4, 8, 16, 32, 64],
+        threads=THREADS,
+        baseline={"model": f"conv_k{kernel}{step}"},
+    )
+    for kernel in KERNELS
+    for step in ("", "_step")
+]
 SEGMENTATION = Grid("fpn_resnext50", ["fp32", "bf16", "int8_static"], engines.names(), batch=[1, 4], threads=THREADS)
 
 
-@pytest.mark.grid(STACKS)
+@pytest.mark.grid(*STACKS)
 def test_convolution(case, measure):
     record = measure(case)
     assert record.fidelity["max_error"] < 1e-4

@@ -82,6 +82,33 @@ def test_int8_of_a_part_leaves_the_other_in_fp32(engine, tmp_path):
     assert sqnr_db(answer, decoder(torch.from_numpy(np.ascontiguousarray(code))).numpy()) > 90
 
 
+@pytest.mark.parametrize(("precision", "most"), [("int4_simulated", 7), ("int2_simulated", 1)])
+def test_simulated_bits_leave_weights_so_many_levels_and_activations_so_wide_steps(precision, most):
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from bench.engines.torch import lowered
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval().requires_grad_(False)
+    samples = np.random.default_rng(0).normal(size=(8, 3, 16, 16)).astype(np.float32)
+    known = network[:2](torch.from_numpy(samples))
+    module = lowered(network, recipes.get(precision), samples[:1], samples)
+    first, last = module.get_submodule("0"), module.get_submodule("2")
+    for part in (first, last):
+        weights = part.weight().int_repr()
+        assert (int(weights.min()), int(weights.max())) == (-most, most)
+    assert first.scale == pytest.approx(float(known.max()) / (2 * most + 1), rel=1e-5)
+
+
+def test_an_engine_that_cannot_simulate_few_bits_says_so():
+    import fixtures.models  # noqa: F401
+
+    reason = unsupported(Case("resnet20", "int4_simulated", "onnxruntime"), None)
+    assert reason == "onnxruntime holds whole numbers to 8 bits here, not to 4"
+
+
 def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, monkeypatch):
     conftest, suite = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(conftest.splitlines()) <= 15

@@ -223,6 +223,19 @@ def test_a_gate_that_is_not_surely_reached_fails_and_is_no_baseline_later(sessio
     result.stdout.fnmatch_lines(["| linear (failed) | fp32 *"])
 
 
+def test_each_grid_of_a_test_has_a_baseline_of_its_own(session, pytester):
+    pytester.makepyfile(
+        test_linear=SUITE.replace(
+            'batch=[1, 16], threads=1, baseline={"engine": "toy"})',
+            'batch=2, baseline={"engine": "toy"}), Grid("linear", "fp32", "toy", 4, baseline={"batch": 1})',
+        )
+    )
+    session("-k", "fp32", "--benchmark-json=run.json").assert_outcomes(passed=2)
+    saved = [one["extra_info"] for one in json.loads(Path("run.json").read_text())["benchmarks"]]
+    compared = {one["case"]["batch"]: one["speedup"]["baseline"]["case"]["batch"] for one in saved}
+    assert compared == {2: 2, 4: 1}
+
+
 def test_a_gate_in_the_suite_is_passed_by_what_surely_reaches_it(session, pytester):
     suite = SUITE.replace("@pytest.mark.grid", '@pytest.mark.gate(max_drop={"top1": 0.2})\n@pytest.mark.grid')
     pytester.makepyfile(test_linear=suite)

@@ -232,6 +232,29 @@ def test_cases_may_be_rows_and_figures_columns(tmp_path):
     assert "resnet20: weights resnet20-12fca82f, cifar10, n = 1017" in text
 
 
+def test_a_row_that_there_is_none_of_is_shown_with_the_reason(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        """
+        title = "with a gap"
+        where = { model = "resnet20" }
+        [[rows]]
+        label = "GPU"
+        absent = "no engine runs there"
+        [[rows]]
+        label = "FP32"
+        case = { precision = "fp32", engine = "torch" }
+        [[columns]]
+        label = "size"
+        figure = "artifact.bytes"
+        form = "MB"
+        """
+    )
+    text = render([read(GOLDEN)], tmp_path).partition("with a gap")[2]
+    assert cells(text, ["GPU"])[1] == "-"
+    assert cells(text, ["FP32"])[1] == "1.115 MB"
+    assert "- GPU: no engine runs there" in text
+
+
 def test_cases_may_go_both_ways_with_one_figure_in_the_cells(tmp_path):
     run = read(GOLDEN)
     (tmp_path / "own.toml").write_text(

@@ -28,10 +28,12 @@ class Engine(ABC):
 
     packages  distributions it needs; their versions are part of an artefact's key.
     format    the artefact's format, as the record names it.
+    widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
+    widths: tuple[int, ...] = (8,)
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:

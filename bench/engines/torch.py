@@ -32,6 +32,7 @@ class Torch(Engine):
 
     packages = ("torch",)
     format = "state_dict"
+    widths = (8, 4, 2)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: this engine is on the CPU so far."""
@@ -162,6 +163,9 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
     """The network with observers where INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace it.
 
     Weights per channel and symmetric, but per tensor in transposed convolutions, whose channels torch.ao does not take.
+    Fewer than 8 bits are simulated by fewer levels in the storage and kernels of 8: weights keep to 2^bits - 1 about 0,
+    activations to 2^bits over the range that calibration saw. What lies beyond that range is not cut off, for these
+    kernels know no such limit.
     """
     import torch
 
@@ -169,6 +173,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
     with quiet():
         from torch.ao.quantization import (
             HistogramObserver,
+            MinMaxObserver,
             QConfig,
             QConfigMapping,
             default_per_channel_weight_observer,
@@ -181,8 +186,12 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
         if recipe.activations == "dynamic":
             mapping = QConfigMapping().set_object_type(torch.nn.Linear, per_channel_dynamic_qconfig)
         else:
-            activations = HistogramObserver.with_args(reduce_range=reduce_range())
-            usual = QConfig(activations, default_per_channel_weight_observer)
+            activations, weights = HistogramObserver.with_args(reduce_range=reduce_range()), {}
+            if recipe.bits < 8:
+                most = 2 ** (recipe.bits - 1) - 1
+                activations = MinMaxObserver.with_args(quant_min=0, quant_max=2**recipe.bits - 1)
+                weights = {"quant_min": -most, "quant_max": most}
+            usual = QConfig(activations, default_per_channel_weight_observer.with_args(**weights))
             mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
             mapping.set_global(None if recipe.only else usual)
             for sigmoid in (torch.sigmoid, torch.nn.Sigmoid, "sigmoid", "sigmoid_"):
@@ -196,7 +205,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             alone = recipe.left_alone(network)
             for name, module in network.named_modules():
                 if isinstance(module, torch.nn.modules.conv._ConvTransposeNd) and name not in alone:
-                    mapping.set_module_name(name, QConfig(activations, default_weight_observer))
+                    mapping.set_module_name(name, QConfig(activations, default_weight_observer.with_args(**weights)))
         try:
             return prepare_fx(network, mapping, (torch.from_numpy(example),))
         except Exception as error:

@@ -11,6 +11,7 @@ label = "accuracy"
 figure = "quality.top1"                         # a column of bench.runs.frame; of several, the first that the case has
 form = "percent"                                # one of FORMS
 ratio = true                                    # beside it, how many times less than in the first case
+absent = "..."                                  # instead of a case: why this project has none, told below the table
 interval = ["speedup.low", "speedup.high"]      # beside it, the ends of its interval
 """
 
@@ -85,24 +86,26 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: a case, by the axes that tell it from others, or a figure."""
+    """A row or a column: a case, by the axes that tell it from others, or why there is none; or a figure."""
 
     label: str
     case: dict[str, Any]
+    absent: str | None
     figure: Figure | None
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Line:
         """A row or column as the file tells it."""
-        return cls(entry["label"], dict(entry.get("case", {})), Figure.read(entry) if "case" not in entry else None)
+        figure = None if "case" in entry or "absent" in entry else Figure.read(entry)
+        return cls(entry["label"], dict(entry.get("case", {})), entry.get("absent"), figure)
 
 
 def defined(path: Path, table: pd.DataFrame) -> list[str]:
     """Render the table that a file defines, once for each model, device, batch and threads that has figures for it,
     where its own cases do not name these.
 
-    Cases that this run has not are left out and named below; a case without figures has its reason there. Raises
-    RunFileError where the file is no such definition.
+    Cases that this run has not are left out and named below; a case without figures has its reason there, and so has
+    what the definition itself says to be absent. Raises RunFileError where the file is no such definition.
     """
     try:
         definition = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -141,10 +144,11 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
     missing: dict[str, list[str]] = {}
     found: dict[tuple[int, int], Any] = {}
     for (at_row, row), (at_column, column) in itertools.product(enumerate(rows), enumerate(columns)):
-        cells = _where(cases, row.case | column.case)
+        reason = row.absent or column.absent
+        cells = cases.iloc[:0] if reason else _where(cases, row.case | column.case)
         if len(cells):
             found[at_row, at_column] = cells.iloc[0]
-        reason = "not among the cases of this run" if not len(cells) else None
+        reason = reason or ("not among the cases of this run" if not len(cells) else None)
         if reason is None and cells.iloc[0]["status"] != "ok":
             reason = f"{cells.iloc[0]['status']}: {cells.iloc[0]['reason']}"
         if reason is not None:
@@ -154,8 +158,8 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
     known = [case for case in found.values() if case["status"] == "ok"]
     if not known:
         return None
-    shown_rows = [at for at in range(len(rows)) if any((at, other) in found for other in range(len(columns)))]
-    shown_columns = [at for at in range(len(columns)) if any((other, at) in found for other in range(len(rows)))]
+    shown_rows = [at for at, row in enumerate(rows) if row.absent or at in {place[0] for place in found}]
+    shown_columns = [at for at, column in enumerate(columns) if column.absent or at in {place[1] for place in found}]
     lines = []
     for at_row in shown_rows:
         line = {"": rows[at_row].label}
