@@ -101,12 +101,14 @@ def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
     broken = run.records[2]["case"] | {"engine": "openvino"}
     run.records.append({"id": "broken", "case": broken, "status": "failed", "reason": "it broke"})
     text = render([run], TABLES)
-    assert cells(text, ["", "FP32 torch"]) == ["", "FP32 torch", "INT8 onnxruntime", "INT8 openvino"]
-    assert cells(text, ["accuracy"])[1:] == ["91.64%", "91.64%", "-"]
+    shown = ["FP32 torch", "INT8 onnxruntime", "INT8 openvino", "int8 unfused", "own int8"]
+    assert cells(text, ["", "FP32 torch"]) == ["", *shown]
+    assert cells(text, ["accuracy"])[1:] == ["91.64%", "91.64%", "-", "-", "-"]
     assert cells(text, ["size"])[2] == "0.378 MB"
     assert "- INT8 openvino: failed: it broke" in text
     assert (
-        "- BF16 torch, INT8 dynamic torch, INT8 torch, INT8 torchscript, INT8 inductor, INT8 executorch: "
+        "- BF16 torch, INT8 dynamic torch, int2 torch (simulated), int4 torch (simulated), INT8 torch, "
+        "INT8 torchscript, INT8 inductor, INT8 executorch: "
         "not among the cases of this run" in text
     )
 
