@@ -29,6 +29,10 @@ class BuildError(BenchError):
     """An engine could not make its artefact."""
 
 
+class Unsupported(BuildError):
+    """What an engine cannot do for this network, known only once the network is there."""
+
+
 class WorkerError(BenchError):
     """A worker process died, hung or answered with an error."""
 

@@ -21,7 +21,7 @@ from bench import build
 from bench.artifact import Artifact
 from bench.case import Case
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, CacheError, LackingData
+from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
 from bench.machine import available_bytes, cores_for
 from bench.model import models, source
 from bench.noise import Watch, snapshot
@@ -132,6 +132,8 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
                 alone = _measured(case, bench, None, common)
                 assert baseline is not None
                 return replace(alone, speedup={"baseline": {"case": baseline.axes()}, "reason": str(error)})
+        except Unsupported as error:
+            return Record(case, "unsupported", str(error))
         except BenchError as error:
             return Record(case, "failed", str(error))
 

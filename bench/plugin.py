@@ -352,6 +352,8 @@ def measure(
         if record.status != "ok":
             benchmark.disabled = True
             benchmark.pedantic(lambda: None)
+            if record.status == "unsupported":
+                pytest.skip(f"unsupported: {record.reason}")
             pytest.fail(record.reason or record.status, pytrace=False)
         node.get_closest_marker("benchmark").kwargs["timer"].show(record.samples_s)
         benchmark.params = case.axes()  # a Case would be saved as UNSERIALIZABLE[...]

@@ -169,6 +169,15 @@ def test_a_case_that_breaks_fails_with_its_reason_and_the_others_are_measured(se
     assert "was not used at all" not in result.stdout.str()
 
 
+def test_what_an_engine_cannot_do_for_a_network_is_unsupported_not_failed(session, pytester, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "unsupported")
+    place = f"--bench-cache={pytester.path / 'cache'}"
+    result = session(place, "-k", "fp32 and b16", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["- unsupported: linear-fp32-toy-b16-t1: the toy has no kernel for this network"])
+    result.stdout.fnmatch_lines(["SKIPPED * unsupported: the toy has no kernel for this network"])
+
+
 def test_a_test_without_a_grid_is_left_alone(pytester):
     pytester.makepyfile("def test_plain(benchmark): benchmark(int)")
     result = pytester.runpytest_subprocess()

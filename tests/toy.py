@@ -12,6 +12,7 @@ import os  # noqa: E402
 import time  # noqa: E402
 
 from bench import Dataset, Engine, Model, Samples, Weights, datasets, engines, models  # noqa: E402
+from bench.errors import Unsupported  # noqa: E402
 
 
 def load(split, folder):
@@ -45,6 +46,8 @@ class Toy(Engine):
     def build(self, network, recipe, samples, folder):
         if os.environ.get("TOY_FAULT") == "build":
             raise ValueError("the toy cannot build this")
+        if os.environ.get("TOY_FAULT") == "unsupported":
+            raise Unsupported("the toy has no kernel for this network")
         facts = {name: tensor.tolist() for name, tensor in network.state_dict().items()}
         (folder / "toy.json").write_text(json.dumps(facts | {"calibrated_with": len(samples)}))
 
