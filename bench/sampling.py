@@ -16,6 +16,7 @@ from typing import Any, Protocol
 KEPT = 32
 SHORT_S = 20e-6
 STEADY = 0.02
+PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Plan:
     starting        and while starting takes no more than this share of the budget.
     least_passes    how often all pairs are sampled in turn at least, for pass_s each: a disturbance of seconds then
                     falls on a part of each pair's rounds, whose median does not feel it, and not on the whole of one.
-    least_samples   how many calls of the case there are at least, if the budget allows: a median has an interval of its
-                    own from six on.
+    least_samples   how many calls of the case there are at least, for up to three budgets: a median has an interval of
+                    its own from six on, and engines that are slow to start have little of the budget left.
     slice_s         how long one side calls before it is the other's turn.
     """
 
@@ -52,8 +53,8 @@ class Plan:
     def enough(self, passes: int, samples: int, half_width: float | None, spent_s: float) -> bool:
         """Whether to stop after so many passes and samples, an interval so wide (None: unknown) and so much time."""
         known = self.most_launches == 1 or (half_width is not None and half_width <= self.interval)
-        known = known and samples >= self.least_samples
-        return passes >= self.least_passes and (known or spent_s >= self.budget_s)
+        few = samples < self.least_samples and spent_s < PATIENCE * self.budget_s
+        return passes >= self.least_passes and not few and (known or spent_s >= self.budget_s)
 
 
 QUICK = Plan(least_launches=1, most_launches=1)
