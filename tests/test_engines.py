@@ -115,32 +115,6 @@ def test_dynamic_int8_of_a_network_without_linear_layers_is_unsupported_in_torch
             engines.get(engine).build(network, recipes.get("int8_dynamic"), example, tmp_path)
 
 
-def test_masked_attention_keeps_its_softmax_in_floating_point(tmp_path):
-    import numpy as np
-    import torch
-
-    from bench.tasks import sqnr_db
-
-    class Masked(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)
-            self.register_buffer("seen", torch.arange(16) < 8)
-
-        def forward(self, x):
-            weights = torch.where(self.seen, self.first(x), -1e9).softmax(-1)
-            return self.last(weights * x)
-
-    torch.manual_seed(0)
-    samples = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
-    known = Masked().eval().requires_grad_(False)
-    expected = known(torch.from_numpy(samples)).numpy()
-    engine, recipe = engines.get("torch"), recipes.get("int8_static")
-    engine.build(known, recipe, samples, tmp_path)
-    found = engine.load(tmp_path, recipe, lambda: Masked().eval(), samples[:1], 1)(samples)
-    assert sqnr_db(found, expected) > 20
-
-
 def test_an_engine_that_cannot_simulate_few_bits_says_so():
     import fixtures.models  # noqa: F401
 
