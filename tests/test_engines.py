@@ -82,6 +82,33 @@ def test_int8_of_a_part_leaves_the_other_in_fp32(engine, tmp_path):
     assert sqnr_db(answer, decoder(torch.from_numpy(np.ascontiguousarray(code))).numpy()) > 90
 
 
+@pytest.mark.parametrize("engine", ["torch", "torchscript", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("layer", ["2x2 transposed", "3x3 transposed", "depthwise"])
+def test_int8_of_layers_whose_kernels_are_known_to_err_is_near_fp32(layer, engine, tmp_path):
+    """torch.ao's own are at -10 to 20 dB: oneDNN's and FBGEMM's transposed, FBGEMM's depthwise with 8 bits."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    kinds = {
+        "2x2 transposed": lambda: nn.ConvTranspose2d(16, 8, 2, 2),
+        "3x3 transposed": lambda: nn.ConvTranspose2d(16, 8, 3, 2, padding=1, output_padding=1),
+        "depthwise": lambda: nn.Conv2d(128, 128, 3, padding=1, groups=128),
+    }
+
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(kinds[layer]()).eval().requires_grad_(False)
+
+    planes = network()[0].in_channels
+    samples = np.random.default_rng(0).normal(size=(16, planes, 12, 12)).astype(np.float32)
+    known = network()(torch.from_numpy(samples[:2])).numpy()
+    recipe = recipes.get("int8_static")
+    engines.get(engine).build(network(), recipe, samples, tmp_path)
+    found = engines.get(engine).load(tmp_path, recipe, network, samples[:2], 1)(samples[:2])
+    assert 28 < 10 * np.log10((known**2).mean() / ((found - known) ** 2).mean()) < 90
+
+
 @pytest.mark.parametrize(("precision", "most"), [("int4_simulated", 7), ("int2_simulated", 1)])
 def test_simulated_bits_leave_weights_so_many_levels_and_activations_so_wide_steps(precision, most):
     import numpy as np

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, pt2e, quiet
-from bench.engines.torch import STATE, lowered, pools, predictor, profiled, reduce_range, restore, save
+from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
+from bench.isa import has_vnni
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Inductor(Engine):
 
     def settings(self) -> dict[str, object]:
         """Whether activations keep to 7 bits, and which package quantizes."""
-        return {"reduce_range": reduce_range(), "quantizer": pt2e.package()}
+        return {"reduce_range": not has_vnni(), "quantizer": pt2e.package()}
 
     def environment(self, threads: int) -> dict[str, str]:
         """Freezing folds weights into the kernels, without which INT8 patterns are not lowered."""
@@ -93,7 +94,7 @@ def quantizer(dynamic: bool) -> Any:
     """PT2E's quantizer for x86."""
     x86 = pt2e.functions().x86
     made = x86.X86InductorQuantizer()
-    made.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=reduce_range()))
+    made.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=not has_vnni()))
     return made
 
 
