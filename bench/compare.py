@@ -52,12 +52,13 @@ class Difference:
 def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: float = MARGIN) -> list[list[Difference]]:
     """The differences of each of the other runs from the base, in the base's order, new cases last.
 
-    A case is faster or slower where Holm's correction over all comparisons leaves its p-value below 5% and its change
-    is beyond the margin; same where the whole 95% interval is within twice the margin; else unclear.
+    A case is faster or slower where Holm's correction over all comparisons leaves the p-value of a change within the
+    margin below 5%; same where the whole 95% interval is within twice the margin; else unclear.
     """
     pairs = [_pairs(base, other) for other in others]
     changes = [
-        [None if was is None or now is None else _change(was, now) for was, now in pair.values()] for pair in pairs
+        [None if was is None or now is None else _change(was, now, margin) for was, now in pair.values()]
+        for pair in pairs
     ]
     corrected = iter(holm([one.p for row in changes for one in row if one is not None and one.p is not None]))
     found = []
@@ -77,12 +78,12 @@ def _pairs(base: Run, other: Run) -> dict[str, tuple[dict[str, Any] | None, dict
     return {name: (was.get(name), now.get(name)) for name in dict.fromkeys([*was, *now])}
 
 
-def _change(was: dict[str, Any], now: dict[str, Any]) -> Any:
+def _change(was: dict[str, Any], now: dict[str, Any], margin: float) -> Any:
     """How the speed-up of a case over the same baseline changed, None where they have none in common."""
     if _baseline(was) is None or _baseline(was) != _baseline(now):
         return None
-    ratios = [_launches(record) for record in (was, now)]
-    return change(*ratios) if all(ratios) else None
+    before, after = _launches(was), _launches(now)
+    return change(before, after, margin) if before and after else None
 
 
 def _baseline(record: dict[str, Any]) -> Any:
@@ -149,7 +150,7 @@ def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
         return "unclear"
     if interval.low >= 1 - 2 * margin and interval.high <= 1 + 2 * margin and abs(interval.ratio - 1) < margin:
         return "same"
-    if p is not None and p < 1 - CONFIDENCE and abs(interval.ratio - 1) >= margin:
+    if p is not None and p < 1 - CONFIDENCE:
         return "faster" if interval.ratio > 1 else "slower"
     return "unclear"
 

@@ -128,19 +128,23 @@ def paired_drop(reference: npt.ArrayLike, case: npt.ArrayLike) -> Drop:
 
 @dataclass(frozen=True)
 class Change:
-    """How many times as large a ratio has become, and the p-value of its not having changed; None where one launch
-    cannot tell.
+    """How many times as large a ratio has become, and the p-value of its not having changed by more than a margin;
+    None where one launch cannot tell.
     """
 
     interval: Interval
     p: float | None
 
 
-def change(before: Sequence[float], after: Sequence[float]) -> Change:
+def change(before: Sequence[float], after: Sequence[float], margin: float = 0.0) -> Change:
     """Compare two sets of independent launches by their ratios (n,) and (m,), all above 0: after / before.
 
-    Welch's test and interval on the logarithms. Equal sets are one measurement, which has not changed. Source: Welch
-    1947, "The generalization of Student's problem when several different population variances are involved".
+    Welch's interval on the logarithms, and his one-sided test, in the direction that was seen, of a change by no more
+    than the margin. Testing for no change at all would call out what the launches of one run share and the next run's
+    do not, some tenths of a per cent: in simulations with 0.4%, 28% of pairs of equal runs of eight cases, against 1%.
+    Equal sets are one measurement, which has not changed. Source: Welch 1947, "The generalization of Student's problem
+    when several different population variances are involved"; Murphy & Myors 1999, "Testing the hypothesis that
+    treatments have negligible effects".
     """
     import numpy as np
     from scipy.stats import ttest_ind
@@ -151,9 +155,10 @@ def change(before: Sequence[float], after: Sequence[float]) -> Change:
         return Change(Interval(1.0, 1.0, 1.0), 1.0)
     if min(len(was), len(now)) < 2:
         return Change(Interval(None, ratio, None), None)
-    found = ttest_ind(now, was, equal_var=False)
-    ends = found.confidence_interval(CONFIDENCE)
-    return Change(Interval(math.exp(ends.low), ratio, math.exp(ends.high)), float(found.pvalue))
+    ends = ttest_ind(now, was, equal_var=False).confidence_interval(CONFIDENCE)
+    beyond, side = (-math.log1p(margin), "greater") if ratio > 1 else (math.log1p(margin), "less")
+    p = float(ttest_ind(now + beyond, was, equal_var=False, alternative=side).pvalue)
+    return Change(Interval(math.exp(ends.low), ratio, math.exp(ends.high)), p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

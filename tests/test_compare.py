@@ -40,10 +40,14 @@ def record(case, ratios, chance, **more):
 
 
 def run_of(seed, slowed=None, by=1.0, name="run"):
-    """A run of eight cases, each in four launches that differ by three tenths of a per cent."""
+    """A run of eight cases, each in four launches that differ by three tenths of a per cent, as runs do too."""
     chance = np.random.default_rng(seed)
     records = [
-        record(case, 2.0 * np.exp(chance.normal(0, 0.003, 4)) * (by if case == slowed else 1.0), chance)
+        record(
+            case,
+            2.0 * np.exp(chance.normal(0, 0.003) + chance.normal(0, 0.003, 4)) * (by if case == slowed else 1.0),
+            chance,
+        )
         for case in CASES
     ]
     return Run(records, {"cpu": "a"}, name=name)
@@ -56,10 +60,18 @@ def test_the_change_of_launches_is_welchs():
     before, after = np.exp(chance.normal(0, 0.01, 5)), np.exp(chance.normal(0.02, 0.03, 4))
     found = change(before, after)
     theirs = ttest_ind(np.log(after), np.log(before), equal_var=False)
-    assert found.p == pytest.approx(theirs.pvalue)
+    assert found.p == pytest.approx(theirs.pvalue / 2)  # in the direction that was seen
     ends = np.exp(theirs.confidence_interval(0.95))
     assert (found.interval.low, found.interval.high) == pytest.approx(tuple(ends))
     assert found.interval.low < found.interval.ratio < found.interval.high
+
+
+@pytest.mark.parametrize("by", [1.02, 1 / 1.02])
+def test_a_change_of_just_the_margin_is_called_as_often_as_not(by):
+    before = np.exp(np.random.default_rng(0).normal(0, 0.001, 6))
+    assert change(before, before * by, 0.02).p == pytest.approx(0.5)
+    assert change(before, before * by, 0.01).p < 1e-3
+    assert change(before, before * by, 0.03).p > 0.999
 
 
 def test_one_launch_tells_no_interval():

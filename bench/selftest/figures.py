@@ -104,15 +104,18 @@ def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
                 records.append(record.saved() | {"id": case.id, "case": case.axes()})
         return Run(records)
 
-    def called(before: Run, after: Run) -> list[str]:
-        return [one.case for one in compare(before, [after])[0] if one.verdict in ("faster", "slower")]
+    def called(before: Run, after: Run, where: str) -> list[str]:
+        found = [one for one in compare(before, [after])[0] if one.verdict in ("faster", "slower")]
+        changes = [f"{one.case} {one.verdict} {one.speedup.ratio:.3f}" for one in found if one.speedup]
+        told(f"{where}: {', '.join(changes) or 'nothing called'}")
+        return [one.case for one in found]
 
     ordered = sorted(cases, key=lambda case: case.batch)  # those of one baseline beside each other
     before, alarms, named = run(None), 0, 0
     for number in range(repeats):
         after, planted = run(None), cases[number % len(cases)]
-        alarms += bool(called(before, after))
-        named += called(after, run(planted)) == [planted.id]
+        alarms += bool(called(before, after, f"equal runs {number + 1} of {repeats}"))
+        named += called(after, run(planted), f"slowed {planted.id}") == [planted.id]
         before = after
     told(
         f"of {repeats} pairs of runs of the same {len(cases)} cases {alarms} differ somewhere; a slow-down of "
