@@ -251,10 +251,10 @@ def _footnotes(known: pd.DataFrame) -> list[str]:
         bases = sorted({f"{engine} {precision}" for engine, precision, *_ in map(_baseline, rows) if engine == engine})
         count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
         launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"
-        lines.append(
-            f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, with its 95% interval over {launches} "
-            "launches of fresh processes."
-        )
+        sure = f"with its 95% interval over {launches} launches of fresh processes"
+        if count == [1]:
+            sure = "in one launch of fresh processes, which gives no interval"
+        lines.append(f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, {sure}.")
     lines.append("\\* by way of the common baseline, or a ratio of medians without one; its interval is wider.")
     for row in rows:
         why = row.get("noise.why")
