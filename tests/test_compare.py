@@ -67,7 +67,7 @@ def test_the_change_of_launches_is_welchs():
 
 
 @pytest.mark.parametrize("by", [1.02, 1 / 1.02])
-def test_a_change_of_just_the_margin_is_called_as_often_as_not(by):
+def test_a_change_of_just_the_margin_is_as_likely_beyond_it_as_not(by):
     before = np.exp(np.random.default_rng(0).normal(0, 0.001, 6))
     assert change(before, before * by, 0.02).p == pytest.approx(0.5)
     assert change(before, before * by, 0.01).p < 1e-3

@@ -11,6 +11,7 @@ from bench import Case, engines, models, recipes
 from bench.measure import measure, prepare
 from bench.sampling import Plan
 from bench.session import Bench, unsupported
+from bench.tasks import sqnr_db
 
 pytest_plugins = "pytester"
 
@@ -66,9 +67,6 @@ def test_int8_of_a_part_leaves_the_other_in_fp32(engine, tmp_path):
             code = self.encoder(x)
             return code, self.decoder(code)
 
-    def sqnr_db(found, known):
-        return 10 * np.log10((known**2).mean() / ((found - known) ** 2).mean())
-
     torch.manual_seed(0)
     network = Two().eval().requires_grad_(False)
     samples = np.random.default_rng(0).normal(size=(16, 8, 16, 16)).astype(np.float32)
@@ -106,7 +104,7 @@ def test_int8_of_layers_whose_kernels_are_known_to_err_is_near_fp32(layer, engin
     recipe = recipes.get("int8_static")
     engines.get(engine).build(network(), recipe, samples, tmp_path)
     found = engines.get(engine).load(tmp_path, recipe, network, samples[:2], 1)(samples[:2])
-    assert 28 < 10 * np.log10((known**2).mean() / ((found - known) ** 2).mean()) < 90
+    assert 28 < sqnr_db(found, known) < 90
 
 
 @pytest.mark.parametrize(("precision", "most"), [("int4_simulated", 7), ("int2_simulated", 1)])

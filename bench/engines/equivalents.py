@@ -1,4 +1,4 @@
-"""Modules that compute the same by other operations, for runtimes that lack INT8 kernels for the usual ones."""
+"""Modules that compute the same by other operations, for runtimes that lack right INT8 kernels for the usual ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def without_transposed(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy of the network that gives the same and in which a convolution and a pixel shuffle stand for each
-    transposed convolution of one group, without dilation and of one stride; the others are left.
+    """A network that gives the same and in which a convolution and a pixel shuffle stand for each transposed
+    convolution of one group, without dilation and of one stride; the others are left.
 
     Output pixel s q + r - p is a sum over the taps k = r mod s alone, for each of the s x s phases r: a convolution of
     ceil(k / s) taps. Source: Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?".
@@ -23,8 +23,8 @@ def without_transposed(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy of the network that gives the same and in which each nn.ReflectionPad2d is told by slices that are put
-    beside each other.
+    """A network that gives the same and in which each nn.ReflectionPad2d is told by slices that are put beside each
+    other.
     """
     import torch
 
@@ -34,12 +34,17 @@ def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
 def _replaced(
     network: torch.nn.Module, kind: type[torch.nn.Module], other: Callable[..., torch.nn.Module | None]
 ) -> torch.nn.Module:
-    """A copy of the network with `other(module)` in the place of each module of a kind, where it gives one."""
+    """A copy of the network with `other(module)` in the place of each module of a kind, where it gives one; the
+    network itself where there is none to replace.
+    """
+    found = {name: other(module) for name, module in network.named_modules() if isinstance(module, kind)}
+    others = {name: new for name, new in found.items() if new is not None}
+    if not others:
+        return network
     network = copy.deepcopy(network)
-    for name, module in list(network.named_modules()):
-        if isinstance(module, kind) and (new := other(module)) is not None:
-            parent, _, own = name.rpartition(".")
-            setattr(network.get_submodule(parent), own, new)
+    for name, new in others.items():
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, new)
     return network
 
 
