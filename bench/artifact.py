@@ -67,7 +67,7 @@ class Store:
         if damage is None:
             return Artifact(folder, _digest_of(files), sum(size for _, size in files.values()), made_from)
         warnings.warn(f"cache entry {folder} is damaged ({damage}); it is built again", BenchWarning, stacklevel=2)
-        with _refusals(self.root):
+        with refusals(self.root):
             doomed = tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent)
             folder.replace(Path(doomed) / folder.name)
             shutil.rmtree(doomed)
@@ -81,9 +81,9 @@ class Store:
         from filelock import FileLock
 
         place = self.root / kind / key(made_from)
-        with _refusals(self.root):
+        with refusals(self.root):
             place.parent.mkdir(parents=True, exist_ok=True)
-        with _refusals(self.root, FileLock(f"{place}.lock")):
+        with refusals(self.root, FileLock(f"{place}.lock")):
             found = self.find(kind, made_from)
             if found is None:
                 self._make(place, made_from, make)
@@ -142,7 +142,7 @@ def _digest_of(files: dict[str, tuple[str, int]]) -> str:
 
 
 @contextmanager
-def _refusals(root: Path, lock: Any = None) -> Iterator[None]:
+def refusals(root: Path, lock: Any = None) -> Iterator[None]:
     """Turn the file system's refusals into one line that says what to do; hold the lock meanwhile."""
     try:
         if lock is None:

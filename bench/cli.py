@@ -174,7 +174,7 @@ def _report(chosen: argparse.Namespace) -> int:
         _told(page(runs, tables), chosen.output)
     elif chosen.format == "csv":
         table = frame(runs)
-        shown = pivot.laid_out(table, *layout)[0] if pivoted else report.plain(table)
+        shown = pivot.numbers(table, *layout) if pivoted else report.plain(table)
         _told(shown.to_csv(index=False).rstrip("\n"), chosen.output)
     else:
         text = (

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from bench.errors import BadLimit
+from bench.noise import fallen
 from bench.record import is_number
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
@@ -53,7 +54,8 @@ def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: fl
     """The differences of each of the other runs from the base, in the base's order, new cases last.
 
     A case is faster or slower where Holm's correction over all comparisons leaves the p-value of a change within the
-    margin below 5%; same where the whole 95% interval is within twice the margin; else unclear.
+    margin below 5%; same where the whole 95% interval is within twice the margin; else unclear. So is a change where
+    control probes say that the machine itself was slower in one of the runs: INT8 and FP32 do not suffer alike.
     """
     pairs = [_pairs(base, other) for other in others]
     changes = [
@@ -134,14 +136,16 @@ def _difference(
         if metric not in APART and is_number(value) and is_number(now.get("quality", {}).get(metric))
     }
     changed = _answers(was, now)
+    verdict = "same" if was == now else _verdict(interval, p, margin)  # one measurement, however little it tells
+    doubts = _doubts(was, now, runs) if verdict in ("faster", "slower") else []
     return Difference(
         name,
-        "same" if was == now else _verdict(interval, p, margin),  # one measurement, however little it tells
+        "unclear" if doubts else verdict,
         interval,
         ratio,
         {metric: rise for metric, rise in quality.items() if rise},
         changed,
-        _notes(was, now, changed, runs),
+        (*(f"{verdict} by its figures, but {doubt}" for doubt in doubts), *_notes(was, now, changed, runs)),
     )
 
 
@@ -153,6 +157,35 @@ def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
     if p is not None and p < 1 - CONFIDENCE:
         return "faster" if interval.ratio > 1 else "slower"
     return "unclear"
+
+
+def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run]) -> list[str]:
+    """What control probes say of the machine while the case was measured, of each run in which it was slower itself.
+
+    Runs of one machine with one version of what the probes call are held against the better of both.
+    """
+    noises = [noise if isinstance(noise := record.get("noise"), dict) else {} for record in (was, now)]
+    best = [_figures(noise.get("best")) for noise in noises]
+    machines = [(run.fingerprint, _library(run)) for run in runs]
+    if machines[0] == machines[1]:
+        names = {name for one in best for name in one}
+        best = [{name: max(one.get(name, 0.0) for one in best) for name in names}] * 2
+    doubts = []
+    for run, noise, most in zip(runs, noises, best, strict=True):
+        probes = noise.get("probes")
+        why = fallen([_figures(one) for one in probes] if isinstance(probes, list) else [], most)
+        doubts += [f"in {run.name} {', '.join(why)}"] if why else []
+    return doubts
+
+
+def _figures(told: Any) -> dict[str, float]:
+    return {name: one for name, one in told.items() if is_number(one) and one > 0} if isinstance(told, dict) else {}
+
+
+def _library(run: Run) -> Any:
+    """The version of what the control probes call."""
+    versions = run.machine.get("versions")
+    return versions.get("onnxruntime") if isinstance(versions, dict) else None
 
 
 def _answers(was: dict[str, Any], now: dict[str, Any]) -> tuple[int, int] | None:

@@ -23,8 +23,8 @@ PENALTY = 3.0
 class History:
     """A figure of one case over runs of one machine, oldest first.
 
-    rows     a frame with `when`, `run`, `commit` and `value`.
-    changes  places of the first rows after a change.
+    rows     a frame with `when`, `run`, `commit`, `value` and `noisy`.
+    changes  places of the first rows after a change; noisy rows make none.
     """
 
     case: str
@@ -53,16 +53,12 @@ def histories(runs: Sequence[Run], cases: Sequence[str], figure: str) -> list[Hi
     found = []
     for (case, machine), rows in chosen.groupby(["id", "machine"], sort=False):
         rows = rows.sort_values(["when", "run"], na_position="first")
-        rows = rows.assign(value=rows[figure].astype(float), commit=rows["run"].map(commits))
-        found.append(
-            History(
-                str(case),
-                figure,
-                str(machine),
-                rows[["when", "run", "commit", "value"]].reset_index(drop=True),
-                changes_of(rows["value"]),
-            )
-        )
+        noisy = rows["noise.verdict"] == "noisy" if "noise.verdict" in rows else False
+        rows = rows.assign(value=rows[figure].astype(float), commit=rows["run"].map(commits), noisy=noisy)
+        rows = rows[["when", "run", "commit", "value", "noisy"]].reset_index(drop=True)
+        steady = rows[~rows["noisy"]]
+        changes = tuple(int(steady.index[place]) for place in changes_of(steady["value"]))
+        found.append(History(str(case), figure, str(machine), rows, changes))
     return found
 
 
@@ -92,15 +88,17 @@ def rendered(found: Sequence[History]) -> str:
     parts = []
     for one in found:
         rows = []
+        before = 0.0
         for place, row in enumerate(one.rows.to_dict("records")):
-            before = one.rows["value"].iloc[place - 1] if place in one.changes else None
+            told = f"changed, {row['value'] / before:.3f}x the one before" if place in one.changes else ""
+            before = before if row["noisy"] else row["value"]
             rows.append(
                 {
                     "when": str(row["when"])[:19],
                     "run": str(row["run"]),
                     "commit": str(row["commit"] or "-")[:10],
                     one.figure: formed(one.figure, row["value"]),
-                    "": "" if before is None else f"changed, {row['value'] / before:.3f}x the one before",
+                    "": "noisy" if row["noisy"] else told,
                 }
             )
         parts += [f"### {escaped(one.case)}, machine {escaped(one.machine)}", markdown_table(rows)]

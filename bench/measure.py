@@ -196,7 +196,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     watch.switches = usage["involuntary_switches"]
     samples = tuple(sample_s for launch in launches for sample_s in launch.samples_s)
     times = latency(samples)
-    noise = watch.noise(shared.best[case.threads])
+    best = shared.pace.learn(case.threads, watch.probes)
     return Record(
         case,
         "ok",
@@ -225,8 +225,8 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             "call_overhead_s": opened["call_overhead_s"],
             "threads_used": usage["threads_used"],
         },
-        efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), shared.best[case.threads]),
-        noise=noise,
+        efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), best),
+        noise=watch.noise(best),
         explained=executed,
         energy_j_per_call=energy.per_call_j,
         spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},

@@ -1,17 +1,27 @@
 """What else the machine did while a case was measured, and what it can do at the best: control probes.
 
 A probe is an fp32 product, an int8 product and a memory copy in a process of its own that no case touches: when it is
-slower than at its best in the session, the machine was, not the case.
+slower than at its best, the machine was, not the case. The best is what this machine has kept up over a whole case, in
+any session: one that is held in an hour when everything is slower would know nothing better.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
 import time
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from bench.artifact import refusals
+from bench.errors import BenchWarning
+from bench.machine import describe
+from bench.record import is_number
 
 FOREIGN_CORES = 0.1
 STEAL_SHARE = 0.005
@@ -52,6 +62,55 @@ def _mhz() -> float | None:
     return max((clock.current for clock in clocks or ()), default=None)
 
 
+def fallen(probes: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> list[str]:
+    """Which figures of control probes were lower than the best by more than they vary by themselves, a line each."""
+    why = []
+    for name in [name for name in PROBE_SHARE if name in best]:
+        least = min((probe[name] for probe in probes if name in probe), default=best[name])
+        if least < PROBE_SHARE[name] * best[name]:
+            why.append(f"control probe {name} fell to {least / best[name]:.0%} of its best")
+    return why
+
+
+class Pace:
+    """The best figure of each probe that this machine has kept up, by the median over a case, kept below `root`.
+
+    Each number of threads has its own, and each version of the library that the probes call.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        machine = describe()
+        self._of = f"{machine['fingerprint']}-onnxruntime-{machine['versions']['onnxruntime']}"
+
+    def learn(self, threads: int, probes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Add a case's probes with so many threads, and give the best. Raises CacheError where it cannot be kept."""
+        from filelock import FileLock
+
+        medians = {name: statistics.median(probe[name] for probe in probes) for name in probes[0]}
+        file = self._root / "pace" / f"{self._of}-t{threads}.json"
+        with refusals(self._root):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with refusals(self._root, FileLock(f"{file}.lock")):
+            known = self._known(file)
+            best = {name: max(figure, known.get(name, 0.0)) for name, figure in medians.items()}
+            if best != known:
+                half = file.with_suffix(".half")
+                half.write_text(json.dumps(best))
+                half.replace(file)
+        return best
+
+    @staticmethod
+    def _known(file: Path) -> dict[str, float]:
+        if not file.exists():
+            return {}
+        try:
+            return {name: figure for name, figure in dict(json.loads(file.read_text())).items() if is_number(figure)}
+        except (ValueError, TypeError) as error:
+            warnings.warn(f"{file} is damaged ({error}); what it knew is lost", BenchWarning, stacklevel=2)
+            return {}
+
+
 @dataclass
 class Watch:
     """Adds up what happened between pairs of snapshots; the verdict is over all of them."""
@@ -78,7 +137,7 @@ class Watch:
     def noise(self, best: dict[str, float]) -> dict[str, Any]:
         """Give `verdict`, "steady" or "noisy", `why`, and the figures behind it.
 
-        best  the best figure of each probe in the session.
+        best  the best figure of each probe, as `Pace` knows it.
         """
         cores = psutil.cpu_count() or 1
         foreign = self.foreign_s / self.elapsed_s if self.elapsed_s else 0.0
@@ -93,10 +152,7 @@ class Watch:
         slowest, fastest = min(self.mhz, default=None), max(self.mhz, default=None)
         if slowest is not None and fastest is not None and slowest < CLOCK_SHARE * fastest:
             why.append(f"the CPU's clock ranged from {slowest:.0f} to {fastest:.0f} MHz")
-        for name, most in best.items():
-            least = min((probe[name] for probe in self.probes if name in probe), default=most)
-            if least < PROBE_SHARE[name] * most:
-                why.append(f"control probe {name} fell to {least / most:.0%} of its best")
+        why += fallen(self.probes, best)
         return {
             "verdict": "noisy" if why else "steady",
             "why": why,
@@ -106,6 +162,7 @@ class Watch:
             "mhz": {"low": slowest, "high": fastest},
             "involuntary_switches": self.switches,
             "probes": self.probes,
+            "best": best,
         }
 
 

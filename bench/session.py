@@ -19,6 +19,7 @@ from bench.engines import engines
 from bench.errors import BaselineError, BenchError, LackingData
 from bench.machine import cores_for, energy_j
 from bench.model import models, source
+from bench.noise import Pace
 from bench.recipe import recipes
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
@@ -166,13 +167,13 @@ class Shared:
     that the cases share them saves starting them anew. Another baseline's sessions take their place. All are suspended
     but for their turns. Use it as a context manager.
 
-    best  the best figure of each probe so far, by the number of threads.
+    pace  the best that the probes have kept up on this machine.
     """
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._probes: dict[int, Worker] = {}
-        self.best: dict[int, dict[str, float]] = {}
+        self.pace = Pace(bench.cache)
         self._case: Case | None = None
         self._built: dict[str, str] = {}
         self._sessions: list[Session] = []
@@ -203,8 +204,6 @@ class Shared:
             "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
         )
         self._probes[threads].suspend()
-        best = self.best.setdefault(threads, {})
-        best |= {name: max(figure, best.get(name, 0.0)) for name, figure in figures.items()}
         return figures
 
     def start_s(self, count: int) -> float:

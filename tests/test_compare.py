@@ -105,6 +105,37 @@ def test_a_slow_down_of_3_percent_in_one_case_is_named_alone(seed):
     assert not [one.case for one in found if one.verdict == "faster"]
 
 
+def probed(run, share, best=1000.0, version="1.0"):
+    """The run with control probes of so much of its best."""
+    probes = [{"int8_gops": share * best}] * 3
+    noise = {"verdict": "steady", "why": [], "probes": probes, "best": {"int8_gops": best}}
+    return Run([one | {"noise": noise} for one in run.records], {"cpu": "a", "versions": {"onnxruntime": version}})
+
+
+@pytest.mark.parametrize(("before", "after", "called"), [(1.0, 0.95, True), (1.0, 0.8, False), (0.8, 1.0, False)])
+def test_a_change_while_the_machine_itself_was_slower_is_unclear(before, after, called):
+    found = compare(probed(run_of(0), before), [probed(run_of(1, slowed=CASES[3], by=0.7), after)])[0]
+    slowed = found[3]
+    assert slowed.verdict == ("slower" if called else "unclear")
+    doubt = "slower by its figures, but in this run control probe int8_gops fell to 80% of its best"
+    assert slowed.notes == (() if called else (doubt,))
+
+
+@pytest.mark.parametrize(("version", "verdict"), [("1.0", "unclear"), ("2.0", "slower")])
+def test_a_session_that_knew_nothing_better_is_held_against_the_other_runs_best(version, verdict):
+    slow = probed(run_of(1, slowed=CASES[3], by=0.7), 1.0, best=800.0, version=version)
+    assert compare(probed(run_of(0), 1.0), [slow])[0][3].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "noise", ["loud", {"probes": 3, "best": []}, {"probes": [3, {"int8_gops": "x"}], "best": {"int8_gops": "y"}}]
+)
+def test_what_is_no_record_of_probes_makes_no_doubt(noise):
+    other = run_of(1, slowed=CASES[3], by=0.7)
+    other = Run([one | {"noise": noise} for one in other.records], other.machine)
+    assert compare(run_of(0), [other])[0][3].verdict == "slower"
+
+
 def test_new_missing_and_changed_cases_are_told():
     base, other = run_of(0), run_of(0)
     gone = base.records[0]["id"]

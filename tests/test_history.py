@@ -56,6 +56,21 @@ def test_a_change_is_marked_in_the_history_of_its_case_alone(weeks, capsys, tmp_
     assert (tmp_path / "history.svg").read_text().startswith("<svg")
 
 
+def test_noisy_runs_are_marked_and_make_no_change(weeks, capsys):
+    for week in (3, 4):
+        file = weeks / f"week{week:02}.json"
+        run = json.loads(file.read_text())
+        told = run["benchmarks"][2]["extra_info"]
+        told["latency"]["p50_s"] *= 1.4
+        told["noise"]["verdict"] = "noisy"
+        file.write_text(json.dumps(run))
+    assert main(["history", str(weeks), "--case", "resnet20-int8_static-onnxruntime-b1-t1"]) == 0
+    text = capsys.readouterr().out
+    rows = {line.split("|")[2].strip(): line.split("|")[5].strip() for line in text.splitlines() if "week" in line}
+    assert [run for run, told in rows.items() if told == "noisy"] == ["week03", "week04"]
+    assert [run for run, told in rows.items() if told.startswith("changed, 1.2")] == ["week07"]
+
+
 def test_one_case_and_another_figure_can_be_asked_for(weeks, capsys):
     case = "resnet20-int8_static-onnxruntime-b1-t1"
     assert main(["history", str(weeks), "--case", case, "--cell", "quality.top1"]) == 0

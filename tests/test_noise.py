@@ -1,8 +1,11 @@
 """Claims about what makes a measurement noisy."""
 
+import json
+
 import pytest
 
-from bench.noise import Watch, probe, snapshot
+from bench.errors import BenchWarning
+from bench.noise import Pace, Watch, probe, snapshot
 
 QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0, "mhz": 3000.0}
 
@@ -37,6 +40,25 @@ def test_what_others_took_is_named(monkeypatch, changes, why):
 def test_a_probe_below_its_best_is_named():
     watch = Watch(probes=[{"fp32_gflops": 200.0}, {"fp32_gflops": 100.0}])
     assert watch.noise({"fp32_gflops": 200.0})["why"] == ["control probe fp32_gflops fell to 50% of its best"]
+
+
+def test_the_best_is_what_the_machine_kept_up_over_a_case_in_any_session(tmp_path):
+    quick, slow = [{"fp32_gflops": figure} for figure in (240.0, 260.0, 250.0)], [{"fp32_gflops": 200.0}] * 3
+    assert Pace(tmp_path).learn(1, quick) == {"fp32_gflops": 250.0}
+    best = Pace(tmp_path).learn(1, slow)
+    assert best == {"fp32_gflops": 250.0}
+    assert Watch(probes=slow).noise(best)["why"] == ["control probe fp32_gflops fell to 80% of its best"]
+    assert Pace(tmp_path).learn(2, slow) == {"fp32_gflops": 200.0}
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "3"])
+def test_a_damaged_file_of_the_best_is_told_and_replaced(tmp_path, content):
+    Pace(tmp_path).learn(1, [{"fp32_gflops": 250.0}])
+    (file,) = (tmp_path / "pace").glob("*.json")
+    file.write_text(content)
+    with pytest.warns(BenchWarning, match="is damaged"):
+        assert Pace(tmp_path).learn(1, [{"fp32_gflops": 200.0}]) == {"fp32_gflops": 200.0}
+    assert json.loads(file.read_text()) == {"fp32_gflops": 200.0}
 
 
 def test_where_the_system_tells_no_steal_time_it_is_null():

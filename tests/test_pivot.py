@@ -79,6 +79,20 @@ def test_csv_is_read_back_by_pandas(capsys, tmp_path):
     assert table.loc[0, "quality.top1"] == pytest.approx(932 / 1017)
 
 
+def test_a_pivots_csv_has_numbers_in_it_and_why_where_there_are_none(tmp_path):
+    import pandas as pd
+
+    told = {entry["extra_info"]["id"]: entry["extra_info"] for entry in json.loads(GOLDEN.read_text())["benchmarks"]}
+    speedup = told["resnet20-int8_static-onnxruntime-b1-t1"]["speedup"]
+    arguments = ["--rows", "precision", "--cell", "latency.p50_s,speedup.ratio"]
+    assert main(["report", str(GOLDEN), *arguments, "--format", "csv", "--output", str(tmp_path / "wide.csv")]) == 0
+    table = pd.read_csv(tmp_path / "wide.csv").set_index("precision")
+    assert table["onnxruntime latency.p50_s"].dtype == "float64"
+    for end in ("low", "ratio", "high"):
+        assert table.loc["int8_static", f"onnxruntime speedup.{end}"] == pytest.approx(speedup[end])
+    assert table.loc["bf16", "onnxruntime reason"].startswith("unsupported: ONNX Runtime's CPU provider")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [

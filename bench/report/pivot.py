@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.case import AXES
@@ -59,6 +59,42 @@ def laid_out(
     Axes that are not named but have several values are added to the rows, so that no two cases share a cell. Raises
     RunFileError for a name that is none.
     """
+    notes: dict[tuple[str, str], int] = {}
+
+    def text(case: Mapping[Hashable, Any]) -> str:
+        if case["status"] == "ok":
+            return cell_text(case, figures)
+        reason = (str(case["status"]), str(case["reason"]))
+        return f"{case['status']} [{notes.setdefault(reason, len(notes) + 1)}]"
+
+    head = "" if columns else ", ".join(figures)
+    wide = _spread(table, rows, columns, figures, lambda case: {head: text(case)}).fillna("-")
+    return wide, [f"[{number}] {status}: {reason}" for (status, reason), number in notes.items()]
+
+
+def numbers(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
+    """The same layout for programs: one column for each figure in its own unit, both ends of a speed-up's interval
+    beside it, and one for why a case has none. Raises RunFileError as `laid_out` does.
+    """
+    ends = ("speedup.low", "speedup.high")
+    shown = [part for name in figures for part in (name, *(ends if name == "speedup.ratio" else ()))]
+
+    def cells(case: Mapping[Hashable, Any]) -> dict[str, Any]:
+        if case["status"] == "ok":
+            return {name: case[name] for name in shown}
+        return dict.fromkeys(shown) | {"reason": f"{case['status']}: {case['reason']}"}
+
+    return _spread(table, rows, columns, figures, cells)
+
+
+def _spread(
+    table: pd.DataFrame,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    figures: Sequence[str],
+    cells: Callable[[Mapping[Hashable, Any]], dict[str, Any]],
+) -> pd.DataFrame:
+    """What `cells` makes of each case, by heading, in its row, below its own columns."""
     import pandas as pd
 
     for name in (*rows, *columns):
@@ -72,22 +108,13 @@ def laid_out(
     if "run" in more and "machine" in more and table["run"].nunique() == table["machine"].nunique():
         more.remove("machine")  # they tell the same
     keys = [*rows, *more]
-    shown = dict.fromkeys([*KEYS, "status", "reason", *figures, "speedup.low", "speedup.high"])
-    notes: dict[tuple[str, str], int] = {}
-    cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    for case in table[list(shown)].to_dict("records"):
-        if case["status"] == "ok":
-            text = cell_text(case, figures)
-        else:
-            reason = (str(case["status"]), str(case["reason"]))
-            text = f"{case['status']} [{notes.setdefault(reason, len(notes) + 1)}]"
-        head = " ".join(str(case[name]) for name in columns) or ", ".join(figures)
-        cells.setdefault(tuple(case[name] for name in keys), {})[head] = text
-    heads = dict.fromkeys(head for line in cells.values() for head in line)
-    lines = [
-        dict(zip(keys, key, strict=True)) | {head: line.get(head, "-") for head in heads} for key, line in cells.items()
-    ]
-    return pd.DataFrame(lines), [f"[{number}] {status}: {reason}" for (status, reason), number in notes.items()]
+    needed = dict.fromkeys([*KEYS, "status", "reason", *figures, "speedup.low", "speedup.high"])
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for case in table[list(needed)].to_dict("records"):
+        heads = [str(case[name]) for name in columns]
+        told = {" ".join(filter(None, [*heads, name])): value for name, value in cells(case).items()}
+        lines.setdefault(tuple(case[name] for name in keys), {}).update(told)
+    return pd.DataFrame([dict(zip(keys, key, strict=True)) | line for key, line in lines.items()])
 
 
 def pivot(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], figures: Sequence[str]) -> str:

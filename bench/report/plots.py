@@ -174,7 +174,7 @@ def charts(varied: set[str]) -> dict[str, Any]:
 
 
 def over_time(found: Sequence[History]) -> Any:
-    """A chart of histories: a figure by run, the first run after each change marked by a rule."""
+    """A chart of histories: a figure by run, noisy ones faint, the first run after each change marked by a rule."""
     import altair as alt
     import pandas as pd
 
@@ -190,12 +190,17 @@ def over_time(found: Sequence[History]) -> Any:
         raise RunFileError("these runs have nothing to draw")
     base = alt.Chart(pd.concat(frames).drop(columns=["commit"]).astype({"when": str, "run": str}))
     x = alt.X("place:O", title="run, oldest first")
-    line = base.mark_line(point=True).encode(
-        x=x, y=alt.Y("value:Q", title=found[0].figure, scale=alt.Scale(zero=False)), tooltip=["run", "when", "value"]
+    y = alt.Y("value:Q", title=found[0].figure, scale=alt.Scale(zero=False))
+    line = base.transform_filter("!datum.noisy").mark_line().encode(x=x, y=y)
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(
+        x=x,
+        y=y,
+        opacity=alt.condition("datum.noisy", alt.value(0.3), alt.value(1)),
+        tooltip=["run", "when", "value", "noisy"],
     )
     rule = base.transform_filter("datum.changed").mark_rule(color="crimson", strokeDash=[4, 3]).encode(x=x)
     return (
-        (line + rule)
+        (line + points + rule)
         .properties(width=2 * WIDTH, height=HEIGHT)
         .facet(facet=alt.Facet("case:N", title=None), columns=1)
         .resolve_scale(x="independent", y="independent")

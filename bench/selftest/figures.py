@@ -102,12 +102,14 @@ def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
                 if record.status != "ok":
                     raise BenchError(f"{measured.id} could not be measured: {record.reason}")
                 records.append(record.saved() | {"id": case.id, "case": case.axes()})
-        return Run(records)
+        return Run(records, name="slow-down" if planted else "equal run")
 
     def called(before: Run, after: Run, where: str) -> list[str]:
-        found = [one for one in compare(before, [after])[0] if one.verdict in ("faster", "slower")]
+        differences = compare(before, [after])[0]
+        found = [one for one in differences if one.verdict in ("faster", "slower")]
         changes = [f"{one.case} {one.verdict} {one.speedup.ratio:.3f}" for one in found if one.speedup]
-        told(f"{where}: {', '.join(changes) or 'nothing called'}")
+        doubts = [f"{one.case} {note}" for one in differences if one.verdict == "unclear" for note in one.notes]
+        told(f"{where}: {'; '.join([*changes, *doubts]) or 'nothing called'}")
         return [one.case for one in found]
 
     ordered = sorted(cases, key=lambda case: case.batch)  # those of one baseline beside each other
