@@ -164,7 +164,7 @@ def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run]) -> 
 
     Runs of one machine with one version of what the probes call are held against the better of both.
     """
-    noises = [noise if isinstance(noise := record.get("noise"), dict) else {} for record in (was, now)]
+    noises = [record.get("noise", {}) for record in (was, now)]
     best = [_figures(noise.get("best")) for noise in noises]
     machines = [(run.fingerprint, _library(run)) for run in runs]
     if machines[0] == machines[1]:
