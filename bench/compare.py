@@ -137,7 +137,8 @@ def _difference(
     }
     changed = _answers(was, now)
     verdict = "same" if was == now else _verdict(interval, p, margin)  # one measurement, however little it tells
-    doubts = _doubts(was, now, runs) if verdict in ("faster", "slower") else []
+    why = _doubts(was, now, runs) if verdict in ("faster", "slower") else []
+    doubts = [f"{verdict} by its figures, but {' and '.join(why)}"] if why else []
     return Difference(
         name,
         "unclear" if doubts else verdict,
@@ -145,7 +146,7 @@ def _difference(
         ratio,
         {metric: rise for metric, rise in quality.items() if rise},
         changed,
-        (*(f"{verdict} by its figures, but {doubt}" for doubt in doubts), *_notes(was, now, changed, runs)),
+        (*doubts, *_notes(was, now, changed, runs)),
     )
 
 
@@ -174,7 +175,7 @@ def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run]) -> 
     for run, noise, most in zip(runs, noises, best, strict=True):
         probes = noise.get("probes")
         why = fallen([_figures(one) for one in probes] if isinstance(probes, list) else [], most)
-        doubts += [f"in {run.name} {', '.join(why)}"] if why else []
+        doubts += [f"in {run.name} {' and '.join(why)}"] if why else []
     return doubts
 
 
