@@ -113,10 +113,27 @@ def test_the_text_of_plots_is_light_on_dark_in_dark_mode(browser, tmp_path):
         "return [getComputedStyle(document.body).backgroundColor,"
         " getComputedStyle(document.querySelector('.plot text')).fill]"
     )
+    symbols = browser.execute_script(
+        "const marks = document.querySelectorAll('.plot .role-legend-symbol path');"
+        "return [...marks].map(mark => getComputedStyle(mark).fill)"
+    )
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     ground, ink = ([int(part) for part in colour[4:-1].split(",")[:3]] for colour in colours)
     assert max(ground) < 60
     assert min(ink) > 180
+    assert len(symbols) > 10
+    assert all(max(int(part) for part in colour[4:-1].split(",")[:3]) > 100 for colour in symbols), symbols
+
+
+@pytest.mark.parametrize(("width", "stay"), [(390, False), (1400, True)])
+def test_the_filters_stay_in_sight_where_there_is_room(browser, tmp_path, width, stay):
+    opened(browser, tmp_path, page([many(9)], None))
+    window = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
+    browser.execute_script("window.scrollTo(0, 2000)")
+    bottom = browser.execute_script("return document.querySelector('.filters').getBoundingClientRect().bottom")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert (bottom > 0) is stay
 
 
 def test_a_slider_moves_between_fp32_and_the_case(browser, tmp_path):

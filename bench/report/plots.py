@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.history import History
 
 DATA = "cases"
-WIDTH, HEIGHT = 320, 220
+WIDTH, HEIGHT, LINE = 320, 220, 13
 AXES = ("run", "machine", *cases.AXES)
 FORMATS = (".svg", ".png", ".html")
 
@@ -96,11 +96,11 @@ def charts(varied: set[str]) -> dict[str, Any]:
     told = [alt.Tooltip(field) for field in ("case:N", "run:N", "quality:Q", "metric:N", "p50_ms:Q", "items_per_s:Q")]
     told += [alt.Tooltip(field) for field in ("speedup:Q", "low:Q", "high:Q", "size_mb:Q", "share_of_peak:Q")]
     engine, precision = alt.Color("engine:N"), alt.Shape("precision:N")
-    base = alt.Chart(alt.NamedData(name=DATA))
+    base, by_kind = alt.Chart(alt.NamedData(name=DATA)), alt.Step(LINE)  # a line for each engine and precision
 
-    def faceted(layer: Any) -> Any:
+    def faceted(layer: Any, height: Any = HEIGHT) -> Any:
         return (
-            layer.properties(width=WIDTH, height=HEIGHT)
+            layer.properties(width=WIDTH, height=height)
             .facet(facet=alt.Facet("model:N", title=None), columns=2)
             .resolve_scale(x="independent", y="independent")
         )
@@ -164,12 +164,12 @@ def charts(varied: set[str]) -> dict[str, Any]:
     )
     return {
         "Quality against latency, with the Pareto front": faceted(front + points),
-        "Speed-up": faceted(interval + ratio),
+        "Speed-up": faceted(interval + ratio, by_kind),
         **by_axis,
-        "Size": faceted(bars("size_mb:Q", "artefact, MB")),
-        "Peak memory": faceted(bars("peak_rss_mb:Q", "peak resident memory, MB")),
-        "Share of the machine's peak": faceted(bars("share_of_peak:Q", "of what the probe reached")),
-        "Load, first call, steady": faceted(phases),
+        "Size": faceted(bars("size_mb:Q", "artefact, MB"), by_kind),
+        "Peak memory": faceted(bars("peak_rss_mb:Q", "peak resident memory, MB"), by_kind),
+        "Share of the machine's peak": faceted(bars("share_of_peak:Q", "of what the probe reached"), by_kind),
+        "Load, first call, steady": faceted(phases, by_kind),
     }
 
 
