@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from bench.errors import BadLimit
-from bench.noise import fallen
+from bench.noise import PROBED_BY, fallen
 from bench.record import is_number
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
@@ -38,7 +38,8 @@ class Difference:
     absolute  how many times as fast its median call has become, None where the machines differ.
     quality   metric -> how much it rose; those that did not change are left out.
     answers   of how many items the answer changed, of how many; None where it is not on record.
-    notes     what else is to be said, each a line.
+    notes     what else is to be said, each a line; the doubt first.
+    doubt     why a change is not called though its figures tell one; None where there is no such doubt.
     """
 
     case: str
@@ -48,6 +49,7 @@ class Difference:
     quality: Mapping[str, float]
     answers: tuple[int, int] | None
     notes: tuple[str, ...]
+    doubt: str | None = None
 
 
 def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: float = MARGIN) -> list[list[Difference]]:
@@ -138,15 +140,16 @@ def _difference(
     changed = _answers(was, now)
     verdict = "same" if was == now else _verdict(interval, p, margin)  # one measurement, however little it tells
     why = _doubts(was, now, runs) if verdict in ("faster", "slower") else []
-    doubts = [f"{verdict} by its figures, but {' and '.join(why)}"] if why else []
+    doubt = f"{verdict} by its figures, but {' and '.join(why)}" if why else None
     return Difference(
         name,
-        "unclear" if doubts else verdict,
+        verdict if doubt is None else "unclear",
         interval,
         ratio,
         {metric: rise for metric, rise in quality.items() if rise},
         changed,
-        (*doubts, *_notes(was, now, changed, runs)),
+        (*([] if doubt is None else [doubt]), *_notes(was, now, changed, runs)),
+        doubt,
     )
 
 
@@ -186,7 +189,7 @@ def _figures(told: Any) -> dict[str, float]:
 def _library(run: Run) -> Any:
     """The version of what the control probes call."""
     versions = run.machine.get("versions")
-    return versions.get("onnxruntime") if isinstance(versions, dict) else None
+    return versions.get(PROBED_BY) if isinstance(versions, dict) else None
 
 
 def _answers(was: dict[str, Any], now: dict[str, Any]) -> tuple[int, int] | None:

@@ -88,10 +88,9 @@ def rendered(found: Sequence[History]) -> str:
     parts = []
     for one in found:
         rows = []
-        before = 0.0
+        times = one.rows["value"] / one.rows["value"].mask(one.rows["noisy"]).ffill().shift()
         for place, row in enumerate(one.rows.to_dict("records")):
-            told = f"changed, {row['value'] / before:.3f}x the one before" if place in one.changes else ""
-            before = before if row["noisy"] else row["value"]
+            told = f"changed, {times[place]:.3f}x the one before" if place in one.changes else ""
             rows.append(
                 {
                     "when": str(row["when"])[:19],

@@ -27,6 +27,7 @@ FOREIGN_CORES = 0.1
 STEAL_SHARE = 0.005
 PROBE_SHARE = {"fp32_gflops": 0.9, "int8_gops": 0.9, "copy_gb_per_s": 0.6}  # memory varies by itself
 CLOCK_SHARE = 0.9
+PROBED_BY = "onnxruntime"
 PROBE_SIZE = 512
 PROBE_S = 0.02
 
@@ -65,10 +66,11 @@ def _mhz() -> float | None:
 def fallen(probes: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> list[str]:
     """Which figures of control probes were lower than the best by more than they vary by themselves, a line each."""
     why = []
-    for name in [name for name in PROBE_SHARE if name in best]:
-        least = min((probe[name] for probe in probes if name in probe), default=best[name])
-        if least < PROBE_SHARE[name] * best[name]:
-            why.append(f"control probe {name} fell to {least / best[name]:.0%} of its best")
+    for name, share in PROBE_SHARE.items():
+        most = best.get(name, 0.0)
+        least = min((probe[name] for probe in probes if name in probe), default=most)
+        if least < share * most:
+            why.append(f"control probe {name} fell to {least / most:.0%} of its best")
     return why
 
 
@@ -81,7 +83,7 @@ class Pace:
     def __init__(self, root: Path) -> None:
         self._root = root
         machine = describe()
-        self._of = f"{machine['fingerprint']}-onnxruntime-{machine['versions']['onnxruntime']}"
+        self._of = f"{machine['fingerprint']}-{PROBED_BY}-{machine['versions'][PROBED_BY]}"
 
     def learn(self, threads: int, probes: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Add a case's probes with so many threads, and give the best. Raises CacheError where it cannot be kept."""

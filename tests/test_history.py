@@ -71,6 +71,17 @@ def test_noisy_runs_are_marked_and_make_no_change(weeks, capsys):
     assert [run for run, told in rows.items() if told.startswith("changed, 1.2")] == ["week07"]
 
 
+def test_a_figure_may_rise_from_nothing(weeks, capsys):
+    for week in range(12):
+        file = weeks / f"week{week:02}.json"
+        run = json.loads(file.read_text())
+        run["benchmarks"][2]["extra_info"]["quality"]["top1"] = 0.0 if week < 7 else 0.9
+        file.write_text(json.dumps(run))
+    case = "resnet20-int8_static-onnxruntime-b1-t1"
+    assert main(["history", str(weeks), "--case", case, "--cell", "quality.top1"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "changed, infx" in line]
+
+
 def test_one_case_and_another_figure_can_be_asked_for(weeks, capsys):
     case = "resnet20-int8_static-onnxruntime-b1-t1"
     assert main(["history", str(weeks), "--case", case, "--cell", "quality.top1"]) == 0

@@ -192,7 +192,7 @@ def over_time(found: Sequence[History]) -> Any:
     x = alt.X("place:O", title="run, oldest first")
     y = alt.Y("value:Q", title=found[0].figure, scale=alt.Scale(zero=False))
     line = base.transform_filter("!datum.noisy").mark_line().encode(x=x, y=y)
-    points = base.mark_point(filled=True, size=50, opacity=1).encode(
+    points = base.mark_point(filled=True, size=50).encode(
         x=x,
         y=y,
         opacity=alt.condition("datum.noisy", alt.value(0.3), alt.value(1)),

@@ -107,7 +107,7 @@ def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
     def called(before: Run, after: Run, where: str) -> tuple[list[str], list[str]]:
         found = compare(before, [after])[0]
         changed = [one for one in found if one.verdict in ("faster", "slower")]
-        doubted = [one.case for one in found if one.verdict == "unclear" and one.notes]
+        doubted = [one.case for one in found if one.doubt is not None]
         lines = [f"{one.case} {one.verdict} {one.speedup.ratio:.3f}" for one in changed if one.speedup]
         lines += [f"{len(doubted)} in doubt, since control probes fell"] if doubted else []
         told(f"{where}: {'; '.join(lines) or 'nothing called'}")
