@@ -27,6 +27,12 @@ class Record:
     steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
     latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
     artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop.
+    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format, and
+                the layers that are not in the recipe's: see bench.lowered; absent where the engine cannot be counted.
+    kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs
+                against the same artefact computed in floating point, and what that was computed by, or the reason why
+                there is none; absent where nothing is quantized.
+    calibration for static INT8: how many inputs were asked for, and how many there were.
     process     what its worker was given and used: versions, cores, pool, threads_used, and call_overhead_s: what
                 timing adds to a call, measured there on a session that does nothing.
     efficiency  multiply-accumulates of one item (macs_per_item), what they came to in the median call (gops, two for
@@ -56,6 +62,9 @@ class Record:
     steady: dict[str, Any] = field(default_factory=dict)
     peak_rss_bytes: int | None = None
     artifact: dict[str, Any] = field(default_factory=dict)
+    lowered: dict[str, Any] = field(default_factory=dict)
+    kernel: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     process: dict[str, Any] = field(default_factory=dict)
     efficiency: dict[str, Any] = field(default_factory=dict)
     explained: dict[str, Any] = field(default_factory=dict)

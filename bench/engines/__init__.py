@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     import torch
 
     from bench.explain import Operation
+    from bench.lowered import Layer
     from bench.model import Output
 
     Predict = Callable[[np.ndarray], Output]
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """A session that computes a quantized artefact in floating point, and by what, in words for the record."""
+
+    predict: Predict
+    by: str
 
 
 class Engine(ABC):
@@ -62,6 +72,23 @@ class Engine(ABC):
     ) -> list[Operation] | None:
         """What a call on the example executes, by the runtime's own profiler, in a session of its own; None where it
         has none. Arguments as those of `load`.
+        """
+        return None
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer] | None:
+        """The multiplications that the artefact holds, each with the number format that it is computed in, counted from
+        the artefact for one item of the example; None where this engine cannot be counted. Arguments as those of
+        `load`.
+        """
+        return None
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation | None:
+        """A session that computes the same quantized artefact in floating point, without the engine's INT8 kernels, and
+        what it is computed by; None where there is none to be had. Arguments as those of `load`.
         """
         return None
 
