@@ -30,17 +30,16 @@ from bench.record import Record
 from bench.sampling import Launch, Plan, paired
 from bench.session import (
     Bench,
+    Builder,
     Energy,
     Session,
     Shared,
     built_by,
-    facts_of,
     find,
     folders_of,
     open_all,
     origins,
     unsupported,
-    worker_for,
 )
 from bench.statistics import CONFIDENCE, Interval, latency, speedup_interval, verdict
 
@@ -84,32 +83,41 @@ def still_holds(record: Record, bench: Bench) -> bool:
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
-    """Build what is missing for the cases, in one worker process, so that nothing is built while something is timed.
+    """Build what is missing for the cases, in worker processes one after the other, so that nothing is built while
+    something is timed: reference outputs first, then the artefacts of engines that want the same environment.
 
-    told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here: `measure`
-    tries it once more and makes the reason its record's.
+    told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here, and the reason
+    kept in `bench.failures`: `measure` makes it its record's.
     """
     wanted = {
         (case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None
     }
     missing = [case for case in wanted.values() if find(case, bench) is None]
-    worker = None
-    for done, case in enumerate(missing):
-        if told is not None:
-            told(f"building {case.model} {case.precision} for {case.engine}", done, len(missing))
-        worker = worker or worker_for(case, bench, os.cpu_count() or 1, told)
-        try:
-            worker.ask("build", 10 * bench.timeout_s, **facts_of(case, bench))
-        except CacheError:
-            worker.close()
-            raise
-        except BenchError:
-            worker.close()
-            worker = None
-    if worker is not None:
-        worker.close()
-        if told is not None:
-            told("built", len(missing), len(missing))
+    models_missing = list({case.model: case for case in missing}.values())
+    alike: dict[tuple[tuple[str, str], ...], list[Case]] = {}
+    for case in missing:
+        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        alike.setdefault(tuple(sorted(environment.items())), []).append(case)
+    with Builder(bench, told) as builder:
+        steps: list[tuple[str, Callable[[Case], Any], Case]] = [
+            (f"reference outputs of {case.model}", builder.refer, case) for case in models_missing
+        ]
+        steps += [
+            (f"building {case.model} {case.precision} for {case.engine}", builder.build, case)
+            for cases_alike in alike.values()
+            for case in cases_alike
+        ]
+        for done, (label, make, case) in enumerate(steps):
+            if told is not None:
+                told(label, done, len(steps))
+            try:
+                make(case)
+            except CacheError:
+                raise
+            except BenchError:
+                continue  # kept in bench.failures
+    if told is not None and missing:
+        told("built", len(steps), len(steps))
 
 
 def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shared | None = None) -> Record:
@@ -238,12 +246,13 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
 def _built(case: Case, bench: Bench) -> tuple[Artifact, Artifact]:
     """The case's artefact and reference, made now where they are missing."""
     built = find(case, bench)
-    if built is None:
-        built_by(case, bench)
-        built = find(case, bench)
-    if built is None:
+    if built is not None:
+        return built
+    folders = built_by(case, bench)
+    artifact, reference = (bench.store.at(Path(folders[what])) for what in ("artifact", "reference"))
+    if artifact is None or reference is None:
         raise CacheError(f"what was built for {case.id} is not in the cache at {bench.cache}; is it being emptied?")
-    return built
+    return artifact, reference
 
 
 def _speedup(interval: Interval, launches: list[Launch], baseline: Session, plan: Plan) -> dict[str, Any]:

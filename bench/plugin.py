@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
+BENCH: pytest.StashKey[Bench] = pytest.StashKey()
 MEASURED: pytest.StashKey[Record] = pytest.StashKey()
 RECORDS: pytest.StashKey[list[Record]] = pytest.StashKey()
 NAMED_AXES = ("model", "precision", "engine", "device")
@@ -426,14 +427,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def bench_of(config: pytest.Config) -> Bench:
-    """The Bench that the options and the environment describe."""
+    """The Bench that the options and the environment describe, one for the whole session: it remembers what failed."""
+    if BENCH in config.stash:
+        return config.stash[BENCH]
     from platformdirs import user_cache_path
 
     from bench.sampling import QUICK, Plan
     from bench.session import Bench
 
     option = config.option
-    return Bench(
+    config.stash[BENCH] = Bench(
         cache=_folder(config, "cache") or user_cache_path("bench-harness", appauthor=False),
         data=_folder(config, "data"),
         plan=QUICK if option.bench_quick else Plan.within(option.bench_budget, option.bench_interval),
@@ -444,6 +447,7 @@ def bench_of(config: pytest.Config) -> Bench:
         explain=option.bench_explain,
         pictures=config.rootpath / option.bench_reports / "out" / "pictures",
     )
+    return config.stash[BENCH]
 
 
 def _folder(config: pytest.Config, name: str) -> Path | None:

@@ -7,22 +7,23 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench import build
 from bench.artifact import Artifact, Store
-from bench.case import Case
+from bench.case import BASELINE, Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, LackingData
+from bench.errors import BaselineError, BenchError, CacheError, LackingData
 from bench.machine import cores_for, energy_j
 from bench.model import models, source
 from bench.noise import Pace
 from bench.recipe import recipes
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
+from bench.tasks import tasks
 from bench.worker import Worker
 
 
@@ -40,6 +41,7 @@ class Bench:
                      the precision states.
     explain          whether to tell what each case executed.
     pictures         the folder that strips of pictures are written to, None for none.
+    failures         what could not be built in this session, by interpreter and what it was for, with the reason.
     """
 
     cache: Path
@@ -51,6 +53,7 @@ class Bench:
     most_drop: float | None = None
     explain: bool = False
     pictures: Path | None = None
+    failures: dict[tuple[str, ...], BenchError] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def store(self) -> Store:
@@ -260,17 +263,85 @@ def built_by(case: Case, bench: Bench, python: str = sys.executable) -> dict[str
     """The folders of the case's `artifact` and `reference` as this interpreter's libraries make them."""
     if python == sys.executable and (built := find(case, bench)) is not None:
         return folders_of(*built)
-    with worker_for(case, bench, os.cpu_count() or 1, python=python) as builder:
-        folders: dict[str, str] = builder.ask("build", 10 * bench.timeout_s, **facts_of(case, bench))
+    with Builder(bench, python=python) as builder:
+        return builder.build(case)
+
+
+class Builder:
+    """Builds what cases need in worker processes, one at a time, each with the environment of the engines it builds
+    for; use it as a context manager.
+
+    Reference outputs are PyTorch's, and are made in its environment, not in that of the engine that needs them first.
+    What failed once is not tried again in the session: `bench.failures` keeps it, and it is raised once more.
+
+    told  gets (label, done, total) as the work goes on.
+    """
+
+    def __init__(
+        self, bench: Bench, told: Callable[[str, int, int], None] | None = None, python: str = sys.executable
+    ) -> None:
+        self._bench, self._told, self._python = bench, told, python
+        self._worker: Worker | None = None
+        self._environment: dict[str, str] = {}
+        self._referred: set[str] = set()
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def refer(self, case: Case) -> None:
+        """Make the reference outputs of the case's model, with the weights they need."""
+        if case.model in self._referred:
+            return
+        chosen = source(models.get(case.model), self._bench.data)
+        here = self._python == sys.executable
+        if not here or build.reference(self._bench.store, chosen, make=False) is None:
+            self._ask("refer", replace(case, **BASELINE), (case.model,))
+        self._referred.add(case.model)
+
+    def build(self, case: Case) -> dict[str, str]:
+        """Make all that the case needs; give the folders of its `artifact` and `reference`."""
+        self.refer(case)
+        folders: dict[str, str] = self._ask("build", case, (case.model, case.engine, case.precision))
         return folders
+
+    def _ask(self, question: str, case: Case, about: tuple[str, ...]) -> Any:
+        failures, known = self._bench.failures, (self._python, *about)
+        if known in failures:
+            raise type(failures[known])(str(failures[known]))
+        try:
+            return self._worker_for(case).ask(question, 10 * self._bench.timeout_s, **facts_of(case, self._bench))
+        except BenchError as error:
+            self.close()  # what broke in it may break what comes after
+            if not isinstance(error, CacheError):  # of a cache the user can make room in
+                failures[known] = error
+            raise
+
+    def _worker_for(self, case: Case) -> Worker:
+        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        if self._worker is not None and environment != self._environment:
+            self.close()
+        if self._worker is None:
+            self._worker = worker_for(case, self._bench, os.cpu_count() or 1, self._told, self._python)
+            self._environment = environment
+        return self._worker
 
 
 def origins() -> list[Origin]:
-    """The files that registered members, which a worker imports to know them."""
-    found: dict[Origin, None] = {}
-    for registry in (models, datasets, recipes, engines):
-        found |= dict.fromkeys(registry.origins().values())
-    return list(found)
+    """The files that registered members, which a worker imports to know them, in the order in which they did."""
+    order: dict[Origin, int] = {}
+    for registry in (models, datasets, recipes, engines, tasks):
+        for origin, place in registry.order().items():
+            order[origin] = min(place, order.get(origin, place))
+    return sorted(order, key=lambda origin: order[origin])
 
 
 def facts_of(case: Case, bench: Bench) -> dict[str, Any]:

@@ -241,6 +241,17 @@ def _build(facts: dict[str, Any]) -> dict[str, str]:
     return {"artifact": str(built.folder), "reference": str(reference.folder)}
 
 
+def _refer(facts: dict[str, Any]) -> str:
+    """Make what is missing of weights and reference outputs; give the folder of these."""
+    from bench import build
+
+    session = _current(facts)
+    reference = build.reference(session.store, session.source)
+    gc.collect()
+    assert reference is not None
+    return str(reference.folder)
+
+
 def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What each layer costs alone in the case's precision, the one that costs most first."""
     from bench import build, sensitivity
@@ -270,7 +281,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     recipe = build.as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
 
     def network() -> Any:
-        bare = build.architecture(source)
+        bare = build.folded(build.architecture(source))
         return bare if recipe.rewrite is None else recipe.rewrite(bare)
 
     session.opened = (Path(facts["artifact"]), recipe, network, session.example, case.threads)
@@ -389,6 +400,7 @@ def _probe(facts: dict[str, Any]) -> dict[str, float]:
 
 
 QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "refer": _refer,
     "build": _build,
     "rank": _rank,
     "open": _open,
