@@ -18,13 +18,18 @@ from typing import Any
 from bench.errors import BenchError, BenchWarning, CacheError
 
 MANIFEST = "manifest.json"
+NOTES = (
+    "left.json",
+    "calibration.json",
+)  # what a build tells of itself: nothing that a session needs to be shipped with
 
 
 @dataclass(frozen=True)
 class Artifact:
     """Something built, in a folder of its own.
 
-    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key.
+    digest  sha256 over the names and contents of its files, hex; bytes  their size, without a build's notes; made_from
+            its whole key.
     """
 
     folder: Path
@@ -65,7 +70,8 @@ class Store:
             return None
         damage, files = self._examine(folder)
         if damage is None:
-            return Artifact(folder, _digest_of(files), sum(size for _, size in files.values()), made_from)
+            size = sum(size for name, (_, size) in files.items() if name not in NOTES)
+            return Artifact(folder, _digest_of(files), size, made_from)
         warnings.warn(f"cache entry {folder} is damaged ({damage}); it is built again", BenchWarning, stacklevel=2)
         with refusals(self.root):
             doomed = tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent)
