@@ -26,13 +26,15 @@ MANIFEST = "manifest.json"
 FOLLOWED = "followed"
 HALF = re.compile(r"\.(building|damaged)-(?:([0-9a-f]{32})-)?")
 DAY_S = 86400.0
+NOTES = ("left.json", "calibration.json")  # what a build tells of itself: no session needs to be shipped with it
 
 
 @dataclass(frozen=True)
 class Artifact:
     """Something built, in a folder of its own.
 
-    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key.
+    digest  sha256 over the names and contents of its files, hex; bytes  their size, without a build's notes; made_from
+            its whole key.
     """
 
     folder: Path
@@ -232,7 +234,8 @@ class Store:
 
 
 def _artifact(folder: Path, made_from: dict[str, Any], files: dict[str, tuple[str, int]]) -> Artifact:
-    return Artifact(folder, _digest_of(files), sum(size for _, size in files.values()), made_from)
+    size = sum(size for name, (_, size) in files.items() if name not in NOTES)
+    return Artifact(folder, _digest_of(files), size, made_from)
 
 
 def _finish(half: Path, place: Path, manifest: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -28,7 +28,8 @@ from bench.engines import Engine, engines
 from bench.errors import BenchError, BuildError, DataError
 from bench.fingerprint import fingerprint, modules_of, state, structure
 from bench.following import add_modules, following
-from bench.inference import answered, inputs_of_all, save_answers
+from bench.inference import answered, inputs_of_all, preprocessed, save_answers, stacked
+from bench.interface import adapted, interface_of
 from bench.model import Source, models, recipe_for
 from bench.recipe import Recipe, recipes
 from bench.registry import Origin
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
     import torch
 
 SEED = 0
-LEFT = "left.json"
+LEFT, CALIBRATION, INTERFACE = "left.json", "calibration.json", "interface.json"
 NETWORK = "network.json"
 TIED = "tied"
-SHAPING = ("build.py", "inference.py", "onnx_model.py", "tiling.py")  # the harness's own rooms that shape what is built
+# the harness's own rooms that shape what is built
+SHAPING = ("build.py", "inference.py", "interface.py", "onnx_model.py", "tiling.py")
 INPUTS, INPUT_BYTES = 64, 2**24
 
 
@@ -148,8 +150,6 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
         return store.find("weights", made_from, _beside(source))
 
     def write(folder: Path) -> Used:
-        import numpy as np
-
         used = Used()
         with _followed(store, source, used):
             network = architecture(source)
@@ -157,7 +157,7 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
                 load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
             elif source.weights.train is not None:
                 samples = load_data(source, "train")
-                inputs = np.concatenate([source.model.preprocess(np.asarray(item)[None]) for item in samples.inputs])
+                inputs = stacked([preprocessed(source.model, item) for item in samples.inputs])
                 source.weights.train(network, inputs, samples.targets)
         save_state(network, folder / "weights.safetensors")
         return Used(used.files)
@@ -167,9 +167,9 @@ def weights(store: Store, source: Source, make: bool = True) -> Artifact | None:
 
 def reference(store: Store, source: Source, make: bool = True) -> Artifact | None:
     """What FP32 PyTorch makes of the whole test split, against which fidelity is measured: `answers.npz`, and of the
-    first inputs the raw `outputs.npy`; the first inputs themselves, `inputs.npy`, with which calls are timed, so that
-    no timed process needs to load a data set; and in `macs.json` how many multiply-accumulates the network makes for
-    one.
+    first inputs the raw `outputs.npy` and which of them are whole numbers, `whole.npy`; the first inputs themselves,
+    `inputs.npy`, with which calls are timed, so that no timed process needs to load a data set; in `macs.json` how many
+    multiply-accumulates the network makes for one; and in `interface.json` how it treats its input.
     """
     network_weights = weights(store, source, make)
     if network_weights is None:
@@ -178,7 +178,7 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         "network": network_facts(store, source, make),
         "weights": network_weights.digest,
         "data": data_facts(source.dataset, source.folder),
-        "files": ["answers.npz", "outputs.npy", "inputs.npy", "macs.json"],
+        "files": ["answers.npz", "outputs.npy", "whole.npy", "inputs.npy", "macs.json", INTERFACE],
     }
     if not make:
         return store.find("reference", made_from, _beside(source))
@@ -202,12 +202,16 @@ def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
     items = load_data(source, "test").inputs
     first = next(inputs_of_all(source.model, items))
     count = max(1, min(INPUTS, INPUT_BYTES // first.nbytes))
-    inputs = np.stack(list(itertools.islice(inputs_of_all(source.model, items), count)))
-    known = answered(predictor(network), source.model, items, count)
+    inputs = stacked(list(itertools.islice(inputs_of_all(source.model, items), count)))
+    interface = interface_of(network, inputs[:1])
+    network = adapted(network, interface)
+    known = answered(predictor(network), source.model, items, count, interface)
     with torch.inference_mode():
         macs = macs_per_item(network, inputs[:1])
     np.save(folder / "inputs.npy", inputs, allow_pickle=False)
     np.save(folder / "outputs.npy", known.raw, allow_pickle=False)
+    np.save(folder / "whole.npy", known.whole, allow_pickle=False)
+    (folder / INTERFACE).write_text(json.dumps(asdict(interface)))
     save_answers(folder / "answers.npz", known.answers)
     (folder / "macs.json").write_text(json.dumps({"macs_per_item": macs}))
 
@@ -268,6 +272,9 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
         if recipe.most_drop is not None:
             recipe = sensitivity.settled(tried, recipe, source, load_data(source, "train"))
             (folder / LEFT).write_text(json.dumps(recipe.left))
+        if recipe.calibrated:
+            used = {"asked": source.model.calibration, "used": len(tried.samples)}
+            (folder / CALIBRATION).write_text(json.dumps(used))
         builder.build(tried.network(), recipe, tried.samples, folder)
     except (BenchError, OSError):
         raise
@@ -284,13 +291,23 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
         torch.manual_seed(SEED)
         return made if recipe.rewrite is None else recipe.rewrite(made)
 
-    return sensitivity.Trial(builder, network, calibration_inputs(source), os.cpu_count() or 1)
+    samples = calibration_inputs(source)
+    interface = interface_of(network(), samples[:1])
+    return sensitivity.Trial(builder, lambda: adapted(network(), interface), samples, os.cpu_count() or 1, interface)
 
 
 def as_built(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe that an artefact in a folder was built by, with the layers that were found to stay in FP32."""
     told = folder / LEFT
     return replace(recipe, left=tuple(json.loads(told.read_text()))) if told.is_file() else recipe
+
+
+def calibration_of(folder: Path) -> dict[str, int]:
+    """How many inputs the artefact in a folder was to be calibrated with, `asked`, and how many there were, `used`;
+    nothing where it was not calibrated.
+    """
+    counts = folder / CALIBRATION
+    return dict(json.loads(counts.read_text())) if counts.is_file() else {}
 
 
 def _source_digest(builder: Engine) -> str:
@@ -428,11 +445,11 @@ def macs_per_item(network: torch.nn.Module, example: np.ndarray) -> int:
 
 
 def calibration_inputs(source: Source) -> np.ndarray:
-    """The preprocessed inputs (n, ...) float32 that INT8 is calibrated with: a fixed choice of the training split."""
+    """The preprocessed inputs (n, ...) that INT8 is calibrated with: a fixed choice of the training split."""
     import numpy as np
 
     items, count = load_data(source, "train").inputs, source.model.calibration
     chance = np.random.default_rng(SEED)
     chosen = (items[place] for place in np.sort(chance.permutation(len(items))[:count]))
     inputs = list(inputs_of_all(source.model, chosen))
-    return np.stack([inputs[place] for place in np.sort(chance.permutation(len(inputs))[:count])])
+    return stacked([inputs[place] for place in np.sort(chance.permutation(len(inputs))[:count])])

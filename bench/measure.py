@@ -226,6 +226,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             "format": engines.get(case.engine).format,
             "left_in_fp32": opened["left"],
         },
+        calibration=opened["calibration"],
         process={
             "versions": opened["versions"],
             "cores": cores_for(case.threads),
@@ -238,7 +239,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         explained=executed,
         energy_j_per_call=energy.per_call_j,
         spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
-        warnings=tuple(_warnings(case, usage, opened["steady"])),
+        warnings=(*_warnings(case, usage, opened["steady"]), *_of_inputs(opened), *judged["warnings"]),
         samples_s=samples,
     )
 
@@ -294,6 +295,15 @@ def _warnings(case: Case, usage: dict[str, Any], steady: dict[str, Any]) -> Iter
         yield f"not bound to cores: this system has no affinity, or fewer than {case.threads} CPUs"
     if not steady["steady"]:
         yield f"not steady after {steady['calls']} calls in {steady['seconds']:.1f} s"
+
+
+def _of_inputs(opened: dict[str, Any]) -> Iterable[str]:
+    """What is to be said of the inputs that a case was calibrated and called with."""
+    counts = opened["calibration"]
+    if counts and counts["used"] < counts["asked"]:
+        yield f"calibrated with {counts['used']} inputs where {counts['asked']} were asked for"
+    if opened["writes_input"]:
+        yield "the network writes into its input: each call is given a copy of it, which its time includes"
 
 
 def contradiction(recipe: Recipe, sqnr_db: float) -> str | None:

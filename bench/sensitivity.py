@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.dataset import Samples
 from bench.errors import BuildError
-from bench.inference import answered
+from bench.inference import TENSOR, answered, outputs_of, stacked
+from bench.interface import Interface
 from bench.model import Source
 from bench.progress import progress
 from bench.recipe import Recipe
@@ -42,18 +43,21 @@ class Trial:
     """An engine and a network to try recipes with: `lowered` builds, loads and gives the session's predict.
 
     network  () -> the FP32 network with its weights, each time a new one.
-    samples  (n, ...) float32, what is calibrated with.
+    samples  (n, ...), what is calibrated with; one is enough.
+    interface  how the network gives its outputs.
     """
 
     engine: Engine
     network: Callable[[], torch.nn.Module]
     samples: np.ndarray
     threads: int
+    interface: Interface = TENSOR
 
     def lowered(self, recipe: Recipe, folder: Path) -> Predict:
         """A session of the network in the recipe's number format."""
         self.engine.build(self.network(), recipe, self.samples, folder)
-        return self.engine.load(folder, recipe, self.network, self.samples[:BATCH], self.threads)
+        example = stacked([self.samples[place % len(self.samples)] for place in range(BATCH)])
+        return self.engine.load(folder, recipe, self.network, example, self.threads)
 
 
 def layers_of(network: torch.nn.Module) -> list[str]:
@@ -65,33 +69,24 @@ def layers_of(network: torch.nn.Module) -> list[str]:
 
 
 def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
-    """The layers, the one that costs most first, by the outputs for the first of the samples."""
+    """The layers, the one that costs most first, by the outputs for the samples."""
     import numpy as np
 
     from bench.engines.torch import predictor
     from bench.tasks import sqnr_db
 
-    inputs = trial.samples[: len(trial.samples) // BATCH * BATCH or BATCH]
-    known = np.concatenate([_flat(one) for one in _predicted(predictor(trial.network()), inputs)])
+    def outputs(predict: Predict) -> np.ndarray:
+        parts = outputs_of(predict, iter(trial.samples), BATCH)
+        return np.concatenate([np.ravel(output) for part in parts for output in part])
+
+    known = outputs(predictor(trial.network()))
     names = layers_of(trial.network())
     found = []
     for name in progress(names, "one layer after the other in INT8", len(names)):
         with tempfile.TemporaryDirectory() as folder:
             predict = trial.lowered(replace(recipe, only=(name,)), Path(folder))
-            outputs = np.concatenate([_flat(one) for one in _predicted(predict, inputs)])
-        found.append(Layer(name, sqnr_db(outputs, known)))
+            found.append(Layer(name, sqnr_db(outputs(predict), known)))
     return sorted(found, key=lambda layer: layer.sqnr_db)
-
-
-def _predicted(predict: Predict, inputs: np.ndarray) -> Iterator[Any]:
-    for place in range(0, len(inputs) - BATCH + 1, BATCH):
-        yield predict(inputs[place : place + BATCH])
-
-
-def _flat(output: Any) -> np.ndarray:
-    import numpy as np
-
-    return np.concatenate([np.ravel(one) for one in output]) if isinstance(output, tuple) else np.ravel(output)
 
 
 def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
@@ -110,7 +105,7 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
     items, targets = list(itertools.islice(data.inputs, count)), data.targets[:count]
 
     def quality(predict: Predict) -> float:
-        figures = task.quality(answered(predict, source.model, items, BATCH).answers, targets)
+        figures = task.quality(answered(predict, source.model, items, BATCH, trial.interface).answers, targets)
         value = next((value for value in figures.values() if isinstance(value, float) and value == value), None)
         if value is None:
             raise BuildError(

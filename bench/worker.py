@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import io
 import json
@@ -207,6 +208,8 @@ class Session:
     store: Any
     predict: Any = None
     example: Any = None
+    example_digest: str = ""
+    interface: Any = None
     opened: tuple[Any, ...] = ()
     typical_s: float = 0.0
 
@@ -272,17 +275,20 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
 
     from bench import build
     from bench.engines import engines
+    from bench.interface import Interface, adapted
     from bench.model import recipe_for
 
     session = _current(facts)
-    case, source = session.case, session.source
-    inputs = np.load(Path(facts["reference"]) / "inputs.npy", allow_pickle=False)
-    session.example = inputs[np.arange(case.batch) % len(inputs)]
+    case, source, reference = session.case, session.source, Path(facts["reference"])
+    inputs = np.load(reference / "inputs.npy", allow_pickle=False)
+    session.example = np.array(inputs[np.arange(case.batch) % len(inputs)], order="C")
+    session.example_digest = _digest(session.example)
+    session.interface = Interface.saved(json.loads((reference / build.INTERFACE).read_text()))
     recipe = build.as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
 
     def network() -> Any:
         bare = build.folded(build.architecture(source))
-        return bare if recipe.rewrite is None else recipe.rewrite(bare)
+        return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), session.interface)
 
     session.opened = (Path(facts["artifact"]), recipe, network, session.example, case.threads)
     began = time.perf_counter()
@@ -293,6 +299,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     _bind(facts["cores"])
     steady = warmed(lambda: session.predict(session.example))
     session.typical_s = steady.pop("typical_s")
+    _unchanged(session)
     engine = engines.get(case.engine)
     return {
         "load_s": loaded - began,
@@ -301,8 +308,24 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
         "left": recipe.left,
+        "calibration": build.calibration_of(Path(facts["artifact"])),
+        "writes_input": session.interface.writes_input,
         "call_overhead_s": call_overhead_s(),
     }
+
+
+def _digest(array: Any) -> str:
+    """What tells an array from one that was written into."""
+    return hashlib.blake2b(array, digest_size=16).hexdigest()
+
+
+def _unchanged(session: Session) -> None:
+    """Raise WorkerError where the array that calls are timed with is no longer what it was at the first of them."""
+    if _digest(session.example) != session.example_digest:
+        raise errors.WorkerError(
+            f"{session.case.engine} writes into the array that it is called with, so that times would be of other "
+            "numbers; its predict must leave its input as it is"
+        )
 
 
 def _bind(cores: list[int] | None) -> None:
@@ -337,12 +360,13 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
-    from bench import build, pictures
+    from bench import build
     from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
-    from bench.tasks import digests, sqnr_db, tasks
+    from bench.tasks import digests, likeness, tasks
 
     session = _current(facts)
+    _unchanged(session)
     source, reference = session.source, Path(facts["reference"])
     samples = build.load_data(source, "test")
     spent_s = 0.0
@@ -354,17 +378,20 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
         spent_s += time.perf_counter() - began
         return outputs
 
-    found = answered(predict, source.model, samples.inputs, session.case.batch)
-    known, raw = load_answers(reference / "answers.npz"), np.load(reference / "outputs.npy", allow_pickle=False)
+    found = answered(predict, source.model, samples.inputs, session.case.batch, session.interface)
+    known = load_answers(reference / "answers.npz")
+    outputs, whole = (np.load(reference / name, allow_pickle=False) for name in ("outputs.npy", "whole.npy"))
+    raw = likeness(found.raw, outputs, whole)
+    nearness = {"sqnr_db": raw.pop("sqnr_db")} | ({"agreement": raw["agreement"]} if whole.any() else {})
     task = tasks.get(source.model.task)
-    folder = facts["pictures"]
+    names, doubts = _pictures(facts["pictures"], session, samples, found.answers, known)
     return {
-        "pictures": []
-        if folder is None
-        else pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, found.answers, known),
+        "pictures": names,
+        "warnings": doubts,
+        "raw": raw,
         "quality": task.quality(found.answers, samples.targets)
         | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
-        "fidelity": {"sqnr_db": sqnr_db(found.raw, raw)} | task.fidelity(found.answers, known),
+        "fidelity": nearness | task.fidelity(found.answers, known),
         "drop": {
             name: asdict(paired_drop(was, is_now))
             for (name, was), is_now in zip(
@@ -376,6 +403,25 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
         "answers": digests(task, found.answers),
         "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],
     }
+
+
+def _pictures(
+    folder: str | None, session: Session, samples: Any, answers: list[Any], known: list[Any]
+) -> tuple[list[str], list[str]]:
+    """The names of the strips of pictures written to the folder, and the reason where none could be: what was measured
+    stands without them.
+    """
+    from bench import pictures
+    from bench.tasks import tasks
+
+    if folder is None:
+        return [], []
+    task = tasks.get(session.source.model.task)
+    try:
+        return pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, answers, known), []
+    except Exception as error:  # whatever an item is, drawing it is an extra
+        traceback.print_exc()
+        return [], [f"no strip of pictures: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
 
 
 def _explain(facts: dict[str, Any]) -> dict[str, Any]:

@@ -54,14 +54,16 @@ class Engine(ABC):
         """Write the artefact's files into the empty folder.
 
         network  in eval mode, FP32, on the CPU; may be changed in place.
-        samples  float32 (n, ...), preprocessed: for calibration, and the shape of an input; its first is the example.
+        samples  (n, ...), n >= 1, preprocessed, in C order: for calibration, and the shape of an input; its first is
+                 the example.
         """
 
     @abstractmethod
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
-        """Open a session on an artefact: float32 (batch, ...) -> float32 (batch, ...), a tuple for several outputs.
+        """Open a session on an artefact: (batch, ...) -> (batch, ...), a tuple for several outputs, float32 or whole
+        numbers as the network's are. It leaves its input as it is.
 
         network  gives the architecture with unset weights, for engines whose artefact does not hold it.
         example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
@@ -116,6 +118,13 @@ class Engine(ABC):
             except importlib.metadata.PackageNotFoundError:
                 return f"package {package} is not installed"
         return None
+
+
+def two_of(samples: np.ndarray) -> np.ndarray:
+    """Two of the samples, (2, ...), to trace a network with a free batch, for exporters take a batch of 1 for a
+    constant; the one twice where there is one.
+    """
+    return samples[[0, min(1, len(samples) - 1)]]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, pt2e, quiet
+from bench.engines import Engine, pt2e, quiet, two_of
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
 from bench.isa import has_vnni
@@ -54,13 +54,14 @@ class Inductor(Engine):
         import torch
 
         if recipe.number_format != "int8":
-            save(lowered(network, recipe, samples[:1]), folder / STATE)
+            save(lowered(network, recipe, samples[:1], samples), folder / STATE)
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
-            module = pt2e.exported(network, samples[:2], batch).module()
+            module = pt2e.exported(network, two_of(samples), batch).module()
             converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
-            program = torch.export.export(converted, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},))
+            pair = torch.from_numpy(two_of(samples))
+            program = torch.export.export(converted, (pair,), dynamic_shapes=({0: batch},))
             torch.export.save(program, folder / PROGRAM)
 
     def load(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet
+from bench.engines import Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.explain import CALLS, Operation, format_of
 from bench.recipe import Recipe
@@ -48,10 +48,10 @@ class OnnxRuntime(Engine):
         with tempfile.TemporaryDirectory() as work:
             exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
             if recipe.number_format == "fp32":
-                export(network, samples[:2], folder / MODEL)
+                export(network, two_of(samples), folder / MODEL)
                 return
             alone = recipe.left_alone(network)
-            export(without_transposed(network), samples[:2], exported)
+            export(without_transposed(network), two_of(samples), exported)
             left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic

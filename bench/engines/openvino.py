@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet
+from bench.engines import Engine, quiet, two_of
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import cpu_flags
 from bench.recipe import Recipe
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL = "model.xml"
+PRODUCTS = (
+    *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
+    *("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell"),
+)
 
 
 class OpenVino(Engine):
@@ -52,7 +56,7 @@ class OpenVino(Engine):
             # else a convolution would go by the name of the normalization folded into it, which tells no module
             network = fuse(network)
         with quiet(), torch.inference_mode():
-            model = openvino.convert_model(network, example_input=torch.from_numpy(samples[:2]))
+            model = openvino.convert_model(network, example_input=torch.from_numpy(two_of(samples)))
         model.reshape({0: [-1, *samples.shape[1:]]})
         if recipe.number_format == "int8":
             import nncf
@@ -63,6 +67,8 @@ class OpenVino(Engine):
             dataset = nncf.Dataset([sample[None] for sample in samples])
             model = nncf.quantize(model, dataset, subset_size=len(samples), ignored_scope=ignored)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+        if recipe.number_format == "bf16":
+            keep_precise(folder / MODEL, before_whole_numbers(model))
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -120,6 +126,47 @@ class OpenVino(Engine):
         """What the compiled model tells of its streams, threads and precision."""
         told = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
         return super().pool() | {name.lower(): str(self._compiled.get_property(name)) for name in told}
+
+
+def before_whole_numbers(model: Any) -> set[str]:
+    """The names of the operations by which whole numbers are made of the model's floating inputs, as word numbers are:
+    from the inputs on to the conversion, or the test for equality, where no product lies between.
+    """
+    rounded: set[str] = set()
+    waiting: list[Any] = []
+    for node in model.get_ordered_ops():
+        kind, floating = node.get_type_name(), node.get_output_size() and node.get_output_element_type(0).is_real()
+        if not any(value.get_node().get_friendly_name() in rounded for value in node.input_values()):
+            if kind == "Parameter" and floating:
+                rounded.add(node.get_friendly_name())
+        elif floating and kind not in PRODUCTS:
+            rounded.add(node.get_friendly_name())
+        elif kind in ("Convert", "Equal", "NotEqual"):
+            waiting.append(node)
+    found: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        found.add(node.get_friendly_name())
+        before = {value.get_node().get_friendly_name(): value.get_node() for value in node.input_values()}
+        waiting += [before[name] for name in (before.keys() & rounded) - found]
+    return found
+
+
+def keep_precise(file: Path, names: set[str]) -> None:
+    """Mark operations of an IR so that the CPU plugin computes them in float32, where it computes all others in
+    bfloat16, which holds whole numbers exactly only up to 256. OpenVINO's Python cannot set that mark.
+    """
+    from xml.etree import ElementTree
+
+    if not names:
+        return
+    tree = ElementTree.parse(file)
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") in names:
+            notes = layer.find("rt_info")
+            notes = ElementTree.SubElement(layer, "rt_info") if notes is None else notes
+            ElementTree.SubElement(notes, "attribute", name="precise", version="0")
+    tree.write(file)
 
 
 def _belongs(node: Any, modules: list[str]) -> bool:

@@ -6,7 +6,7 @@ import pickle
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
 from bench.engines.equivalents import without_transposed
@@ -139,7 +139,7 @@ def lowered(
     import torch
 
     if recipe.number_format == "bf16":
-        return between_float32(network.to(torch.bfloat16), torch.bfloat16)
+        return between_float32(network.to(torch.bfloat16), torch.bfloat16, None if samples is None else example)
     if recipe.number_format == "fp32":
         return network
     watched = observed(network, recipe, example)
@@ -153,19 +153,50 @@ def lowered(
         return convert_fx(watched)
 
 
-def between_float32(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """The network with its input cast to its own number format and its output cast back."""
+def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.ndarray | None = None) -> torch.nn.Module:
+    """The network with its floating input cast to its own number format, and its floating outputs to float32; whole
+    numbers stay as they are.
+
+    An input that the network makes whole numbers of, as word numbers in float32, is not cast at its door: bfloat16
+    holds whole numbers exactly only up to 256. There each module that has weights casts what it is given. Raises
+    Unsupported where the network, called on an example (1, ...), multiplies by that input outside of its modules.
+    """
     import torch
+
+    late = getattr(network, "indexes_input", False)
+
+    def cast(value: Any) -> Any:
+        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if floating else value
+
+    def casting(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(cast(value) for value in given)
 
     class Cast(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.network(x.to(dtype)).to(torch.float32)
+        def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            outputs = self.network(x if late else cast(x))
+            if isinstance(outputs, torch.Tensor):
+                return outputs.to(torch.float32) if outputs.is_floating_point() else outputs
+            return tuple(one.to(torch.float32) if one.is_floating_point() else one for one in outputs)
 
-    return Cast().eval()
+    whole = Cast().eval()
+    if late:
+        for module in network.modules():
+            if any(parameter.is_floating_point() for parameter in module.parameters(recurse=False)):
+                module.register_forward_pre_hook(casting)
+        if example is not None:
+            try:
+                predictor(whole)(example)
+            except RuntimeError as error:
+                raise Unsupported(
+                    "the network makes whole numbers of its float32 input, which bfloat16 would round, and multiplies "
+                    "by it too, outside of its modules; have the model's preprocess give whole numbers (int64)"
+                ) from error
+    return whole
 
 
 def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.fx.GraphModule:
@@ -225,13 +256,16 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
-    """A session of a module: float32 (batch, ...) in and out, no gradients; a tuple where it has several outputs."""
+    """A session of a module: (batch, ...) in and out, no gradients; a tuple where it has several outputs."""
     import torch
 
     def predict(inputs: np.ndarray) -> Output:
         with torch.inference_mode():
             outputs = module(torch.from_numpy(inputs))
-            return outputs.numpy() if isinstance(outputs, torch.Tensor) else tuple(one.numpy() for one in outputs)
+            if isinstance(outputs, torch.Tensor):
+                return outputs.numpy()
+            arrays = tuple(output.numpy() for output in outputs)
+            return arrays[0] if len(arrays) == 1 else arrays
 
     return predict
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import quiet
+from bench.engines import quiet, two_of
 from bench.engines.torch import Torch, lowered, predictor, quantized_engine
 from bench.recipe import Recipe
 
@@ -30,7 +30,7 @@ class TorchScript(Torch):
 
         module = lowered(network, recipe, samples[:1], samples)
         with torch.inference_mode(), quiet():
-            traced = torch.jit.trace(module, torch.from_numpy(samples[:2]), check_trace=False)
+            traced = torch.jit.trace(module, torch.from_numpy(two_of(samples)), check_trace=False)
             torch.jit.freeze(traced).save(str(folder / ARCHIVE))
 
     def load(

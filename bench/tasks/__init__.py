@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bench.errors import WorkerError
 from bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -65,3 +66,33 @@ def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
     noise = np.square(outputs.astype(np.float64) - reference.astype(np.float64)).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(10 * np.log10(signal / noise))
+
+
+def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
+    """How outputs (k, values) are like a reference's (m, values), by as many inputs as both are for; `whole` (values,)
+    tells which are classes. Raises WorkerError where there are not as many values.
+
+    sqnr_db    of the values that are no classes, NaN where all are; places at which the reference is not finite do not
+               count.
+    whole      whether all are classes.
+    agreement  the share 0..1 of the classes that are equal, of all values where none are classes.
+    finite     whether no output is NaN, or infinite where the reference is not.
+    """
+    import numpy as np
+
+    if outputs.shape[1:] != reference.shape[1:]:
+        raise WorkerError(
+            f"the network gives {outputs.shape[1]} values for an input here, and {reference.shape[1]} in FP32 PyTorch"
+        )
+    rows = min(len(outputs), len(reference))
+    outputs, reference = outputs[:rows], reference[:rows]
+    with np.errstate(invalid="ignore"):
+        equal, sane = outputs == reference, np.isfinite(reference)
+        finite = bool((np.isfinite(outputs) | equal).all())
+    graded = sane & ~whole
+    return {
+        "sqnr_db": sqnr_db(outputs[graded], reference[graded]) if graded.any() else float("nan"),
+        "whole": bool(whole.all()),
+        "agreement": float(equal[:, whole].mean() if whole.any() else equal.mean()),
+        "finite": finite,
+    }

@@ -1,4 +1,7 @@
-"""Classification: one class of several for each input. An answer is the scores (classes,) of the classes."""
+"""Classification: one class of several for each input.
+
+An answer is the scores (classes,) of the classes, or () the class itself, of a network that ends in argmax.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class Classification:
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, float]:
         """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores; top5 where there are
-        more than five classes.
+        scores of more than five classes.
         """
         return {name: float(scores.mean()) for name, scores in self.scores(answers, targets).items()}
 
@@ -25,6 +28,8 @@ class Classification:
         import numpy as np
 
         outputs, wanted = np.asarray(answers), np.asarray(targets)
+        if outputs.ndim == 1:
+            return {"top1": (outputs == wanted).astype(np.float64)}
         sane = np.isfinite(outputs).all(axis=1)
         ranks = np.argsort(-outputs, axis=1, kind="stable") == wanted[:, None]
         return {
@@ -37,13 +42,14 @@ class Classification:
         """agreement: the share 0..1 of inputs to which both give the same class."""
         import numpy as np
 
-        return {"agreement": float(np.mean(np.argmax(answers, axis=1) == np.argmax(reference, axis=1)))}
+        pairs = zip(map(self.decided, answers), map(self.decided, reference), strict=True)
+        return {"agreement": float(np.mean([answer == known for answer, known in pairs]))}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The class of the highest score."""
         import numpy as np
 
-        return np.argmax(answer, keepdims=True).astype(np.int32)
+        return np.atleast_1d(answer if np.ndim(answer) == 0 else np.argmax(answer)).astype(np.int32)
 
     def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
         """Nothing."""

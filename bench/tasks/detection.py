@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench.pictures import picture_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -71,7 +73,10 @@ class Detection:
         import torch
         from torchvision.utils import draw_bounding_boxes
 
-        picture = torch.from_numpy(np.ascontiguousarray(item.transpose(2, 0, 1)))
+        whole = picture_of(item)
+        if whole is None:
+            return {}
+        picture = torch.from_numpy(np.ascontiguousarray(whole.transpose(2, 0, 1)))
 
         def drawn(boxes: np.ndarray) -> np.ndarray:
             corners = torch.from_numpy(boxes[:, :4].astype(np.float32))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.pictures import picture_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -63,8 +65,8 @@ class Segmentation:
         """
         import numpy as np
 
-        return {
-            "original": item,
+        picture = picture_of(item)
+        return ({} if picture is None else {"original": picture}) | {
             "truth": coloured(target),
             "FP32": coloured(known),
             "this case": coloured(answer),
@@ -82,7 +84,7 @@ def coloured(labels: np.ndarray) -> np.ndarray:
     for label in range(VOID):
         hue = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.75, 0.95 if label % 2 else 0.7)
         palette[label] = [round(255 * part) for part in hue]
-    return palette[labels]
+    return palette[labels.astype(np.int64)]
 
 
 def confusion(answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
@@ -95,7 +97,7 @@ def confusion(answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> n
     counts = np.zeros((classes, classes), np.int64)
     for answer, target in zip(answers, targets, strict=True):
         seen = target != VOID
-        pairs = target[seen].astype(np.int64) * classes + answer[seen]
+        pairs = target[seen].astype(np.int64) * classes + answer[seen].astype(np.int64)
         counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     return counts
 
