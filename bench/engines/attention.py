@@ -39,13 +39,8 @@ def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.
     """
     from torch import nn
 
-    kinds = (
-        *(nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
-        *(nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer),
-    )
-    boxes = [module for module in network.modules() if isinstance(module, kinds)]
-    inner = {part for box in boxes for part in box.modules() if part is not box}
-    calls = calls_of(network, kinds, example)
+    inner = {part for box in closed_attention(network) for part in box.modules() if part is not box}
+    calls = calls_of(network, _kinds(), example)
 
     def other(module: Any) -> torch.nn.Module | None:
         ways = {_call(module, args, options) for args, options in calls.get(module, [])}
@@ -57,7 +52,21 @@ def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.
             return None
         return _with_masks(_opened(module, call.itself), module, call)
 
-    return replaced(network, kinds, other)
+    return replaced(network, _kinds(), other)
+
+
+def closed_attention(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The modules of a network that are PyTorch's attention and transformer layers, or derived from them."""
+    return [module for module in network.modules() if isinstance(module, _kinds())]
+
+
+def _kinds() -> tuple[type[torch.nn.Module], ...]:
+    from torch import nn
+
+    return (
+        *(nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
+        *(nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer),
+    )
 
 
 def _call(module: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Call:
