@@ -51,7 +51,7 @@ class OnnxRuntime(Engine):
                 export(network, samples[:2], folder / MODEL)
                 return
             alone = recipe.left_alone(network)
-            export(without_transposed(network), samples[:2], exported)
+            export(without_transposed(network, samples[:1]), samples[:2], exported)
             left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic
