@@ -51,7 +51,7 @@ class OnnxRuntime(Engine):
                 export(network, two_of(samples), folder / MODEL)
                 return
             alone = recipe.left_alone(network)
-            export(without_transposed(network), two_of(samples), exported)
+            export(without_transposed(network, samples[:1]), two_of(samples), exported)
             left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic

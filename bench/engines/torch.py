@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
-from bench.engines.equivalents import without_transposed
+from bench.engines.attention import closed_attention, with_open_attention
+from bench.engines.equivalents import without_padding_modes, without_transposed
 from bench.errors import BuildError, Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import has_vnni
@@ -33,6 +34,8 @@ class Torch(Engine):
 
     packages = ("torch",)
     format = "state_dict"
+    formats = ("fp32", "bf16", "int8")
+    activations = ("static", "dynamic")
     widths = (8, 4, 2)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
@@ -73,26 +76,26 @@ class Torch(Engine):
 def save(module: torch.nn.Module, file: Path) -> None:
     """Write the state of a lowered network. Raises BuildError where it cannot be read without unpickling objects.
 
-    Some of torch.ao's modules (PReLU, ELU) keep scales and weights out of their state dict: those are written beside
-    it.
+    Weights that torch.ao packed as objects are written as the numbers they were packed from. Some of torch.ao's modules
+    (ELU, LeakyReLU) keep scales and weights out of their state dict: those are written beside it.
     """
     import torch
 
+    state = module.state_dict()
+    packed = {name: _unpacked(state.pop(name)) for name in list(state) if isinstance(state[name], torch.ScriptObject)}
     apart = {
         f"{name}.{key}": vars(part)[key]
         for name, part in module.named_modules()
         for key in APART
         if isinstance(vars(part).get(key), (int, float, torch.Tensor))
     }
-    torch.save({"state": module.state_dict(), "apart": apart}, file)
+    torch.save({"state": state, "packed": packed, "apart": apart}, file)
     try:
         with quiet():
             torch.load(file, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise BuildError(
-            "torch.ao packed weights as objects, which are not read back for safety: it does so where a network calls "
-            "torch.nn.functional.conv2d or linear itself; call a module instead"
-        ) from error
+        line = str(error).strip().splitlines()[0]
+        raise BuildError(f"the network's state holds objects, which are not read back for safety: {line}") from error
 
 
 def restore(module: torch.nn.Module, file: Path) -> None:
@@ -101,10 +104,45 @@ def restore(module: torch.nn.Module, file: Path) -> None:
 
     with quiet():
         stored = torch.load(file, weights_only=True)
-    module.load_state_dict(stored["state"])
+    state = stored["state"]
+    state.update({name: _packed(*parts) for name, parts in stored["packed"].items()})
+    module.load_state_dict(state)
     for name, value in stored["apart"].items():
         owner, _, key = name.rpartition(".")
         setattr(module.get_submodule(owner), key, value)
+
+
+def _unpacked(packed: torch.ScriptObject) -> tuple[str, tuple[Any, ...]]:
+    """What torch.ao packed for a layer, as a kind and the tensors and numbers that `_packed` makes it from."""
+    import torch
+
+    kind, functions = packed._type().name(), torch.ops.quantized
+    if kind == "LinearPackedParamsBase":
+        return "linear", functions.linear_unpack(packed)
+    if kind == "CellParamsBase":  # of an LSTM or a GRU; the last of its numbers tells whether sums keep to 7 bits
+        _, biases, _, numbers, layers = packed.__getstate__()[0]
+        return "cell", (*(functions.linear_unpack(layer) for layer in layers), *biases, bool(numbers[-1]))
+    if kind in ("Conv2dPackedParamsBase", "Conv3dPackedParamsBase"):
+        name = kind[:6].lower()
+        places = ("stride", "padding", "dilation")
+        weight, bias = getattr(functions, f"{name}_unpack")(packed)
+        numbers = [getattr(functions, f"{name}_{place}")(packed) for place in places]
+        return name, (weight, bias, *numbers, getattr(functions, f"{name}_groups")(packed))
+    raise BuildError(f"torch.ao packed weights as {kind}, which is not known here and not unpickled for safety")
+
+
+def _packed(kind: str, parts: tuple[Any, ...]) -> torch.ScriptObject:
+    """The object that was unpacked, packed for the kernels that are set now."""
+    import torch
+
+    functions, made = torch.ops.quantized, None
+    if kind == "cell":
+        layers = [functions.linear_prepack(*layer) for layer in parts[:2]]
+        made = functions.make_quantized_cell_params_dynamic(*layers, *parts[2:])
+    else:
+        made = getattr(functions, f"{kind}_prepack")(*parts)
+    assert isinstance(made, torch.ScriptObject)
+    return made
 
 
 def pools() -> dict[str, object]:
@@ -142,15 +180,75 @@ def lowered(
         return between_float32(network.to(torch.bfloat16), torch.bfloat16, None if samples is None else example)
     if recipe.number_format == "fp32":
         return network
+    torch.backends.quantized.engine = quantized_engine()  # read when weights are packed
+    if recipe.activations == "dynamic":
+        return dynamic(network, recipe, example)
     watched = observed(network, recipe, example)
-    if recipe.calibrated and samples is not None:
+    if samples is not None:
         with torch.inference_mode():
             for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
                 watched(batch)
     with quiet():
         from torch.ao.quantization.quantize_fx import convert_fx
 
-        return convert_fx(watched)
+        return convert_fx(watched, backend_config=patterns())
+
+
+def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
+    """The network with its linear and recurrent layers in INT8, weights per channel, activations' scales from each
+    input. Raises Unsupported where it has none.
+
+    torch.ao has no INT8 for nn.RNN, nor for recurrent layers without biases or with projections: they stay in FP32.
+    """
+    from torch import nn
+
+    with quiet():
+        from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+        def has_kernel(module: Any) -> bool:
+            recurrent = type(module) in (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+            return type(module) is nn.Linear or recurrent and module.bias and not getattr(module, "proj_size", 0)
+
+        alone = recipe.left_alone(network)
+        network = with_open_attention(network, example)
+        closed = {part for box in closed_attention(network) for part in box.modules()}  # they read their parts' weights
+        layers = [(name, module) for name, module in network.named_modules() if has_kernel(module)]
+        names = [name for name, module in layers if name not in alone and module not in closed]
+        if names == [""]:
+            network, names = nn.Sequential(network), ["0"]  # a layer is exchanged in what it is part of
+        if not names:
+            raise Unsupported(
+                "torch.ao quantizes activations at run time in linear layers, LSTM and GRU with biases, and recurrent "
+                "cells; this network has none"
+            )
+        return quantize_dynamic(network, dict.fromkeys(names, per_channel_dynamic_qconfig), inplace=True)
+
+
+def patterns() -> Any:
+    """torch.ao's table of what has INT8 kernels, without those that err or that compute in FP32 (PyTorch 2.15.0).
+
+    Its PReLU scales what is above zero as well (3 dB of signal to noise, not 35). Transposed convolutions give rubbish,
+    oneDNN's where they change the number of channels, FBGEMM's for 2x2 at stride 2; normalization is folded wrongly
+    into those of several groups. The product of two activations is computed in FP32 between a dequantization and a
+    quantization: that is no INT8.
+    """
+    import torch
+    from torch.ao.quantization.backend_config import BackendConfig, get_native_backend_config
+
+    axes = (1, 2, 3)
+    barred = {
+        *(torch.nn.PReLU, torch.matmul),
+        *(getattr(torch.nn, f"ConvTranspose{count}d") for count in axes),
+        *(getattr(torch.nn.functional, f"conv_transpose{count}d") for count in axes),
+    }
+
+    def parts(pattern: Any) -> set[Any]:
+        return set().union(*map(parts, pattern)) if isinstance(pattern, tuple) else {pattern}
+
+    table = BackendConfig("native without what errs")
+    return table.set_backend_pattern_configs(
+        [entry for entry in get_native_backend_config().configs if barred.isdisjoint(parts(entry.pattern))]
+    )
 
 
 def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.ndarray | None = None) -> torch.nn.Module:
@@ -200,18 +298,16 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
 
 
 def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.fx.GraphModule:
-    """The network with observers where INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace it.
+    """The network with observers where static INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace
+    it.
 
-    Weights per channel and symmetric. A transposed convolution is told by a convolution and a pixel shuffle, or stays
-    in FP32 where it cannot be: the INT8 kernels for it give rubbish, oneDNN's where it changes the number of channels,
-    FBGEMM's for 2x2 at stride 2 (PyTorch 2.15.0).
+    Weights per channel and symmetric. What FX or the kernels do not know is told by what they do.
     Fewer than 8 bits are simulated by fewer levels in the storage and kernels of 8: weights keep to 2^bits - 1 about 0,
     activations to 2^bits over the range that calibration saw. What lies beyond that range is not cut off, for these
     kernels know no such limit.
     """
     import torch
 
-    torch.backends.quantized.engine = quantized_engine()  # read when weights are packed, at conversion
     with quiet():
         from torch.ao.quantization import (
             HistogramObserver,
@@ -220,39 +316,68 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             QConfigMapping,
             default_per_channel_weight_observer,
             get_default_qconfig_mapping,
-            per_channel_dynamic_qconfig,
         )
         from torch.ao.quantization.quantize_fx import prepare_fx
 
-        if recipe.activations == "dynamic":
-            if not any(isinstance(module, torch.nn.Linear) for module in network.modules()):
-                raise Unsupported("torch.ao quantizes activations at run time in linear layers; this network has none")
-            mapping = QConfigMapping().set_object_type(torch.nn.Linear, per_channel_dynamic_qconfig)
-        else:
-            activations, weights = HistogramObserver.with_args(reduce_range=saturating(network)), {}
-            if recipe.bits < 8:
-                most = 2 ** (recipe.bits - 1) - 1
-                activations = MinMaxObserver.with_args(quant_min=0, quant_max=2**recipe.bits - 1)
-                weights = {"quant_min": -most, "quant_max": most}
-            usual = QConfig(activations, default_per_channel_weight_observer.with_args(**weights))
-            mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
-            mapping.set_global(None if recipe.only else usual)
-            # in 256 levels of a sigmoid sure boxes tie: SCRFD's COCO AP is 0.28, not 0.34
-            for sigmoid in (torch.sigmoid, torch.nn.Sigmoid, "sigmoid", "sigmoid_"):
-                mapping.set_object_type(sigmoid, None)
-            for name in recipe.only:
-                mapping.set_module_name(name, usual)
-            for name in recipe.left:
-                mapping.set_module_name(name, None)
-            network = without_transposed(network)
-            for name, module in network.named_modules():
-                if isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
-                    mapping.set_module_name(name, None)
+        activations, weights = HistogramObserver.with_args(reduce_range=saturating(network)), {}
+        if recipe.bits < 8:
+            most = 2 ** (recipe.bits - 1) - 1
+            activations = MinMaxObserver.with_args(quant_min=0, quant_max=2**recipe.bits - 1)
+            weights = {"quant_min": -most, "quant_max": most}
+        usual = QConfig(activations, default_per_channel_weight_observer.with_args(**weights))
+        mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
+        mapping.set_global(None if recipe.only else usual)
+        # in 256 levels of a sigmoid sure boxes tie: SCRFD's COCO AP is 0.28, not 0.34
+        for sigmoid in (torch.sigmoid, torch.nn.Sigmoid, "sigmoid", "sigmoid_"):
+            mapping.set_object_type(sigmoid, None)
+        for name in recipe.only:
+            mapping.set_module_name(name, usual)
+        for name in recipe.left:
+            mapping.set_module_name(name, None)
+        network = without_padding_modes(without_transposed(with_open_attention(network, example), example))
         try:
-            return prepare_fx(network, mapping, (torch.from_numpy(example),))
+            watched = prepare_fx(network, mapping, (torch.from_numpy(example),), backend_config=patterns())
         except Exception as error:
             line = str(error).strip().splitlines()[0]
             raise BuildError(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
+        _mend(watched, example)
+        return watched
+
+
+def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
+    """Take observers from what is no float, which they cannot observe, and give convolutions that are called as functions
+    all their arguments, without which conversion fails.
+    """
+    import torch
+    from torch.ao.quantization import ObserverBase
+
+    axes_of = {getattr(torch.nn.functional, f"conv{axes}d"): axes for axes in (1, 2, 3)}
+    useless = set()
+
+    class Types(torch.fx.Interpreter):
+        def run_node(self, node: torch.fx.Node) -> Any:
+            if node.op == "call_module" and isinstance(watched.get_submodule(str(node.target)), ObserverBase):
+                value = self.env[node.all_input_nodes[0]]
+                if not value.is_floating_point():
+                    useless.add(node)
+                return value
+            return super().run_node(node)
+
+    with torch.no_grad():
+        Types(watched).run(torch.from_numpy(example.copy()))
+    for node in list(watched.graph.nodes):
+        if node in useless:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            watched.graph.erase_node(node)
+        elif node.target in axes_of:
+            usual = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+            given = dict(zip(("input", "weight", *usual), node.args, strict=False)) | node.kwargs
+            more = {name: given.get(name, value) for name, value in usual.items()}
+            for name in ("stride", "padding", "dilation"):
+                if isinstance(more[name], int):
+                    more[name] = (more[name],) * axes_of[node.target]
+            node.args, node.kwargs = (given["input"], given["weight"], *more.values()), {}
+    watched.recompile()
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
