@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, BenchWarning, CacheError
+from bench.progress import waited
 
 MANIFEST = "manifest.json"
 
@@ -83,7 +84,8 @@ class Store:
         place = self.root / kind / key(made_from)
         with refusals(self.root):
             place.parent.mkdir(parents=True, exist_ok=True)
-        with refusals(self.root, FileLock(f"{place}.lock")):
+        lock = waited(FileLock(f"{place}.lock"), f"waiting for the session that makes {kind} {place.name}")
+        with refusals(self.root, lock):
             found = self.find(kind, made_from)
             if found is None:
                 self._make(place, made_from, make)
