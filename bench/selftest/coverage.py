@@ -87,10 +87,11 @@ def coverage(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
     rng = np.random.default_rng(0)
     for deviation in DEVIATIONS:
         runs = covered(bench.plan, deviation, 1000 * repeats, rng)
+        hits = [hit for hit, *_ in runs]
         early = [hit for hit, first, count, _ in runs if count == first]
         told(
-            f"sd {deviation:.1%} from launch to launch: {np.mean([hit for hit, *_ in runs]):.2%} of {len(runs)} intervals "
-            f"hold the truth; {len(early) / len(runs):.0%} end with the first stage, which {len(early) - sum(early)} miss; "
-            f"{np.mean([count for _, _, count, _ in runs]):.1f} launches; median half-width "
-            f"{np.median([width for *_, width in runs]):.2%}"
+            f"sd {deviation:.1%} from launch to launch: {np.mean(hits):.2%} of {len(runs)} intervals hold the truth; "
+            f"{len(early) / len(runs):.0%} end with the first stage, {early.count(False) / len(runs):.2%} and miss; "
+            f"{np.mean([count for _, _, count, _ in runs]):.1f} launches, "
+            f"median half-width {np.median([width for *_, width in runs]):.2%}"
         )
