@@ -172,8 +172,6 @@ class _Pairs:
         open_all(added)
         if alone:
             self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask("usage")
-        if self._baseline is not None and added:
-            self.others = self._shared.sessions(self._baseline, len(self.launches))
         self.starting_s += time.monotonic() - begun
 
     def start_s(self) -> float:
@@ -187,8 +185,11 @@ class _Pairs:
         return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
 
     def sample(self, since: int) -> None:
-        """Sample all from this one on, in turn, for one pass."""
-        plan, watch = self._bench.plan, self.watch
+        """Sample all from this one on, in turn, for one pass; the baseline's sessions are begun where they lack."""
+        plan, watch, asked = self._bench.plan, self.watch, time.monotonic()
+        if self._baseline is not None:
+            self.others = self._shared.sessions(self._baseline, len(self.launches))
+        self.starting_s += time.monotonic() - asked
         pids = [side.pid for side in (*self.sessions, *(other.session for other in self.others))]
         watch.probes.append(self._shared.probe(self._case.threads))
         started = snapshot(pids)

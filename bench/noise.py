@@ -1,8 +1,9 @@
-"""What else the machine did while a case was measured, and what it can do at the best: control probes.
+"""What else the machine did while a case was measured, and what it can do at the best: control probes, and peaks.
 
 A probe is an fp32 product, an int8 product and a memory copy in a process of its own that no case touches: when it is
 slower than at its best, the machine was, not the case. The best is what this machine has kept up over a whole case, in
-any session: one that is held in an hour when everything is slower would know nothing better.
+any session: one that is held in an hour when everything is slower would know nothing better. A probe is one product, cheap enough to be made before
+each pass; the peak, which a case's pace is a share of, is the best of several products and convolutions, made once.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ def snapshot(pids: list[int]) -> dict[str, float | None]:
 
 
 def _mhz() -> float | None:
-    clocks = psutil.cpu_freq(percpu=True) if hasattr(psutil, "cpu_freq") else ()
+    clocks: Sequence[Any] = ()
+    if hasattr(psutil, "cpu_freq"):
+        with contextlib.suppress(OSError, RuntimeError):  # some kernels' files for it are not there, or odd
+            clocks = psutil.cpu_freq(percpu=True)
     return max((clock.current for clock in clocks or ()), default=None)
 
 
@@ -182,10 +186,10 @@ class Watch:
         self.elapsed_s += after["at_s"] - before["at_s"]
         self.foreign_s += max(0.0, after["busy_s"] - before["busy_s"] - (after["own_s"] - before["own_s"]))
         if self.steal_s is not None and after["steal_s"] is not None:
-            self.steal_s += after["steal_s"] - before["steal_s"]
+            self.steal_s += max(0.0, after["steal_s"] - before["steal_s"])  # kernels have let it go backwards
         else:
             self.steal_s = None
-        self.throttled += (after["throttled"] or 0) - (before["throttled"] or 0)
+        self.throttled += max(0, (after["throttled"] or 0) - (before["throttled"] or 0))
         self.mhz += [] if after["mhz"] is None else [after["mhz"]]
 
     def noise(self, best: dict[str, float]) -> dict[str, Any]:

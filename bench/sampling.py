@@ -144,7 +144,7 @@ class Launches(Protocol):
         ...
 
     def sample(self, since: int) -> None:
-        """Sample all from this one on, in turn, for one pass."""
+        """Sample all from this one on, in turn, for one pass; what of it is starting counts as that."""
         ...
 
 
@@ -162,9 +162,9 @@ def two_stages(plan: Plan, pairs: Launches, baseline: bool, clock: Callable[[], 
     first, most = len(pairs.launches), min(plan.most_launches, room)
     passes, sampling_s = 0, 0.0
     while True:
-        asked = clock()
+        asked = clock() - pairs.starting_s
         pairs.sample(0)
-        sampling_s += clock() - asked
+        sampling_s += clock() - pairs.starting_s - asked
         passes += 1
         samples = sum(len(launch.samples_s) for launch in pairs.launches)
         last = not baseline or first >= most or not plan.affordable(0.0, pairs.starting_s, pairs.start_s(), 0.0)

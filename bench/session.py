@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from bench.artifact import Artifact, Store, key, refusals
 from bench.case import Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, LackingData
+from bench.errors import BaselineError, BenchError, BenchWarning, LackingData, WorkerError
 from bench.machine import cores_for, describe
 from bench.model import models, source
 from bench.noise import Pace, Peak
@@ -217,6 +218,7 @@ class Shared:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._probes: dict[int, Worker] = {}
+        self._peakless: set[int] = set()
         self.pace = Pace(bench.cache)
         self._case: Case | None = None
         self._built: dict[str, str] = {}
@@ -265,14 +267,19 @@ class Shared:
 
     def peak(self, threads: int, number_format: str, gops: float) -> Peak | None:
         """The best pace in a number format that products and convolutions have reached on the cores of a case of so
-        many threads, None where nothing measures it. Measured once, and again where a case was faster.
+        many threads, None where nothing measures it. Measured once, and again where a case was faster; what cannot be
+        measured is told by a BenchWarning, and not tried again.
         """
         known = self.pace.peaks(threads)
-        if not known or (number_format in known and known[number_format].gops < gops):
-            environment = {"OMP_NUM_THREADS": str(threads)}
-            with Worker(environment, []) as worker:
-                found = worker.ask("peak", self._bench.timeout_s, threads=threads, cores=cores_for(threads))
-            known = self.pace.raise_peaks(threads, {name: Peak(**one) for name, one in found.items()})
+        wanted = not known or (number_format in known and known[number_format].gops < gops)
+        if wanted and threads not in self._peakless:
+            try:
+                with Worker({"OMP_NUM_THREADS": str(threads)}, []) as worker:
+                    found = worker.ask("peak", self._bench.timeout_s, BUSY, threads=threads, cores=cores_for(threads))
+                known = self.pace.raise_peaks(threads, {name: Peak(**one) for name, one in found.items()})
+            except WorkerError as error:
+                self._peakless.add(threads)
+                warnings.warn(f"the peak of {threads} threads is not measured: {error}", BenchWarning, stacklevel=2)
         return known.get(number_format)
 
     def start_s(self, count: int) -> float:
