@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, BenchWarning, CacheError
+from bench.progress import waited
 
 MANIFEST = "manifest.json"
 FOLLOWED = "followed"
@@ -121,7 +122,8 @@ class Store:
         place = self.root / kind / key(made_from)
         with refusals(self.root):
             place.parent.mkdir(parents=True, exist_ok=True)
-        with refusals(self.root, self._lock(kind, key(made_from))):
+        lock = waited(self._lock(kind, key(made_from)), f"waiting for the session that makes {kind} {place.name}")
+        with refusals(self.root, lock):
             known, found = self._walk(kind, made_from, beside, key(made_from))
             if found is None:
                 place = self._make(place, known, beside, make)

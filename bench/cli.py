@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.sampling import Plan
     from bench.session import Bench
 
-PATIENCE = 100  # building once for each layer takes so many times as long as an answer may
+PATIENCE = 100  # how many times the limit building for one layer may compute without telling how far it is
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -272,7 +272,7 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     if reason is not None:
         raise BadCase(f"{case.id} cannot be ranked: {reason}")
     with Bar() as bar, worker_for(case, bench, os.cpu_count() or 1, bar.told) as worker:
-        found = worker.ask("rank", PATIENCE * bench.timeout_s, **facts_of(case, bench))
+        found = worker.ask("rank", bench.timeout_s, PATIENCE, **facts_of(case, bench))
     layers = [sensitivity.Layer(**one) for one in found]
     if chosen.plot is not None:
         from bench.report.plots import drawn

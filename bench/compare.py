@@ -87,7 +87,13 @@ def _change(was: dict[str, Any], now: dict[str, Any], margin: float) -> Any:
     if _baseline(was) is None or _baseline(was) != _baseline(now):
         return None
     before, after = _launches(was), _launches(now)
-    return change(before, after, margin) if before and after else None
+    return change(before, after, margin, (_first(was, before), _first(now, after))) if before and after else None
+
+
+def _first(record: dict[str, Any], launches: list[float]) -> int | None:
+    """How many of its launches were of the first stage; None where it is not on record, as in older runs."""
+    first = record.get("speedup", {}).get("first")
+    return first if isinstance(first, int) and 0 < first <= len(launches) else None
 
 
 def _baseline(record: dict[str, Any]) -> Any:

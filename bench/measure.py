@@ -27,21 +27,25 @@ from bench.model import models, source
 from bench.noise import Watch, snapshot
 from bench.recipe import Recipe, recipes
 from bench.record import Record
-from bench.sampling import Launch, Plan, paired
+from bench.sampling import Launch, Plan, paired, two_stages
 from bench.session import (
+    JUDGING,
+    Baseline,
     Bench,
     Builder,
     Energy,
+    Metered,
     Session,
     Shared,
     built_by,
+    compiled,
     find,
     folders_of,
     open_all,
     origins,
     unsupported,
 )
-from bench.statistics import CONFIDENCE, Interval, latency, speedup_interval, verdict
+from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
 
 NOT_LOWERED_DB = 90.0
 NOT_FP32_DB = 60.0
@@ -146,65 +150,83 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
             return Record(case, "failed", str(error))
 
 
+class _Pairs:
+    """The launches of a case as processes: a session of the case each, and one of its baseline where it has one."""
+
+    def __init__(self, case: Case, bench: Bench, built: dict[str, str], baseline: Case | None, shared: Shared) -> None:
+        self._case, self._bench, self._built, self._baseline, self._shared = case, bench, built, baseline, shared
+        self._stack = contextlib.ExitStack()
+        self._startup_s = 0.0
+        self.launches: list[Launch] = []
+        self.starting_s = 0.0
+        self.sessions: list[Session] = []
+        self.others: list[Baseline] = []
+        self.before: dict[str, Any] = {}
+        self.watch, self.energy = Watch(), Energy()
+
+    def __enter__(self) -> _Pairs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self, count: int) -> None:
+        """Begin so many more launches; the first session alone, for the times to load and to make the first call."""
+        begun, alone = time.monotonic(), not self.sessions
+        added = [self._stack.enter_context(Session(self._case, self._bench, self._built)) for _ in range(max(0, count))]
+        self.sessions += added
+        self.launches += [Launch() for _ in added]
+        open_all(added)
+        if alone:
+            self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask("usage")
+        self.starting_s += time.monotonic() - begun
+
+    def start_s(self) -> float:
+        """What beginning one more would take, in seconds."""
+        other_s = 0.0 if self._baseline is None else self._shared.start_s(len(self.launches) + 1)
+        return self._startup_s + other_s
+
+    def room(self) -> int:
+        """How many launches the memory that is left has room for, by what the first session took at the most."""
+        peak_bytes = self.before["peak_rss_bytes"]
+        return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
+
+    def sample(self, since: int) -> None:
+        """Sample all from this one on, in turn, for one pass; the baseline's sessions are begun where they lack."""
+        plan, watch, asked = self._bench.plan, self.watch, time.monotonic()
+        if self._baseline is not None:
+            self.others = self._shared.sessions(self._baseline, len(self.launches))
+        self.starting_s += time.monotonic() - asked
+        pids = [side.pid for side in (*self.sessions, *(other.session for other in self.others))]
+        watch.probes.append(self._shared.probe(self._case.threads))
+        started = snapshot(pids)
+        sides = itertools.zip_longest(self.launches, self.sessions, self.others)
+        for launch, session, other in itertools.islice(sides, since, None):
+            paired(launch, Metered(session, self.energy), other, plan.pass_s, plan.slice_s, time.monotonic)
+        watch.add(started, snapshot(pids))
+
+
 def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -> Record:
     artifact, reference = _built(case, bench)
-    plan, watch, energy = bench.plan, Watch(), Energy()
-    launches: list[Launch] = []
-    interval: Interval | None = None
-    starting_s = 0.0
-    with contextlib.ExitStack() as stack:
-
-        def begin(count: int) -> list[Session]:
-            nonlocal starting_s
-            begun = time.monotonic()
-            made = (Session(case, bench, folders_of(artifact, reference), energy=energy) for _ in range(count))
-            added = [stack.enter_context(session) for session in made]
-            launches.extend(Launch() for _ in added)
-            open_all(added)
-            starting_s += time.monotonic() - begun
-            return added
-
-        began = time.monotonic()
-        sessions = begin(1)  # alone, for the times that it takes to load and to make the first call
-        startup_s, before = time.monotonic() - began, sessions[0].ask("usage")
-        room = max(1, int(available_bytes() / (2 * before["peak_rss_bytes"]))) if before["peak_rss_bytes"] else 2
-        sessions += begin(min(plan.least_launches, 3, room) - 1)
-        if 2 * (time.monotonic() - began) < plan.budget_s:
-            sessions += begin(min(plan.least_launches, room) - len(sessions))
-        passes = 0
-        while True:
-            asked = time.monotonic()
-            others = [] if baseline is None else shared.sessions(baseline, len(launches))
-            starting_s += time.monotonic() - asked
-            pids = [side.pid for side in (*sessions, *(other.session for other in others))]
-            watch.probes.append(shared.probe(case.threads))
-            started = snapshot(pids)
-            for launch, session, other in itertools.zip_longest(launches, sessions, others):
-                paired(launch, session, other, plan.pass_s, plan.slice_s, time.monotonic)
-            watch.add(started, snapshot(pids))
-            passes, spent_s = passes + 1, time.monotonic() - began
-            if others:
-                interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches])
-            taken = sum(len(launch.samples_s) for launch in launches)
-            if plan.enough(passes, taken, None if interval is None else interval.half_width, spent_s):
-                break
-            more_s = startup_s + (0.0 if baseline is None else shared.start_s(len(launches) + 1))
-            worth = spent_s + more_s < plan.budget_s and starting_s + more_s < plan.starting * plan.budget_s
-            if passes >= plan.least_passes and worth:
-                sessions += begin(min(1, plan.most_launches - len(launches), room - len(launches)))
-        usage = _used(before, sessions[0].ask("usage"))
+    built, plan = folders_of(artifact, reference), bench.plan
+    kept = compiled(case, bench, built)
+    began = time.monotonic()
+    with _Pairs(case, bench, built | ({"compiled": kept["folder"]} if kept else {}), baseline, shared) as pairs:
+        first = two_stages(plan, pairs, baseline is not None, time.monotonic)
+        launches, watch, session = pairs.launches, pairs.watch, pairs.sessions[0]
+        usage = _used(pairs.before, session.ask("usage"))
         folder = None if bench.pictures is None else str(bench.pictures)
-        judged = sessions[0].ask("evaluate", patience=10, pictures=folder)
-        executed = sessions[0].ask("explain") if bench.explain else {}
-        opened = sessions[0].opened
+        judged = session.ask("evaluate", JUDGING, pictures=folder)
+        executed = session.ask("explain", JUDGING) if bench.explain else {}
+        opened = session.opened
     reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
     if reason is not None:
         return Record(case, "failed", reason)
     watch.probes.append(shared.probe(case.threads))
     watch.switches = usage["involuntary_switches"]
     samples = tuple(sample_s for launch in launches for sample_s in launch.samples_s)
-    times = latency(samples)
     best = shared.pace.learn(case.threads, watch.probes)
+    efficiency = _efficiency(case, judged["macs_per_item"], statistics.median(samples), shared)
     return Record(
         case,
         "ok",
@@ -213,11 +235,12 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         drop=judged["drop"],
         answers=judged["answers"],
         pictures=tuple(judged["pictures"]),
-        speedup={} if interval is None else _speedup(interval, launches, others[0].session, plan),
-        latency=times,
+        speedup=_speedup(launches, first, pairs.others[0].session, plan) if pairs.others else {},
+        latency=latency([launch.samples_s for launch in launches], opened["calls_per_sample"], first),
         throughput_items_per_s=case.batch * len(samples) / sum(samples),
         load_s=opened["load_s"],
         first_call_s=opened["first_call_s"],
+        first_call_cold_s=kept.get("seconds"),
         steady=opened["steady"],
         peak_rss_bytes=usage["peak_rss_bytes"],
         artifact={
@@ -234,12 +257,12 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             "call_overhead_s": opened["call_overhead_s"],
             "threads_used": usage["threads_used"],
         },
-        efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), best),
+        efficiency=efficiency,
         noise=watch.noise(best),
         explained=executed,
-        energy_j_per_call=energy.per_call_j,
+        energy_j_per_call=pairs.energy.per_call_j,
         spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
-        warnings=(*_warnings(case, usage, opened["steady"]), *_of_inputs(opened), *judged["warnings"]),
+        warnings=(*_warnings(case, usage, opened["steady"], efficiency), *_of_inputs(opened), *judged["warnings"]),
         samples_s=samples,
     )
 
@@ -256,7 +279,8 @@ def _built(case: Case, bench: Bench) -> tuple[Artifact, Artifact]:
     return artifact, reference
 
 
-def _speedup(interval: Interval, launches: list[Launch], baseline: Session, plan: Plan) -> dict[str, Any]:
+def _speedup(launches: list[Launch], first: int, baseline: Session, plan: Plan) -> dict[str, Any]:
+    interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches], first)
     return {
         "baseline": {"case": baseline.case.axes(), "versions": baseline.opened["versions"]},
         "ratio": interval.ratio,
@@ -264,16 +288,23 @@ def _speedup(interval: Interval, launches: list[Launch], baseline: Session, plan
         "high": interval.high,
         "confidence": CONFIDENCE,
         "launches": len(launches),
+        "first": first,
         "rounds": sum(len(launch.case_s) for launch in launches),
         "verdict": verdict(interval, plan.interval),
         "medians": [{"case_s": launch.case_s, "baseline_s": launch.baseline_s} for launch in launches],
     }
 
 
-def _efficiency(case: Case, macs_per_item: int, median_s: float, best: dict[str, float]) -> dict[str, Any]:
+def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared) -> dict[str, Any]:
     gops = 2 * macs_per_item * case.batch / median_s / 1e9
-    peak = best.get({"fp32": "fp32_gflops", "int8": "int8_gops"}.get(recipes.get(case.precision).number_format, ""))
-    return {"macs_per_item": macs_per_item, "gops": gops, "share_of_peak": gops / peak if peak else None}
+    peak = shared.peak(case.threads, recipes.get(case.precision).number_format, gops) if gops else None
+    return {
+        "macs_per_item": macs_per_item,
+        "gops": gops,
+        "share_of_peak": None if peak is None else gops / peak.gops,
+        "peak_gops": None if peak is None else peak.gops,
+        "peak_by": None if peak is None else peak.by,
+    }
 
 
 def _used(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +318,7 @@ def _used(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _warnings(case: Case, usage: dict[str, Any], steady: dict[str, Any]) -> Iterable[str]:
+def _warnings(case: Case, usage: dict[str, Any], steady: dict[str, Any], efficiency: dict[str, Any]) -> Iterable[str]:
     used = usage["threads_used"]
     if used is not None and used != case.threads:
         yield f"{used} threads used the CPU where {case.threads} were asked for"
@@ -295,6 +326,12 @@ def _warnings(case: Case, usage: dict[str, Any], steady: dict[str, Any]) -> Iter
         yield f"not bound to cores: this system has no affinity, or fewer than {case.threads} CPUs"
     if not steady["steady"]:
         yield f"not steady after {steady['calls']} calls in {steady['seconds']:.1f} s"
+    share = efficiency["share_of_peak"]
+    if share is not None and share > 1:
+        yield (
+            f"its pace is {share:.0%} of the best that products and convolutions reach here, {efficiency['peak_by']}: "
+            "its library saves multiplications that the network is counted with"
+        )
 
 
 def _of_inputs(opened: dict[str, Any]) -> Iterable[str]:

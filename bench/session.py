@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from bench import build
-from bench.artifact import Artifact, Store
+from bench.artifact import Artifact, Store, key, refusals
 from bench.case import BASELINE, Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, CacheError, LackingData
-from bench.machine import cores_for, energy_j
+from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, LackingData, WorkerError
+from bench.machine import cores_for, describe
 from bench.model import models, source
-from bench.noise import Pace
+from bench.noise import Pace, Peak
 from bench.recipe import recipes
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
 from bench.tasks import tasks
 from bench.worker import Worker
+
+BUSY = 30  # how many times the limit a build may compute without telling how far it is: an hour, unless told otherwise
+JUDGING = 10
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Bench:
 
     cache            root of the artefact store.
     data             the user's data folder, None for embedded data.
-    timeout_s        the longest that one question to a worker may take; building and judging have ten times
-                     as long.
+    timeout_s        the longest that one question to a worker may take; building and judging may take as long as they
+                     tell their progress so often, or use the CPU, that for up to BUSY and JUDGING times as long.
     baseline_python  the interpreter of the baselines' workers, None for this one.
     memory_bytes     the most private memory a worker may have, None for no limit.
     most_drop        the most that quality may fall in a precision that leaves layers in FP32 to keep to it; None: as
@@ -88,16 +94,16 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
 
 @dataclass
 class Energy:
-    """Adds up what a case's slices used, where the system tells."""
+    """Adds up what a case's timed calls used, where the system tells."""
 
     joules: float = 0.0
     calls: int = 0
 
-    def add(self, before_j: float | None, after_j: float | None, calls: int) -> None:
+    def add(self, taken: Slice) -> None:
         """Count one slice; one in which the counter wrapped around, or which has none, is left out."""
-        if before_j is not None and after_j is not None and after_j >= before_j:
-            self.joules += after_j - before_j
-            self.calls += calls
+        if taken.energy_j is not None and taken.energy_j >= 0:
+            self.joules += taken.energy_j
+            self.calls += taken.calls
 
     @property
     def per_call_j(self) -> float | None:
@@ -106,20 +112,16 @@ class Energy:
 
 
 class Session:
-    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`."""
+    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`.
 
-    def __init__(
-        self,
-        case: Case,
-        bench: Bench,
-        built: dict[str, str],
-        python: str = sys.executable,
-        energy: Energy | None = None,
-    ) -> None:
-        self._energy = energy
+    built  the folders of the case's `artifact` and `reference`, and of what its engine compiles, `compiled`, where it
+           keeps that.
+    """
+
+    def __init__(self, case: Case, bench: Bench, built: dict[str, str], python: str = sys.executable) -> None:
         self.case, self._bench = case, bench
         self._facts = facts_of(case, bench) | built
-        self._worker = worker_for(case, bench, case.threads, python=python)
+        self._worker = worker_for(case, bench, case.threads, python=python, compiled=built.get("compiled"))
         self.opened: dict[str, Any] = {}
 
     def open(self) -> None:
@@ -135,10 +137,7 @@ class Session:
 
     def take(self, seconds: float) -> Slice:
         """Let it call for so many seconds, while all other sessions are suspended."""
-        before = energy_j()
         taken = Slice(**self.ask("slice", seconds=seconds))
-        if self._energy is not None:
-            self._energy.add(before, energy_j(), taken.calls)
         self._worker.suspend()
         return taken
 
@@ -147,13 +146,59 @@ class Session:
         """The worker's process number."""
         return self._worker.pid
 
-    def ask(self, question: str, patience: int = 1, **facts: Any) -> Any:
-        """Ask the worker, which may take so many times the usual limit; it goes on after the answer."""
-        return self._worker.ask(question, patience * self._bench.timeout_s, **facts, **self._facts)
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is still there."""
+        return self._worker.alive
+
+    def ask(self, question: str, busy: int = 1, **facts: Any) -> Any:
+        """Ask the worker, which may use the CPU for so many times the usual limit; it goes on after the answer."""
+        return self._worker.ask(question, self._bench.timeout_s, busy, **facts, **self._facts)
 
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
+
+
+def compiled(case: Case, bench: Bench, built: dict[str, str], python: str = sys.executable) -> dict[str, Any]:
+    """Where a case's engine keeps what it compiles at the first call, and how long that call took when nothing was
+    kept: `folder`, `seconds`; empty where it keeps nothing. Filled now where it is not: the session that compiles is
+    not the one that is timed.
+    """
+    from filelock import FileLock
+
+    if engines.get(case.engine).compiled is None:
+        return {}
+    of = [case.id, Path(built["artifact"]).name, python, describe()["fingerprint"]]
+    folder = bench.cache / "compiled" / key({"of": of})
+    told = folder / "first_call.json"
+    with refusals(bench.cache):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with refusals(bench.cache, FileLock(f"{folder}.lock")):
+        if not told.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a session left that was killed while it compiled
+            folder.mkdir()
+            with Session(case, bench, built | {"compiled": str(folder)}, python) as session:
+                session.open()
+            half = told.with_suffix(".half")
+            half.write_text(json.dumps({"seconds": session.opened["first_call_s"]}))
+            half.replace(told)
+        seconds: float = json.loads(told.read_text())["seconds"]
+    return {"folder": str(folder), "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class Metered:
+    """A side whose slices' energy is added up."""
+
+    side: Session
+    energy: Energy
+
+    def take(self, seconds: float) -> Slice:
+        """Let it call for so many seconds."""
+        taken = self.side.take(seconds)
+        self.energy.add(taken)
+        return taken
 
 
 def open_all(sessions: list[Session]) -> None:
@@ -176,6 +221,7 @@ class Shared:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._probes: dict[int, Worker] = {}
+        self._peakless: set[int] = set()
         self.pace = Pace(bench.cache)
         self._case: Case | None = None
         self._built: dict[str, str] = {}
@@ -190,24 +236,54 @@ class Shared:
 
     def close(self) -> None:
         """End all processes."""
-        self._drop()
+        self.drop()
         while self._probes:
             self._probes.popitem()[1].close()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """End the baseline's processes."""
         while self._sessions:
             self._sessions.pop().close()
         self._case = None
 
     def probe(self, threads: int) -> dict[str, float]:
         """Probe the machine on the cores of a case of so many threads."""
+        try:
+            return self._probed(threads)
+        except BenchError:  # something ended it between two cases, which is not the next one's failure
+            return self._probed(threads)
+
+    def _probed(self, threads: int) -> dict[str, float]:
         if threads not in self._probes:
             self._probes[threads] = Worker({"OMP_NUM_THREADS": str(threads)}, [])
-        figures: dict[str, float] = self._probes[threads].ask(
-            "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
-        )
-        self._probes[threads].suspend()
+        worker = self._probes[threads]
+        try:
+            figures: dict[str, float] = worker.ask(
+                "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
+            )
+        except BenchError:
+            del self._probes[threads]
+            worker.close()
+            raise
+        worker.suspend()
         return figures
+
+    def peak(self, threads: int, number_format: str, gops: float) -> Peak | None:
+        """The best pace in a number format that products and convolutions have reached on the cores of a case of so
+        many threads, None where nothing measures it. Measured once, and again where a case was faster; what cannot be
+        measured is told by a BenchWarning, and not tried again.
+        """
+        known = self.pace.peaks(threads)
+        wanted = not known or (number_format in known and known[number_format].gops < gops)
+        if wanted and threads not in self._peakless:
+            try:
+                with Worker({"OMP_NUM_THREADS": str(threads)}, []) as worker:
+                    found = worker.ask("peak", self._bench.timeout_s, BUSY, threads=threads, cores=cores_for(threads))
+                known = self.pace.raise_peaks(threads, {name: Peak(**one) for name, one in found.items()})
+            except WorkerError as error:
+                self._peakless.add(threads)
+                warnings.warn(f"the peak of {threads} threads is not measured: {error}", BenchWarning, stacklevel=2)
+        return known.get(number_format)
 
     def start_s(self, count: int) -> float:
         """What starting the baseline's session for the `count`th launch would take; 0 where it is there."""
@@ -216,12 +292,16 @@ class Shared:
     def sessions(self, case: Case, count: int) -> list[Baseline]:
         """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
         try:
-            if case != self._case:
-                self._drop()
+            dead = not all(session.alive for session in self._sessions)
+            if case != self._case or dead:
+                self.drop()
                 reason = unsupported(case, self._bench.data)
                 if reason is not None:
                     raise BaselineError(f"unsupported: {reason}")
-                self._built, self._case = built_by(case, self._bench, self._python), case
+                self._built = built_by(case, self._bench, self._python)
+                kept = compiled(case, self._bench, self._built, self._python)
+                self._built |= {"compiled": kept["folder"]} if kept else {}
+                self._case = case
             lacking = range(len(self._sessions), count)
             added = [Session(case, self._bench, self._built, self._python) for _ in lacking]
             self._sessions += added
@@ -229,7 +309,7 @@ class Shared:
             open_all(added)
             self._start_s = (time.monotonic() - began) / len(added) if added else self._start_s
         except BenchError as error:
-            self._drop()
+            self.drop()
             raise BaselineError(str(error)) from error
         return [Baseline(self, session) for session in self._sessions[:count]]
 
@@ -250,7 +330,7 @@ class Baseline:
         try:
             return self.session.take(seconds)
         except BenchError as error:
-            self.shared.close()
+            self.shared.drop()
             raise BaselineError(str(error)) from error
 
 
@@ -318,7 +398,8 @@ class Builder:
         if known in failures:
             raise type(failures[known])(str(failures[known]))
         try:
-            return self._worker_for(case).ask(question, 10 * self._bench.timeout_s, **facts_of(case, self._bench))
+            worker = self._worker_for(case)
+            return worker.ask(question, self._bench.timeout_s, BUSY, **facts_of(case, self._bench))
         except BenchError as error:
             self.close()  # what broke in it may break what comes after
             if not isinstance(error, CacheError):  # of a cache the user can make room in
@@ -360,13 +441,11 @@ def worker_for(
     threads: int,
     told: Callable[[str, int, int], None] | None = None,
     python: str = sys.executable,
+    compiled: str | None = None,
 ) -> Worker:
-    """A fresh worker with the environment that the case's engine wants for so many threads."""
-    environment = engines.get(case.engine).environment(threads)
-    return Worker(
-        environment | {"TORCHINDUCTOR_CACHE_DIR": str(bench.cache / "inductor")},
-        origins(),
-        told,
-        python,
-        bench.memory_bytes,
-    )
+    """A fresh worker with the environment that the case's engine wants for so many threads, and for the folder of what
+    it compiles.
+    """
+    engine = engines.get(case.engine)
+    kept = {engine.compiled: compiled} if engine.compiled is not None and compiled is not None else {}
+    return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes)

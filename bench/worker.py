@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,12 +31,17 @@ import psutil
 
 from bench import errors
 from bench.case import Case
-from bench.progress import send_to
+from bench.machine import energy_j
+from bench.progress import send_to, tell
 from bench.registry import Origin
-from bench.sampling import call_overhead_s, timed, warmed
+from bench.sampling import Timer, call_overhead_s, warmed
 
 LOG_LINES = 5
 LOG_BYTES = 65536
+LOOK_S = 1.0
+ALIVE_CORES = 0.05  # what a process that only waits uses is far below, what one that computes far above
+GONE_S = 5.0
+MARK = "BENCH_WORKER"
 
 
 class Worker:
@@ -57,6 +63,7 @@ class Worker:
         memory_bytes: int | None = None,
     ) -> None:
         self._told = told
+        self._mark = uuid.uuid4().hex
         self.suspended = False
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -64,7 +71,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | environment | {"PYTHONPATH": path},
+            env=os.environ | environment | {"PYTHONPATH": path, MARK: self._mark},
             process_group=0 if hasattr(os, "killpg") else None,  # what libraries fork in it ends with it
         )
         self._log = bytearray()
@@ -85,6 +92,11 @@ class Worker:
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self._process.poll() is None
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -117,11 +129,15 @@ class Worker:
         with contextlib.suppress(psutil.NoSuchProcess):  # it died: the next question says so
             what(psutil.Process(self._process.pid))
 
-    def ask(self, question: str, timeout_s: float, **facts: Any) -> Any:
+    def ask(self, question: str, timeout_s: float, busy: int = 1, **facts: Any) -> Any:
         """Give the answer to a question, one of QUESTIONS.
 
-        Raises the BenchError that the worker raised, or WorkerError with its last lines where it died, hung for
-        longer than `timeout_s` or answered rubbish; it is dead then.
+        timeout_s  the longest it may be without a sign of life: its progress, or, where `busy` is more than 1, that it
+                   or what it has started uses a CPU.
+        busy       how many times as long it may go on using CPUs and tell no progress.
+
+        Raises the BenchError that the worker raised, or WorkerError with its last lines where it died, hung or answered
+        rubbish; it is dead then.
         """
         assert self._process.stdin is not None
         self.resume()
@@ -131,26 +147,27 @@ class Worker:
             self._process.stdin.flush()
         except OSError:
             raise errors.WorkerError(self._obituary(question)) from None
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s, busy * timeout_s, time.monotonic())
         while True:
             try:
-                text = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+                text = self._answers.get(timeout=patience.look_s(time.monotonic()))
             except queue.Empty:
-                self._process.kill()
-                self._process.wait()
-                raise errors.WorkerError(
-                    f"no answer to {question!r} within {timeout_s:g} s; it was killed{self._last()}"
-                ) from None
+                reason = patience.lost(time.monotonic(), cpu_s(self._process.pid) if busy > 1 else 0.0)
+                if reason is None:
+                    continue
+                self._kill()
+                raise errors.WorkerError(f"no answer to {question!r} {reason}; it was killed{self._last()}") from None
             if text is None:
                 raise errors.WorkerError(self._obituary(question))
             try:
                 answer = dict(json.loads(text))
             except (ValueError, TypeError):
-                self._process.kill()
+                self._kill()
                 raise errors.WorkerError(
                     f"the worker answered {question!r} with rubbish, {text[:80]!r}; it was killed{self._last()}"
                 ) from None
             if "progress" in answer:
+                patience.told(time.monotonic())
                 if self._told is not None:
                     self._told(*answer["progress"])
             elif "error" in answer:
@@ -158,6 +175,10 @@ class Worker:
                 raise kind(answer["message"])
             else:
                 return answer["answer"]
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def _obituary(self, question: str) -> str:
         code = self._process.wait()
@@ -180,13 +201,13 @@ class Worker:
         with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
             self._process.stdin.close()
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=GONE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
         _kill_group(self._process.pid)
-        self._listener.join()
-        self._drain.join()
+        _kill_marked(self._mark)
+        for reader in (self._listener, self._drain):
+            reader.join(GONE_S)  # what holds a pipe open though it was killed, or hid, shall not hold up the session
 
 
 def _kill_group(leader: int) -> None:
@@ -194,6 +215,67 @@ def _kill_group(leader: int) -> None:
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(leader, signal.SIGKILL)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what was started with a worker's mark in its environment and is still there, in whatever session or group,
+    whoever is its parent by now; not this process itself.
+    """
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(MARK) == mark and process.pid != os.getpid():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU seconds that a process and what it has started have used, as far as they are still there or were waited
+    for; 0 where it is gone.
+    """
+    used = 0.0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                used += times.user + times.system
+                used += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return used
+
+
+@dataclass
+class Patience:
+    """When a worker that does not answer is given up.
+
+    idle_s  the longest without a sign of life: a message, or CPU time used.
+    busy_s  the longest without a message, whatever it uses.
+    now_s   when it was asked, in seconds of some clock.
+    """
+
+    idle_s: float
+    busy_s: float
+    now_s: float
+
+    def __post_init__(self) -> None:
+        self._message_s = self._sign_s = self._looked_s = self.now_s
+        self._used_s = 0.0
+
+    def look_s(self, now_s: float) -> float:
+        """For how long to wait for a message before looking at what it uses."""
+        due_s = min(self._sign_s + self.idle_s, self._message_s + self.busy_s) - now_s
+        return max(0.0, due_s if self.busy_s <= self.idle_s else min(due_s, LOOK_S))
+
+    def told(self, now_s: float) -> None:
+        """Note that a message came."""
+        self._message_s = self._sign_s = now_s
+
+    def lost(self, now_s: float, used_s: float) -> str | None:
+        """The reason to give it up, by the CPU seconds that it has used by now; None where there is none yet."""
+        if used_s - self._used_s > ALIVE_CORES * (now_s - self._looked_s):
+            self._sign_s = now_s
+        self._used_s, self._looked_s = used_s, now_s
+        if now_s - self._message_s >= self.busy_s:
+            return f"within {self.busy_s:g} s" + (" of using the CPU" if self.busy_s > self.idle_s else "")
+        return f"within {self.idle_s:g} s without using the CPU" if now_s - self._sign_s >= self.idle_s else None
 
 
 # What follows runs in the worker's process.
@@ -211,7 +293,7 @@ class Session:
     example_digest: str = ""
     interface: Any = None
     opened: tuple[Any, ...] = ()
-    typical_s: float = 0.0
+    timer: Timer | None = None
 
 
 _session: Session | None = None
@@ -298,13 +380,14 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     first_call_s = time.perf_counter() - loaded
     _bind(facts["cores"])
     steady = warmed(lambda: session.predict(session.example))
-    session.typical_s = steady.pop("typical_s")
+    session.timer = Timer(steady.pop("typical_s"), meter=energy_j)
     _unchanged(session)
     engine = engines.get(case.engine)
     return {
         "load_s": loaded - began,
         "first_call_s": first_call_s,
         "steady": steady,
+        "calls_per_sample": session.timer.together,
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
         "left": recipe.left,
@@ -342,7 +425,8 @@ def _bind(cores: list[int] | None) -> None:
 def _slice(facts: dict[str, Any]) -> dict[str, Any]:
     session = _current(facts)
     predict, example = session.predict, session.example
-    taken = timed(lambda: predict(example), facts["seconds"], session.typical_s)
+    assert session.timer is not None
+    taken = session.timer.slice(lambda: predict(example), facts["seconds"])
     return asdict(taken) | {"samples_s": [round(sample_s, 10) for sample_s in taken.samples_s]}
 
 
@@ -369,13 +453,15 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     _unchanged(session)
     source, reference = session.source, Path(facts["reference"])
     samples = build.load_data(source, "test")
-    spent_s = 0.0
+    spent_s, done = 0.0, 0
 
     def predict(batch: np.ndarray) -> Any:
-        nonlocal spent_s
+        nonlocal spent_s, done
         began = time.perf_counter()
         outputs = session.predict(batch)
         spent_s += time.perf_counter() - began
+        done += 1
+        tell("judging, batches", done, done)
         return outputs
 
     found = answered(predict, source.model, samples.inputs, session.case.batch, session.interface)
@@ -445,6 +531,13 @@ def _probe(facts: dict[str, Any]) -> dict[str, float]:
     return probe(_probes, facts["threads"])
 
 
+def _peak(facts: dict[str, Any]) -> dict[str, Any]:
+    from bench.noise import peaks
+
+    _bind(facts["cores"])
+    return peaks(facts["threads"])
+
+
 QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "refer": _refer,
     "build": _build,
@@ -453,6 +546,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "slice": _slice,
     "usage": _usage,
     "probe": _probe,
+    "peak": _peak,
     "evaluate": _evaluate,
     "explain": _explain,
 }
@@ -502,28 +596,34 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin:
             questions.put(line)
+        _kill_marked(os.environ.get(MARK, ""))
         _kill_group(0)  # the session is over, or dead: no worker outlives it, whatever it or its children are doing
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
 
-    def tell(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+    said = threading.Lock()
 
-    send_to(lambda label, done, total: tell({"progress": [label, done, total]}))
+    def say(message: dict[str, Any]) -> None:
+        with said:
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
+
+    send_to(lambda label, done, total: say({"progress": [label, done, total]}))
     while True:
         asked = json.loads(questions.get())
         try:
             for origin in asked["origins"]:
                 Origin(**origin).load()
-            tell({"answer": QUESTIONS[asked["question"]](asked["facts"])})
+            say({"answer": QUESTIONS[asked["question"]](asked["facts"])})
         except errors.BenchError as error:
-            tell({"error": type(error).__name__, "message": str(error)})
+            say({"error": type(error).__name__, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
-            said = str(error).split("\n\n")[0]  # the paragraphs after the first are advice on debugging, and in the log
-            tell({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {said}"})
+            words = str(error).split("\n\n")[
+                0
+            ]  # the paragraphs after the first are advice on debugging, and in the log
+            say({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {words}"})
 
 
 if __name__ == "__main__":

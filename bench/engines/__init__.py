@@ -39,11 +39,14 @@ class Engine(ABC):
     packages  distributions it needs; their versions are part of an artefact's key.
     format    the artefact's format, as the record names it.
     widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    compiled  the environment variable that names the folder where it keeps what it compiles at the first call; None
+              where it keeps nothing.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
     widths: tuple[int, ...] = (8,)
+    compiled: str | None = None
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:

@@ -168,7 +168,7 @@ def charts(varied: set[str]) -> dict[str, Any]:
         **by_axis,
         "Size": faceted(bars("size_mb:Q", "artefact, MB"), by_kind),
         "Peak memory": faceted(bars("peak_rss_mb:Q", "peak resident memory, MB"), by_kind),
-        "Share of the machine's peak": faceted(bars("share_of_peak:Q", "of what the probe reached"), by_kind),
+        "Share of the machine's peak": faceted(bars("share_of_peak:Q", "of the best product or convolution"), by_kind),
         "Load, first call, steady": faceted(phases, by_kind),
     }
 
