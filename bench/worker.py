@@ -290,6 +290,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
         "left": recipe.left,
+        "left_by": recipe.left_by,
         "call_overhead_s": call_overhead_s(),
     }
 
@@ -329,7 +330,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     from bench import build, pictures
     from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
-    from bench.tasks import digests, sqnr_db, tasks
+    from bench.tasks import digests, sqnr_db, tasks, told_of_truth
 
     session = _current(facts)
     source, reference = session.source, Path(facts["reference"])
@@ -351,8 +352,9 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
         "pictures": []
         if folder is None
         else pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, found.answers, known),
-        "quality": task.quality(found.answers, samples.targets)
-        | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
+        "quality": {"n": len(known)}
+        | told_of_truth(task.quality(found.answers, samples.targets), source.dataset.name)
+        | {"dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
         "fidelity": {"sqnr_db": sqnr_db(found.raw, raw)} | task.fidelity(found.answers, known),
         "drop": {
             name: asdict(paired_drop(was, is_now))
@@ -361,6 +363,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
                 task.scores(found.answers, samples.targets).values(),
                 strict=True,
             )
+            if len(was)
         },
         "answers": digests(task, found.answers),
         "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],

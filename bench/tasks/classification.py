@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -12,19 +14,33 @@ FIRST = (1, 5)
 
 
 class Classification:
-    """Judges class scores against class numbers; NaN scores are never right."""
+    """Judges class scores against class numbers; NaN scores are never right. An input whose class is None or below 0 has
+    none, as data sets tell it, and is not judged.
+    """
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, float]:
-        """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores; top5 where there are
-        more than five classes.
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, float]:
+        """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores, NaN where no input has
+        one; top5 where there are more than five classes. And n, how many were judged, where some inputs have none.
         """
-        return {name: float(scores.mean()) for name, scores in self.scores(answers, targets).items()}
+        found = self.scores(answers, targets)
+        judged = len(next(iter(found.values()), ()))
+        figures = {name: float(scores.mean()) if judged else float("nan") for name, scores in found.items()}
+        return figures | ({"n": judged} if found and 0 < judged < len(targets) else {})
 
-    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, np.ndarray]:
-        """top1 and top5: 1.0 where the target is among so many highest scores, else 0.0; of equal scores, the first."""
+    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, np.ndarray]:
+        """top1 and top5 of the inputs that have a target: 1.0 where it is among so many highest scores, else 0.0; of
+        equal scores, the first. Raises DataError where a target is no class of the network's.
+        """
         import numpy as np
 
-        outputs, wanted = np.asarray(answers), np.asarray(targets)
+        outputs, wanted = np.asarray(answers), np.array([-1 if one is None else one for one in targets])
+        if wanted.ndim != 1 or outputs.ndim != 2:
+            raise DataError(
+                f"classes are judged by scores (n, classes) and numbers (n,), not by {outputs.shape} and {wanted.shape}"
+            )
+        if wanted.max() >= outputs.shape[1]:
+            raise DataError(f"a target is class {wanted.max()}, but the network scores {outputs.shape[1]} classes, from 0")
+        outputs, wanted = outputs[wanted >= 0], wanted[wanted >= 0]
         sane = np.isfinite(outputs).all(axis=1)
         ranks = np.argsort(-outputs, axis=1, kind="stable") == wanted[:, None]
         return {
@@ -34,10 +50,11 @@ class Classification:
         }
 
     def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
-        """agreement: the share 0..1 of inputs to which both give the same class."""
+        """agreement: the share 0..1 of inputs to which both give the same class; NaN scores give none."""
         import numpy as np
 
-        return {"agreement": float(np.mean(np.argmax(answers, axis=1) == np.argmax(reference, axis=1)))}
+        sane = ~np.isnan(answers).any(axis=1)
+        return {"agreement": float(np.mean(sane & (np.argmax(answers, axis=1) == np.argmax(reference, axis=1))))}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The class of the highest score."""
