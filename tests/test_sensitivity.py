@@ -118,9 +118,9 @@ def test_a_training_side_without_truth_is_judged_by_agreement_with_fp32():
 
 def test_faces_without_truth_leave_in_fp32_what_their_agreement_needs():
     def boxes(output, item):
-        """The sides of a box by the outputs, as far from FP32's as these are."""
-        left, right = np.sort(output / 100)[:2]
-        return np.array([[left, 0.0, right + 1, 1.0, 0.9]])
+        """A box of one pixel, as far from FP32's as the output is."""
+        left = 10.0 * float(output[0])
+        return np.array([[left, 0.0, left + 1, 1.0, 0.9]])
 
     source, data = judged([Objects(np.zeros((0, 4)))] * COUNT)
     source = replace(source, model=replace(source.model, task="detection", answer=boxes))

@@ -57,7 +57,9 @@ def test_a_class_that_the_network_does_not_score_is_refused():
 
 def test_scores_that_are_no_numbers_agree_with_nothing():
     nan = float("nan")
-    assert tasks.get("classification").fidelity([[nan, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]) == {"agreement": 0.5}
+    assert tasks.get("classification").fidelity([[nan, 1.0], [1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]) == {
+        "agreement": 0.5
+    }
 
 
 def test_label_maps_without_truth_have_no_quality():

@@ -21,8 +21,7 @@ class Task(Protocol):
         ...
 
     def scores(self, answers: Sequence[Any], targets: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Judge each answer that has a target alone: metric name -> (k,), for those metrics whose mean is the quality.
-        """
+        """Judge each answer that has a target: metric name -> (k,), for those metrics whose mean is the quality."""
         ...
 
     def fidelity(self, answers: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ FIRST = (1, 5)
 
 
 class Classification:
-    """Judges class scores against class numbers; NaN scores are never right. An input whose class is None or below 0 has
-    none, as data sets tell it, and is not judged.
+    """Judges class scores against class numbers; NaN scores are never right. An input whose class is None or below 0
+    has none, as data sets tell it, and is not judged.
     """
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, float]:
@@ -39,7 +39,8 @@ class Classification:
                 f"classes are judged by scores (n, classes) and numbers (n,), not by {outputs.shape} and {wanted.shape}"
             )
         if wanted.max() >= outputs.shape[1]:
-            raise DataError(f"a target is class {wanted.max()}, but the network scores {outputs.shape[1]} classes, from 0")
+            told = f"the network scores {outputs.shape[1]} classes, from 0"
+            raise DataError(f"a target is class {wanted.max()}, but {told}")
         outputs, wanted = outputs[wanted >= 0], wanted[wanted >= 0]
         sane = np.isfinite(outputs).all(axis=1)
         ranks = np.argsort(-outputs, axis=1, kind="stable") == wanted[:, None]

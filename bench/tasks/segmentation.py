@@ -100,9 +100,8 @@ def confusion(answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> n
     least = min(int(labels.min(initial=0)) for labels in (*answers, *targets))
     if least < 0:
         raise DataError(f"a label map has class {least}; classes count from 0, and pixels that do not count are {VOID}")
-    classes = 1 + max(
-        max(int(target[target != VOID].max(initial=0)) for target in targets), max(int(a.max(initial=0)) for a in answers)
-    )
+    known = [*(target[target != VOID] for target in targets), *answers]
+    classes = 1 + max(int(labels.max(initial=0)) for labels in known)
     counts = np.zeros((classes, classes), np.int64)
     for answer, target in zip(answers, targets, strict=True):
         seen = target != VOID
