@@ -88,33 +88,43 @@ def read_all(names: Iterable[str]) -> list[Run]:
     return [dataclasses.replace(read(file), name=name) for file, name in zip(files, called, strict=True)]
 
 
+def saved(path: Path) -> dict[str, Any]:
+    """What a file holds that pytest-benchmark saved: its `benchmarks`, a list of dicts, and what this harness added,
+    `bench` with `cases`, a list of dicts too, whatever the file has there. Raises RunFileError where it is no such
+    file.
+    """
+    try:
+        content = _parsed(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise RunFileError(f"cannot read {path}: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunFileError(f"{path} is not a saved run: it is no whole JSON file ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+        raise RunFileError(
+            f"{path} is not a saved run: it has no list of 'benchmarks'; name a file that pytest-benchmark saved"
+        )
+    added = {"schema": 1} | _dict(content.get("bench"))
+    added["cases"] = _dicts(added.get("cases"))
+    return content | {"benchmarks": _dicts(content["benchmarks"]), "bench": added}
+
+
 def read(path: Path) -> Run:
     """Read a file that pytest-benchmark saved. Raises RunFileError where it is none, or holds no benchmark.
 
     Benchmarks of other suites than this harness's are cases too: of the model of their name, without precision or
     engine.
     """
-    try:
-        saved = _parsed(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise RunFileError(f"cannot read {path}: {reason}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunFileError(f"{path} is not a saved run: it is no whole JSON file ({error})") from error
-    if not isinstance(saved, dict) or not isinstance(saved.get("benchmarks"), list):
-        raise RunFileError(
-            f"{path} is not a saved run: it has no list of 'benchmarks'; name a file that pytest-benchmark saved"
-        )
-    others = _dict(saved.get("bench")).get("cases")
-    entries = [(_dict(entry).get("extra_info"), _dict(entry)) for entry in saved["benchmarks"]]
-    entries += [(entry, {}) for entry in (others if isinstance(others, list) else [])]
+    content = saved(path)
+    entries = [(entry.get("extra_info"), entry) for entry in content["benchmarks"]]
+    entries += [(entry, {}) for entry in content["bench"]["cases"]]
     records = [record for told, entry in entries if (record := _record(told, entry)) is not None]
     if not records:
-        raise RunFileError(f"{path} holds no benchmark among its {len(saved['benchmarks'])} entries")
-    when, commit = saved.get("datetime"), _dict(saved.get("commit_info")).get("id")
+        raise RunFileError(f"{path} holds no benchmark among its {len(content['benchmarks'])} entries")
+    when, commit = content.get("datetime"), _dict(content.get("commit_info")).get("id")
     return Run(
         records,
-        _dict(_dict(saved.get("machine_info")).get("bench")) or _plain_machine(_dict(saved.get("machine_info"))),
+        _dict(_dict(content.get("machine_info")).get("bench")) or _plain_machine(_dict(content.get("machine_info"))),
         when if isinstance(when, str) else None,
         commit if isinstance(commit, str) else None,
         path.stem,
@@ -132,6 +142,10 @@ def _parsed(content: bytes) -> Any:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _record(told: Any, entry: dict[str, Any]) -> dict[str, Any] | None:
