@@ -172,7 +172,8 @@ def judged(case: Any) -> str:
 def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
     for column, value in wanted.items():
         values = value if isinstance(value, list) else [value]
-        table = table[[cell in values for cell in table[column]]] if column in table else table.iloc[:0]
+        places = [place for place, cell in enumerate(table[column]) if cell in values] if column in table else []
+        table = table.iloc[places]
     return table
 
 
