@@ -271,7 +271,7 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
         tried = trial(builder, recipe, source, network_weights)
         if recipe.most_drop is not None:
             recipe = sensitivity.settled(tried, recipe, source, load_data(source, "train"))
-            (folder / LEFT).write_text(json.dumps(recipe.left))
+            (folder / LEFT).write_text(json.dumps({"left": recipe.left, "by": recipe.left_by}))
         if recipe.calibrated:
             used = {"asked": source.model.calibration, "used": len(tried.samples)}
             (folder / CALIBRATION).write_text(json.dumps(used))
@@ -298,8 +298,11 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
 
 def as_built(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe that an artefact in a folder was built by, with the layers that were found to stay in FP32."""
-    told = folder / LEFT
-    return replace(recipe, left=tuple(json.loads(told.read_text()))) if told.is_file() else recipe
+    if not (folder / LEFT).is_file():
+        return recipe
+    told = json.loads((folder / LEFT).read_text())
+    told = {"left": told, "by": None} if isinstance(told, list) else told  # as it was before it told by what
+    return replace(recipe, left=tuple(told["left"]), left_by=told["by"])
 
 
 def calibration_of(folder: Path) -> dict[str, int]:

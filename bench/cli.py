@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--margin", type=_share, default=0.01, metavar="PERCENT", help="smaller changes are none (default: 1%%)"
     )
     compare.add_argument(
-        "--fail-on", metavar="NAME:LIMIT,...", help="end with 1 beyond it: slower:2%%, top1:0.5%%, missing, failed"
+        "--fail-on",
+        metavar="NAME:LIMIT,...",
+        help="end with 1 beyond it: slower:2%%, top1:0.5%%; missing and failed, both with what became unsupported",
     )
     _output(compare)
     compare.set_defaults(do=_compare)

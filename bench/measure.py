@@ -248,6 +248,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             "bytes": artifact.bytes,
             "format": engines.get(case.engine).format,
             "left_in_fp32": opened["left"],
+            "left_by": opened["left_by"],
         },
         calibration=opened["calibration"],
         process={

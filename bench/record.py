@@ -17,7 +17,8 @@ class Record:
     """One case and what came of it. All times in seconds, all sizes in bytes; absent where it was not measured.
 
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
-    quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
+    quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n;
+                null, with the reason, where the data have no truth to judge by.
     fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs, and the task's own figures.
     drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
     answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where it was not judged.
@@ -30,7 +31,8 @@ class Record:
                 reason; interval, samples, calls_per_sample: see bench.statistics.latency.
     first_call_s  of the first call after loading; where the engine keeps what it compiles, with that there, and
                 first_call_cold_s with nothing there, as it was when it was compiled; null where nothing is kept.
-    artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop.
+    artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop;
+                left_by, the figure on the training side that they were chosen by.
     lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format, and
                 the layers that are not in the recipe's: see bench.lowered; absent where the engine cannot be counted.
     kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs

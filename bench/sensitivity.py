@@ -6,6 +6,7 @@ All on the training side: the test side judges what comes of it.
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +92,8 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
 
 def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
     """The recipe with the fewest layers left in FP32, those that cost most first, with which the first figure of
-    quality falls by no more than `recipe.most_drop` from FP32's, on up to 512 items of the training side.
+    quality falls by no more than `recipe.most_drop` from FP32's, on up to 512 items of the training side. Where that
+    side has no truth, the task's agreement with FP32 is judged in its place, both ways round: it falls from 1.
 
     The number of layers is found by halving, as though leaving more in FP32 never hurt. Raises BuildError where the
     training side has nothing to judge by.
@@ -104,27 +106,39 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
     count = min(ITEMS, len(data.inputs))
     items, targets = list(itertools.islice(data.inputs, count)), data.targets[:count]
 
-    def quality(predict: Predict) -> float:
-        figures = task.quality(answered(predict, source.model, items, BATCH, trial.interface).answers, targets)
-        value = next((value for value in figures.values() if isinstance(value, float) and value == value), None)
-        if value is None:
-            raise BuildError(
-                f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by"
-            )
-        return value
+    def answers(predict: Predict) -> list[Any]:
+        return answered(predict, source.model, items, BATCH, trial.interface).answers
 
-    whole = quality(predictor(trial.network()))
+    def agreement(one: list[Any], other: list[Any]) -> float:
+        both = (task.fidelity(one, other), task.fidelity(other, one))  # detection's tells of boxes lost, not of added
+        told = [figures.get("agreement", math.nan) for figures in both]
+        return min((float(value) for value in told if not math.isnan(value)), default=math.nan)
+
+    known = answers(predictor(trial.network()))
+    quality = task.quality(known, targets)
+    metric = next((name for name, value in quality.items() if isinstance(value, float) and math.isfinite(value)), None)
+    if metric is None and not agreement(known, known) == 1:
+        raise BuildError(
+            f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by, and "
+            f"FP32's answers there show no agreement that could be judged instead"
+        )
     order = [layer.name for layer in ranked(trial, recipe)]
+
+    def drop(predict: Predict) -> float:
+        found = answers(predict)
+        if metric is None:
+            return 1 - agreement(found, known)
+        return float(quality[metric] - task.quality(found, targets)[metric])
 
     def holds(left: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            return whole - quality(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
+            return drop(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
 
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return replace(recipe, left=tuple(order[:low]))
+    return replace(recipe, left=tuple(order[:low]), left_by=metric or "agreement with FP32")
 
 
 def rendered(layers: Sequence[Layer]) -> str:

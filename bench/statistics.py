@@ -217,14 +217,67 @@ def change(
     return Change(Interval(math.exp(rise - half), math.exp(rise), math.exp(rise + half)), p)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of tests held together, so that all of them err with no more than the chance of one.
+def holm(p_values: Sequence[float | None]) -> list[float]:
+    """The p-values of tests held together, so that all of them err with no more than the chance of one. What is no
+    p-value (None, NaN, beyond 0..1) is of no test: it counts for none, and comes back as 1.0.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    known = {place: p for place, p in enumerate(p_values) if p is not None and 0 <= p <= 1}
     adjusted, least = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+    for rank, place in enumerate(sorted(known, key=known.__getitem__)):
+        least = max(least, min(1.0, (len(known) - rank) * known[place]))
         adjusted[place] = least
     return adjusted
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where the logarithm of a positive figure lies in one run: the level, its standard error by what scattered within
+    the run, with so many degrees of freedom; both None where nothing is known to have scattered.
+    """
+
+    log: float
+    error: float | None
+    freedom: float | None
+
+
+def level_of(samples: Sequence[float]) -> Level:
+    """The level of the median of samples (n,), all above 0, with a standard error that asks for no distribution: the
+    distance of two order statistics beside the median, by the normal deviate of what they hold by the binomial.
+
+    Source: McKean & Schrader 1984, "A comparison of methods for studentizing the sample median"; Price & Bonett 2001,
+    "Estimating the variance of the sample median".
+    """
+    import numpy as np
+    from scipy.special import bdtr, ndtri
+
+    logs = np.sort(np.log(np.asarray(samples, dtype=np.float64)))
+    count = len(logs)
+    if count < 2:
+        return Level(float(logs[0]), None, None)
+    place = max(1, round((count + 1) / 2 - math.sqrt(count)))
+    deviate = -float(ndtri(bdtr(place - 1, count, 0.5)))
+    return Level(float(np.median(logs)), float(logs[count - place] - logs[place - 1]) / (2 * deviate), count - 1)
+
+
+def change_of_levels(before: Level, after: Level, margin: float, apart: float, unknown: float) -> Change:
+    """Compare one level with another, each of one run: after / before, and the p-value of no change beyond the margin.
+
+    apart    the standard deviation of the logarithm from run to run, which no run shows by itself, and which is known.
+    unknown  what to take for it where a run does not show how much it scattered either.
+
+    Student's interval, its degrees of freedom by Satterthwaite 1946, "An approximate distribution of estimates of
+    variance components", the part that is known having infinitely many.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    shown = [(one.error, one.freedom) for one in (before, after) if one.error is not None and one.freedom is not None]
+    known = 2 * apart**2 if len(shown) == 2 else 2 * unknown**2
+    variance = known + sum(error**2 for error, _ in shown)
+    estimated = sum(error**4 / freedom for error, freedom in shown)
+    freedom = min(variance**2 / estimated, 1e9) if estimated > 0 else 1e9
+    spread, difference = math.sqrt(variance), after.log - before.log
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * spread
+    p = float(stdtr(freedom, -(abs(difference) - math.log1p(margin)) / spread))
+    return Change(Interval(math.exp(difference - half), math.exp(difference), math.exp(difference + half)), p)

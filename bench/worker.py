@@ -393,6 +393,7 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "left": recipe.left,
         "calibration": build.calibration_of(Path(facts["artifact"])),
         "writes_input": session.interface.writes_input,
+        "left_by": recipe.left_by,
         "call_overhead_s": call_overhead_s(),
     }
 
@@ -447,7 +448,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     from bench import build
     from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
-    from bench.tasks import digests, likeness, tasks
+    from bench.tasks import digests, likeness, tasks, told_of_truth
 
     session = _current(facts)
     _unchanged(session)
@@ -475,8 +476,9 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
         "pictures": names,
         "warnings": doubts,
         "raw": raw,
-        "quality": task.quality(found.answers, samples.targets)
-        | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
+        "quality": {"n": len(known)}
+        | told_of_truth(task.quality(found.answers, samples.targets), source.dataset.name)
+        | {"dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
         "fidelity": nearness | task.fidelity(found.answers, known),
         "drop": {
             name: asdict(paired_drop(was, is_now))
@@ -485,6 +487,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
                 task.scores(found.answers, samples.targets).values(),
                 strict=True,
             )
+            if len(was)
         },
         "answers": digests(task, found.answers),
         "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],

@@ -48,8 +48,8 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
         rows.append(
             {axis: case[axis] for axis in AXES}
             | {
-                "case": case["id"],
-                "kind": f"{case['engine']} {case['precision']}",
+                "case": case["name"],
+                "kind": f"{case['engine']} {case['precision']}{case['name'].removeprefix(case['id'])}",
                 "metric": None if metric is None else metric.removeprefix("quality."),
                 "quality": figure(metric),
                 "p50_ms": figure("latency.p50_s", 1e3),

@@ -16,11 +16,13 @@ class Task(Protocol):
     """How the answers of one kind of network are judged; figures that are details are in dicts of their own."""
 
     def quality(self, answers: Sequence[Any], targets: Sequence[Any]) -> dict[str, Any]:
-        """Judge n answers against their targets: metric name -> figure, null as NaN."""
+        """Judge n answers against their targets: metric name -> figure; NaN, never a number, where there is no truth to
+        judge by. `n` where fewer than all were judged.
+        """
         ...
 
     def scores(self, answers: Sequence[Any], targets: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Judge each of the n answers alone: metric name -> (n,), for those metrics whose mean is the quality."""
+        """Judge each answer that has a target: metric name -> (k,), for those metrics whose mean is the quality."""
         ...
 
     def fidelity(self, answers: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
@@ -45,6 +47,13 @@ tasks.add("restoration_rgb", "bench.tasks.restoration:RGB")
 tasks.add("restoration_ycbcr", "bench.tasks.restoration:YCBCR")
 tasks.add("restoration_grey", "bench.tasks.restoration:GREY")
 tasks.add("generation", "bench.tasks.restoration:GENERATION")
+
+
+def told_of_truth(figures: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """A task's figures of quality, with the reason beside them where all are NaN: the data set's split has no truth."""
+    numbers = [value for value in figures.values() if isinstance(value, float)]
+    untold = bool(numbers) and all(value != value for value in numbers)
+    return figures | ({"reason": f"the test side of {dataset} has no truth to judge by"} if untold else {})
 
 
 def digests(task: Task, answers: Sequence[Any]) -> str:

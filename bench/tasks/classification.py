@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -15,21 +17,39 @@ FIRST = (1, 5)
 
 
 class Classification:
-    """Judges class scores against class numbers; NaN scores are never right."""
+    """Judges class scores against class numbers; NaN scores are never right. An input whose class is None or below 0
+    has none, as data sets tell it, and is not judged.
+    """
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, float]:
-        """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores; top5 where there are
-        scores of more than five classes.
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, float]:
+        """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores, NaN where no input has
+        one; top5 where there are scores of more than five classes. And n, how many were judged, where some inputs have
+        no target.
         """
-        return {name: float(scores.mean()) for name, scores in self.scores(answers, targets).items()}
+        found = self.scores(answers, targets)
+        judged = len(next(iter(found.values()), ()))
+        figures = {name: float(scores.mean()) if judged else float("nan") for name, scores in found.items()}
+        return figures | ({"n": judged} if found and 0 < judged < len(targets) else {})
 
-    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[int]) -> dict[str, np.ndarray]:
-        """top1 and top5: 1.0 where the target is among so many highest scores, else 0.0; of equal scores, the first."""
+    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, np.ndarray]:
+        """top1 and top5 of the inputs that have a target: 1.0 where it is among so many highest scores, else 0.0; of
+        equal scores, the first. Raises DataError where a target is no class of the network's.
+        """
         import numpy as np
 
-        outputs, wanted = np.asarray(answers), np.asarray(targets)
+        outputs, wanted = np.asarray(answers), np.array([-1 if one is None else one for one in targets])
+        if wanted.ndim != 1 or outputs.ndim not in (1, 2):
+            raise DataError(
+                f"classes are judged by scores (n, classes) or classes (n,), and by numbers (n,), not by "
+                f"{outputs.shape} and {wanted.shape}"
+            )
+        judged = wanted >= 0
         if outputs.ndim == 1:
-            return {"top1": (outputs == wanted).astype(np.float64)}
+            return {"top1": (outputs == wanted)[judged].astype(np.float64)}
+        if wanted.max() >= outputs.shape[1]:
+            told = f"the network scores {outputs.shape[1]} classes, from 0"
+            raise DataError(f"a target is class {wanted.max()}, but {told}")
+        outputs, wanted = outputs[judged], wanted[judged]
         sane = np.isfinite(outputs).all(axis=1)
         ranks = np.argsort(-outputs, axis=1, kind="stable") == wanted[:, None]
         return {
@@ -39,11 +59,12 @@ class Classification:
         }
 
     def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
-        """agreement: the share 0..1 of inputs to which both give the same class."""
+        """agreement: the share 0..1 of inputs to which both give the same class; NaN scores give none."""
         import numpy as np
 
-        pairs = zip(map(self.decided, answers), map(self.decided, reference), strict=True)
-        return {"agreement": float(np.mean([answer == known for answer, known in pairs]))}
+        sane = [not np.isnan(answer).any() for answer in answers]
+        pairs = zip(sane, map(self.decided, answers), map(self.decided, reference), strict=True)
+        return {"agreement": float(np.mean([whole and answer == known for whole, answer, known in pairs]))}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The class of the highest score."""
