@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.case import AXES, COUNTED_AXES
+from bench.case import AXES, COUNTED_AXES, MOST
 from bench.errors import RunFileError
 from bench.machine import fingerprint
 from bench.record import Record, is_number
@@ -19,7 +19,6 @@ from bench.record import Record, is_number
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST = 1_000_000
 SECTIONS = tuple(one.name for one in dataclasses.fields(Record) if one.default_factory is dict)
 FIGURES = ("throughput_items_per_s", "load_s", "first_call_s", "peak_rss_bytes", "energy_j_per_call")
 COLUMNS = (

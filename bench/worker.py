@@ -33,6 +33,16 @@ from bench.progress import send_to
 from bench.registry import Origin
 from bench.sampling import call_overhead_s, timed, warmed
 
+# The harness comes from its own folder alone: the one that this lies in would bring all the libraries installed there.
+START = """
+import importlib.util, sys
+folder = sys.argv[2]
+spec = importlib.util.spec_from_file_location("bench", folder + "/__init__.py", submodule_search_locations=[folder])
+sys.modules["bench"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["bench"])
+from bench.worker import main
+main()
+"""
 LOG_LINES = 5
 LOG_BYTES = 65536
 
@@ -57,13 +67,12 @@ class Worker:
     ) -> None:
         self._told = told
         self.suspended = False
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [python, "-m", "bench.worker", json.dumps({"memory_bytes": memory_bytes})],
+            [python, "-c", START, json.dumps({"memory_bytes": memory_bytes}), str(Path(__file__).parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | environment | {"PYTHONPATH": path},
+            env=os.environ | environment,
             process_group=0 if hasattr(os, "killpg") else None,  # what libraries fork in it ends with it
         )
         self._log = bytearray()
@@ -380,6 +389,12 @@ def _explain(facts: dict[str, Any]) -> dict[str, Any]:
 _probes: dict[str, Any] = {}
 
 
+def _installed(facts: dict[str, Any]) -> dict[str, Any]:
+    from bench.interpreter import Interpreter
+
+    return asdict(Interpreter.here(facts["packages"]))
+
+
 def _probe(facts: dict[str, Any]) -> dict[str, float]:
     from bench.noise import probe
 
@@ -397,6 +412,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "probe": _probe,
     "evaluate": _evaluate,
     "explain": _explain,
+    "installed": _installed,
 }
 
 
@@ -466,7 +482,3 @@ def main() -> None:
             traceback.print_exc()
             said = str(error).split("\n\n")[0]  # the paragraphs after the first are advice on debugging, and in the log
             tell({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {said}"})
-
-
-if __name__ == "__main__":
-    main()
