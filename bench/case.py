@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import numbers
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,6 +13,7 @@ from typing import Any
 from bench.errors import BadCase
 
 COUNTED_AXES = ("batch", "threads")
+MOST = 1_000_000  # of a counted axis: what is saved with more is not read back
 ID = re.compile(
     r"(?P<model>.+)-(?P<precision>[^-]+)-(?P<engine>[^-]+)-b(?P<batch>\d+)-t(?P<threads>\d+)(-(?P<device>.+))?"
 )
@@ -20,7 +23,7 @@ ID = re.compile(
 class Case:
     """One model in one precision on one engine, at a batch size, with a thread budget, on a device.
 
-    `precision` names a recipe. Raises BadCase where a number is below 1 or a name is empty.
+    `precision` names a recipe. Raises BadCase where a number is below 1 or above a million, or a name is none.
     """
 
     model: str
@@ -33,11 +36,12 @@ class Case:
     def __post_init__(self) -> None:
         for axis in ("batch", "threads"):
             value = getattr(self, axis)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadCase(f"'{axis}' must be a whole number >= 1: {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST:
+                raise BadCase(f"'{axis}' must be a whole number >= 1, {MOST} at most: {value!r}")
         for axis in ("model", "precision", "engine", "device"):
-            if not getattr(self, axis):
-                raise BadCase(f"'{axis}' must be a name, not {getattr(self, axis)!r}")
+            value = getattr(self, axis)
+            if not isinstance(value, str) or not value:
+                raise BadCase(f"'{axis}' must be a name, not {value!r}")
 
     @property
     def id(self) -> str:
@@ -78,6 +82,7 @@ class Grid:
 
     Each axis is one value or several: `Grid(model="resnet20", precision=["fp32", "int8_static"], engine="torch")`.
     baseline names the axes in which the case that each is compared with differs from it: FP32 in PyTorch unless told.
+    Raises BadCase where an axis has no value or one that cannot be, or the baseline names none of the axes.
     """
 
     def __init__(
@@ -93,10 +98,9 @@ class Grid:
         self.baseline = dict(BASELINE if baseline is None else baseline)
         given: dict[str, Any] = {"model": model, "precision": precision, "engine": engine}
         given |= {"batch": batch, "threads": threads, "device": device}
-        self.axes: dict[str, tuple[Any, ...]] = {
-            axis: (values,) if isinstance(values, (str, int)) else tuple(values) for axis, values in given.items()
-        }
-        list(self)  # a grid that cannot be is refused where it is written
+        self.axes = {axis: _values(axis, value) for axis, value in given.items()}
+        for case in self:  # a grid that cannot be is refused where it is written
+            baseline_of(case, self.baseline)
 
     def __iter__(self) -> Iterator[Case]:
         for point in itertools.product(*self.axes.values()):
@@ -105,9 +109,22 @@ class Grid:
     def chosen(self, **choices: tuple[Any, ...] | None) -> Grid:
         """The grid with the chosen axes put in place of its own; a choice of None leaves the axis.
 
-        The model axis only narrows: a suite about one model does not become one about another.
+        The model axis only narrows: a suite about one model does not become one about another. None may be left.
         """
-        axes = self.axes | {axis: values for axis, values in choices.items() if values is not None}
+        chosen = copy.copy(self)
+        chosen.axes = self.axes | {axis: values for axis, values in choices.items() if values is not None}
         if choices.get("model") is not None:
-            axes["model"] = tuple(name for name in self.axes["model"] if name in axes["model"])
-        return Grid(**axes, baseline=self.baseline)
+            chosen.axes["model"] = tuple(name for name in self.axes["model"] if name in chosen.axes["model"])
+        return chosen
+
+
+def _values(axis: str, given: Any) -> tuple[Any, ...]:
+    """What a grid is given for an axis, one value or several, as plain values; numbers of numpy's become Python's."""
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+    values = tuple(
+        int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+        for value in (given if several else (given,))
+    )
+    if not values:
+        raise BadCase(f"a grid needs at least one value of its axis '{axis}', which is empty")
+    return values

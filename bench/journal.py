@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,19 @@ class Journal:
 
     def write(self, node: str, record: Record) -> None:
         """Add a finished test, by pytest's name for it, and have it on disk."""
-        self._add({"node": node, "record": asdict(record)}, self.path)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._add({"node": node, "at": now, "record": asdict(record)}, self.path)
 
     def finished(self) -> dict[str, Record]:
-        """The measured tests of those runs of this kind that did not come to their end, the newest of each."""
+        """The measured tests of those runs of this kind that did not come to their end, the newest of each; `resumed`
+        tells when it was measured.
+        """
         records: dict[str, Record] = {}
         for path in self._interrupted():
             for line in read(path):
                 if "node" in line and line["record"]["status"] == "ok":
-                    records[line["node"]] = _record(line["record"])
+                    record = _record(line["record"])
+                    records[line["node"]] = replace(record, resumed=record.resumed or {"from": line["at"]})
         return records
 
     def end(self) -> None:

@@ -22,6 +22,7 @@ from bench.artifact import Artifact
 from bench.case import Case
 from bench.engines import engines
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
+from bench.interpreter import Interpreter
 from bench.machine import available_bytes, cores_for
 from bench.model import models, source
 from bench.noise import Watch, snapshot
@@ -60,8 +61,12 @@ def check(case: Case, data: Path | None) -> None:
         source(model, data)
 
 
-def identity(bench: Bench) -> dict[str, Any]:
-    """What must be equal for a case measured in another run to stand in this one: code, machine, versions, options."""
+def identity(bench: Bench, baseline: Interpreter | None = None) -> dict[str, Any]:
+    """What must be equal for a case measured in another run to stand in this one: code, machine, versions, options.
+
+    baseline  the interpreter of the baselines, where it is not this one. Which case a baseline is is each record's own:
+              see `still_holds`. Limits of time and gates are left out: they judge a record and change nothing in it.
+    """
     from bench.machine import describe
 
     files = {*Path(__file__).parent.rglob("*.py"), *(Path(file) for origin in origins() for file in origin.files())}
@@ -72,18 +77,24 @@ def identity(bench: Bench) -> dict[str, Any]:
         "bench": [
             str(bench.cache),
             str(bench.data),
-            bench.baseline_python,
+            str(bench.pictures),
             bench.memory_bytes,
             bench.explain,
             bench.most_drop,
         ],
+        "baseline_python": None if baseline is None else [bench.baseline_python, baseline.facts()],
     }
 
 
-def still_holds(record: Record, bench: Bench) -> bool:
-    """Whether what a record measured is what would be measured now: the same artefact."""
-    built = find(record.case, bench)
-    return built is not None and built[0].digest == record.artifact["digest"]
+def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> bool:
+    """Whether what a record measured is what would be measured now: this case beside this baseline, the same artefact,
+    judged by the same answers of FP32 to the same data.
+    """
+    if record.case != case or record.speedup.get("baseline", {}).get("case") != baseline.axes():
+        return False
+    built = find(case, bench)
+    measured = (record.artifact["digest"], record.artifact["reference"])
+    return built is not None and tuple(made.digest for made in built) == measured
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
@@ -249,6 +260,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             "format": engines.get(case.engine).format,
             "left_in_fp32": opened["left"],
             "left_by": opened["left_by"],
+            "reference": reference.digest,
         },
         calibration=opened["calibration"],
         process={

@@ -2,78 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import math
 import os
-from collections.abc import Callable, Generator, Iterator
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.case import AXES, COUNTED_AXES, Case, Grid, baseline_of
-from bench.errors import BenchError
+from bench import options
+from bench.case import COUNTED_AXES, Case, Grid, baseline_of
+from bench.errors import BadCase, BadLimit, BenchError
 
 if TYPE_CHECKING:
     from bench.journal import Journal
     from bench.record import Record
     from bench.session import Bench, Shared
 
+BENCHMARKS = "pytest-benchmark"
+COMPARED: pytest.StashKey[Any] = pytest.StashKey()
 JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
 BENCH: pytest.StashKey[Bench] = pytest.StashKey()
-MEASURED: pytest.StashKey[Record] = pytest.StashKey()
-RECORDS: pytest.StashKey[list[Record]] = pytest.StashKey()
+RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
+CLOCK: pytest.StashKey[Replay] = pytest.StashKey()
 NAMED_AXES = ("model", "precision", "engine", "device")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"wants names with commas between, not {text!r}")
-    return names
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    try:
-        counts = tuple(int(count) for count in text.split(","))
-    except ValueError:
-        counts = (0,)
-    if min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"wants whole numbers >= 1 with commas between, not {text!r}")
-    return counts
-
-
-def _axes(text: str) -> dict[str, Any]:
-    try:
-        pairs = dict(pair.split("=", 1) for pair in text.split(","))
-        axes = {axis: int(value) if axis in COUNTED_AXES else value for axis, value in pairs.items()}
-    except ValueError:
-        axes = {"": ""}
-    if not set(axes) <= set(AXES) or not all(axes.values()):
-        raise argparse.ArgumentTypeError(f"wants AXIS=VALUE with commas between, not {text!r}; axes: {', '.join(AXES)}")
-    return axes
-
-
-def _limits(text: str) -> dict[str, float]:
-    try:
-        return {name: float(limit) for name, limit in (pair.split("=", 1) for pair in text.split(","))}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wants NAME=LIMIT with commas between, not {text!r}") from None
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"wants a number above 0, not {text!r}")
-    return number
-
-
-def _percent(text: str) -> float:
-    return _positive(text.removesuffix("%")) / 100
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,11 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bench", "benchmarks of compressed networks")
     for axis in NAMED_AXES:
         group.addoption(
-            f"--bench-{axis}", type=_names, metavar="NAME,...", help=f"take these for the {axis} axis of each grid"
+            f"--bench-{axis}",
+            type=options.names,
+            metavar="NAME,...",
+            help=f"take these for the {axis} axis of each grid",
         )
     for axis in COUNTED_AXES:
         group.addoption(
-            f"--bench-{axis}", type=_counts, metavar="N,...", help=f"take these for the {axis} axis of each grid"
+            f"--bench-{axis}", type=options.counts, metavar="N,...", help=f"take these for the {axis} axis of each grid"
         )
     group.addoption(
         "--bench-cache", metavar="DIR", help="where built artefacts are kept (BENCH_CACHE; default: the user's cache)"
@@ -95,14 +54,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--bench-baseline",
-        type=_axes,
+        type=options.axes,
         metavar="AXIS=VALUE,...",
         help="the case that each is compared with, by the axes in which it differs (default: the suite's, else "
         "engine=torch,precision=fp32)",
     )
     group.addoption(
         "--bench-gate",
-        type=_limits,
+        type=options.limits,
         metavar="NAME=LIMIT,...",
         help="fail cases that do not surely reach it: speedup=1.5 and the most that a metric may drop, top1=0.01",
     )
@@ -113,14 +72,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--bench-interval",
-        type=_percent,
+        type=options.percent,
         default=0.005,
         metavar="PERCENT",
         help="stop when a speed-up's 95%% interval is this half-width (default 0.5%%)",
     )
     group.addoption(
         "--bench-budget",
-        type=_positive,
+        type=options.positive,
         default=20.0,
         metavar="S",
         help="begin no further launch of a case after so long (default 20)",
@@ -128,7 +87,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-quick", action="store_true", help="one launch a case: figures without an interval")
     group.addoption(
         "--bench-max-drop",
-        type=_percent,
+        type=options.percent,
         metavar="PERCENT",
         help="the most that int8_auto may let quality fall, on the training side (default 1%%)",
     )
@@ -143,11 +102,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="take finished cases over from interrupted runs of the same code, machine and options",
     )
     group.addoption(
-        "--bench-memory", type=_positive, metavar="GB", help="the most private memory of a worker (default: no limit)"
+        "--bench-memory",
+        type=options.positive,
+        metavar="GB",
+        help="the most private memory of a worker (default: no limit)",
     )
     group.addoption(
         "--bench-timeout",
-        type=_positive,
+        type=options.positive,
         default=120.0,
         metavar="S",
         help="give a case up that hangs for so long (default 120)",
@@ -182,31 +144,55 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "gate(speedup, max_drop): the least speed-up and the most drop of each metric that a case may have"
     )
-    config.stash[RECORDS] = []
+    config.stash[RECORDS] = {}
     config.stash[JOURNAL] = None
     config.stash[FINISHED] = {}
+    config.stash[COMPARED] = None if _beside_others(config) else getattr(config.option, "benchmark_compare", None)
+    if config.stash[COMPARED]:  # found once it is known by which machine's name to look
+        config.option.benchmark_compare = []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test of each case of the function's grids, as the options narrow or widen them."""
-    marker = metafunc.definition.get_closest_marker("grid")
-    if marker is None:
+    """Make one test of each case of the function's grids, as the options narrow or widen them.
+
+    A grid that a function has from its class or module is for those of their tests that take a `case`. A mark of this
+    name without a Grid, on a test without a `case`, is another's.
+    """
+    marked = list(metafunc.definition.iter_markers_with_node("grid"))
+    takes_case = "case" in metafunc.fixturenames
+    if not marked or not (takes_case or any(isinstance(given, Grid) for _, mark in marked for given in mark.args)):
         return
-    grids: tuple[Grid, ...] = marker.args
-    choices = {axis: metafunc.config.getoption(f"bench_{axis}") for axis in (*NAMED_AXES, *COUNTED_AXES)}
-    cases = {case: grid.baseline for grid in grids for case in grid.chosen(**choices)}
-    metafunc.parametrize(
-        "case", [pytest.param(case, id=case.id, marks=_marks(case, differs)) for case, differs in cases.items()]
-    )
+    node = marked[0][0]
+    if not takes_case and node is not metafunc.definition:
+        return
+    try:
+        cases = _cases_of([mark for owner, mark in marked if owner is node], takes_case, metafunc.config)
+    except BenchError as error:
+        pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
+    params = [pytest.param(case, id=case.id, marks=_marks(case, differs)) for case, differs in cases.items()]
+    reason = f"no case is left: --bench-model names none of this grid's models {metafunc.config.option.bench_model}"
+    metafunc.parametrize("case", params or [pytest.param(None, id="no-case", marks=pytest.mark.skip(reason=reason))])
+
+
+def _cases_of(marks: list[pytest.Mark], takes_case: bool, config: pytest.Config) -> dict[Case, dict[str, Any]]:
+    """The cases of a test's grid marks, and the axes in which each one's baseline differs from it."""
+    if not takes_case:
+        raise BadCase("it has a grid, but no argument 'case'; write def test(case, measure)")
+    for mark in marks:
+        if not mark.args or mark.kwargs or not all(isinstance(grid, Grid) for grid in mark.args):
+            given = ", ".join([*map(repr, mark.args), *(f"{name}=..." for name in mark.kwargs)])
+            raise BadCase(f"@pytest.mark.grid takes Grids alone, one at least, not ({given})")
+    choices = {axis: config.getoption(f"bench_{axis}") for axis in (*NAMED_AXES, *COUNTED_AXES)}
+    cases: dict[Case, dict[str, Any]] = {}
+    for grid in (grid for mark in marks for grid in mark.args):
+        for case in grid.chosen(**choices):
+            if baseline_of(case, cases.setdefault(case, grid.baseline)) != baseline_of(case, grid.baseline):
+                raise BadCase(f"two of its grids hold {case.id} with different baselines; write two tests")
+    return cases
 
 
 def _marks(case: Case, differs: dict[str, Any]) -> list[pytest.MarkDecorator]:
-    group = f"{case.model} b{case.batch} t{case.threads}"
-    return [
-        pytest.mark.case(**case.axes()),
-        pytest.mark.baseline(**differs),
-        pytest.mark.benchmark(timer=Replay(), group=group),
-    ]
+    return [pytest.mark.case(**case.axes()), pytest.mark.baseline(**differs)]
 
 
 class Replay:
@@ -228,68 +214,156 @@ class Replay:
         self._readings = (reading for sample_s in samples_s for reading in (0.0, sample_s))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put cases with the same baseline beside each other, so that its workers need to be started once."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put cases with the same baseline beside each other, so that its workers need to be started once, and have
+    pytest-benchmark show each by its clock, in the group that its suite names.
+    """
     places = [place for place, item in enumerate(items) if _case(item) is not None]
     order: dict[Case, int] = {}
-    for place in places:
-        order.setdefault(_baseline(items[place]), len(order))
+    try:
+        for place in places:
+            order.setdefault(_baseline(items[place]), len(order))
+    except BenchError as error:
+        raise pytest.UsageError(str(error)) from None
     for place, item in zip(places, sorted((items[p] for p in places), key=lambda i: order[_baseline(i)]), strict=True):
         items[place] = item
+        if config.pluginmanager.has_plugin(BENCHMARKS):
+            _show_by_clock(item)
+
+
+def _show_by_clock(item: pytest.Item) -> None:
+    case, own = _case(item), item.get_closest_marker("benchmark")
+    assert case is not None
+    clock = item.stash[CLOCK] = Replay()
+    arguments, words = ((), {}) if own is None else (own.args, own.kwargs)
+    group = words.get("group", f"{case.model} b{case.batch} t{case.threads}")
+    words = {"group": group, "timer": clock, "cprofile": False}  # a profile would be that of showing the samples
+    item.add_marker(pytest.mark.benchmark(*arguments, **words), append=False)
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+    """Say which words of a suite's own benchmark marks have no effect on what is timed elsewhere."""
+    idle: dict[str, str] = {}
+    for item in items:
+        clock = item.stash.get(CLOCK, None)
+        for mark in item.iter_markers("benchmark") if clock is not None else ():
+            if mark.kwargs.get("timer") is not clock:
+                idle |= {word: item.nodeid.partition("[")[0] for word in mark.kwargs if word != "group"}
+    where = ", ".join(dict.fromkeys(idle.values()))
+    return [
+        f"bench: of @pytest.mark.benchmark only group has an effect on a case, not {', '.join(idle)} ({where})"
+    ] * bool(idle)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse the run in one line where a name is unknown or a model's data are not there."""
-    cases = _cases(session)
-    options = session.config.option
-    if not cases and not any(getattr(options, f"bench_{axis}") for axis in NAMED_AXES):
+    """Refuse the run in one line where a name is unknown, a model's data are not there or a mark asks for what cannot
+    be; find what it is compared with.
+    """
+    cases, config = _cases(session), session.config
+    if (cases or any(getattr(config.option, f"bench_{axis}") for axis in NAMED_AXES)) and _off(config) is None:
+        try:
+            _check(session, cases)
+        except BenchError as error:
+            raise pytest.UsageError(str(error)) from None
+    benchmarks = _benchmarks(config)
+    if benchmarks is None:
         return
+    if cases:
+        _store_by_machine(benchmarks)
+    if config.stash[COMPARED]:
+        config.option.benchmark_compare = benchmarks.compare = config.stash[COMPARED]
+        benchmarks.handle_loading()
+
+
+def _check(session: pytest.Session, cases: list[Case]) -> None:
     from bench.engines import engines
     from bench.measure import check
     from bench.model import models
     from bench.recipe import recipes
 
-    try:
-        for registry, axis in ((models, "model"), (recipes, "precision"), (engines, "engine")):
-            for name in getattr(options, f"bench_{axis}") or ():
-                registry.get(name)
-        for case in {
-            (case.model, case.precision, case.engine): case for case in [*cases, *_baselines(session)]
-        }.values():
-            check(case, _folder(session.config, "data"))
-    except BenchError as error:
-        raise pytest.UsageError(str(error)) from None
+    for registry, axis in ((models, "model"), (recipes, "precision"), (engines, "engine")):
+        for name in getattr(session.config.option, f"bench_{axis}") or ():
+            registry.get(name)
+    for case in {(case.model, case.precision, case.engine): case for case in [*cases, *_baselines(session)]}.values():
+        check(case, _folder(session.config, "data"))
+    for item in session.items:
+        if _case(item) is not None:
+            _gate(item)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Build what the chosen cases need before the first of them is measured."""
-    cases = _cases(session)
-    if not cases or session.config.option.collectonly:
+    cases, config = _cases(session), session.config
+    broken = session.testsfailed and not config.option.continue_on_collection_errors
+    if not cases or broken or config.option.collectonly or config.option.setuponly or _off(config) is not None:
         return
+    if _beside_others(config):
+        session.shouldfail = (
+            f"bench measures one case at a time: run its {len(cases)} cases without pytest-xdist (-n0), or leave them "
+            "out (--benchmark-skip)"
+        )
+        raise session.Failed(session.shouldfail)
+    if _benchmarks(config) is None:
+        raise pytest.UsageError(
+            "bench measures through pytest-benchmark, which is switched off here: take '-p no:benchmark' away, or "
+            'leave the cases out by -m "not grid"'
+        )
+    from bench.interpreter import examined
     from bench.journal import Journal
     from bench.measure import identity, prepare
     from bench.progress import Bar
 
-    bench = bench_of(session.config)
+    bench, baselines = bench_of(config), _baselines(session)
     with Bar() as bar:
         try:
-            here = [] if bench.baseline_python else _baselines(session)
-            prepare([*cases, *here], bench, bar.told)
+            _refuse_unwritable(config)
+            other = examined(bench.baseline_python, baselines, bench) if bench.baseline_python else None
+            prepare([*cases, *(baselines if other is None else ())], bench, bar.told)
         except BenchError as error:
             raise pytest.UsageError(str(error)) from None
-    _store_by_machine(session.config)
-    journal = Journal(bench.cache / "journal", identity(bench))
-    session.config.stash[JOURNAL] = journal
-    if session.config.option.bench_resume:
-        session.config.stash[FINISHED] = journal.finished()
+    journal = Journal(bench.cache / "journal", identity(bench, other))
+    config.stash[JOURNAL] = journal
+    if config.option.bench_resume:
+        config.stash[FINISHED] = journal.finished()
 
 
-def _store_by_machine(config: pytest.Config) -> None:
+def _refuse_unwritable(config: pytest.Config) -> None:
+    """Raise UsageError where the report could not be written at the end."""
+    place = config.rootpath / config.option.bench_reports / "out"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        writable = os.access(place, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise pytest.UsageError(f"cannot write reports to {place}; choose another folder by --bench-reports")
+
+
+def _benchmarks(config: pytest.Config) -> Any:
+    """pytest-benchmark's session, which has no public name of its own; None where that plugin is switched off."""
+    return config.pluginmanager.get_plugin(BENCHMARKS)
+
+
+def _off(config: pytest.Config) -> str | None:
+    """Why nothing is to be measured: pytest-benchmark is told to skip, or not to time."""
+    benchmarks, option = _benchmarks(config), config.option
+    if benchmarks is not None and benchmarks.skip:
+        return "benchmarks are skipped (--benchmark-skip)"
+    if benchmarks is not None and option.benchmark_disable and not option.benchmark_enable:
+        return "benchmarks are disabled (--benchmark-disable)"
+    return None
+
+
+def _beside_others(config: pytest.Config) -> bool:
+    """Whether pytest-xdist runs tests in several processes at once, of which this is one, or which this controls."""
+    return hasattr(config, "workerinput") or getattr(config.option, "dist", "no") != "no"
+
+
+def _store_by_machine(benchmarks: Any) -> None:
     """Have pytest-benchmark save runs, and look for them, by this machine instead of by its Python's version."""
     from bench.machine import describe
 
-    benchmarks = getattr(config, "_benchmarksession")  # noqa: B009 - it has no hook for it
     benchmarks.machine_id = benchmarks.storage.default_machine_id = describe()["fingerprint"]
 
 
@@ -302,65 +376,68 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         journal.end()
 
 
-@pytest.fixture(scope="session")
-def bench(pytestconfig: pytest.Config) -> Bench:
-    """Where this session measures: its cache, its data, how long it samples."""
-    return bench_of(pytestconfig)
-
-
-@pytest.fixture(scope="session")
-def shared(bench: Bench) -> Iterator[Shared]:
+@pytest.fixture(scope="session", name="_bench_shared")
+def _shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
     """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
     from bench.session import Shared
 
-    with Shared(bench) as common:
+    with Shared(bench_of(pytestconfig)) as common:
         yield common
 
 
 @pytest.fixture
-def supported(case: Case, pytestconfig: pytest.Config) -> None:
-    """Skip the test, with the reason on record, where the case's engine cannot run it here."""
-    from bench.record import Record
-    from bench.session import unsupported
-
-    reason = unsupported(case, _folder(pytestconfig, "data"))
-    if reason is not None:
-        pytestconfig.stash[RECORDS].append(Record(case, "unsupported", reason))
-        pytest.skip(f"unsupported: {reason}")
-
-
-@pytest.fixture
 def measure(
-    supported: None, benchmark: Any, bench: Bench, shared: Shared, request: pytest.FixtureRequest
+    case: Case, benchmark: Any, _bench_shared: Shared, request: pytest.FixtureRequest
 ) -> Callable[[Case], Record]:
     """Measure a case in turn with its baseline and enter it as this test's benchmark; give its Record.
 
-    The test fails with the reason where the case breaks.
+    The test is skipped with the reason on record where the case's engine cannot run it here, and where pytest-benchmark
+    is told not to time; it fails with the reason where the case breaks.
     """
     from bench import measure as room
     from bench.gate import shortfalls
+    from bench.record import Record
+    from bench.session import unsupported
 
     node, stash = request.node, request.config.stash
+    bench = bench_of(request.config)
+
+    def entered(record: Record) -> Record:
+        stash[RECORDS][node.nodeid] = named = replace(record, test=node.nodeid)
+        if record.status != "ok":
+            _enter_without_figures(benchmark)
+        return named
+
+    off = _off(request.config)
+    if off is not None:
+        _enter_without_figures(benchmark)
+        pytest.skip(off)
+    clock, marker = node.stash.get(CLOCK, None), node.get_closest_marker("benchmark")
+    if clock is None or marker is None or marker.kwargs.get("timer") is not clock:
+        pytest.fail("measure is for a test with a grid, and no benchmark mark may be put before bench's", pytrace=False)
+    if isinstance(case, Case) and (reason := unsupported(case, bench.data)) is not None:
+        entered(Record(case, "unsupported", reason))
+        pytest.skip(f"unsupported: {reason}")
 
     def measured(case: Case) -> Record:
+        if benchmark.stats is not None:
+            pytest.fail("a test measures one case once; parametrize it, or write another", pytrace=False)
+        baseline = baseline_of(case, _differs(node))
         record = stash[FINISHED].get(node.nodeid)
-        if record is None or not room.still_holds(record, bench):
-            record = room.measure(case, bench, baseline_of(case, _differs(node)), shared)
-        stash[RECORDS].append(record)
+        if record is None or not room.still_holds(record, case, baseline, bench):
+            record = room.measure(case, bench, baseline, _bench_shared)
+        record = entered(record)
         journal = stash[JOURNAL]
         if journal is not None:
             journal.write(node.nodeid, record)
+        if record.status == "unsupported":
+            pytest.skip(f"unsupported: {record.reason}")
         if record.status != "ok":
-            benchmark.disabled = True
-            benchmark.pedantic(lambda: None)
-            if record.status == "unsupported":
-                pytest.skip(f"unsupported: {record.reason}")
             pytest.fail(record.reason or record.status, pytrace=False)
-        node.get_closest_marker("benchmark").kwargs["timer"].show(record.samples_s)
+        clock.show(record.samples_s)
         benchmark.params = case.axes()  # a Case would be saved as UNSERIALIZABLE[...]
         benchmark.extra_info |= record.saved()
         benchmark.pedantic(lambda: None, rounds=len(record.samples_s), iterations=1)
-        node.stash[MEASURED] = record
         wanted = _gate(node)
         if wanted and (missed := shortfalls(record, **wanted)):
             pytest.fail("gate: " + "; ".join(missed), pytrace=False)
@@ -369,17 +446,41 @@ def measure(
     return measured
 
 
+class _NoFigures(Exception):
+    """What a benchmark ends with that has no samples to show."""
+
+
+def _enter_without_figures(benchmark: Any) -> None:
+    """Enter a benchmark that broke, as pytest-benchmark knows them: it has no row, but a run of such is saved too."""
+
+    def broken() -> None:
+        raise _NoFigures
+
+    with contextlib.suppress(_NoFigures, StopIteration):  # the clock, which has nothing to show, breaks it already
+        benchmark.pedantic(broken)
+
+
 def _gate(item: pytest.Item) -> dict[str, Any] | None:
-    """What a test must reach: its marker's words, each replaced by the option's where that has it."""
+    """What a test must reach: its marker's words, each replaced by the option's where that has it.
+
+    Raises BadLimit for a marker that does not say what it wants.
+    """
     marker, option = item.get_closest_marker("gate"), item.config.option.bench_gate
     if marker is None and option is None:
         return None
-    wanted: dict[str, Any] = {"speedup": None, "max_drop": {}}
-    wanted |= {} if marker is None else marker.kwargs
-    given = dict(option or {})
-    if "speedup" in given:
-        wanted["speedup"] = given.pop("speedup")
-    return wanted | {"max_drop": wanted["max_drop"] | given}
+    wanted: dict[str, Any] = {"speedup": None, "max_drop": {}} | ({} if marker is None else dict(marker.kwargs))
+    speedup, drops = wanted["speedup"], wanted["max_drop"]
+    known = wanted.keys() == {"speedup", "max_drop"} and isinstance(drops, Mapping) and not (marker and marker.args)
+    limits = [1.0 if speedup is None else speedup, *drops.values()] if known else []
+    if marker is not None and (not all(map(_is_limit, limits)) or not limits or limits[0] <= 0):
+        given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
+        raise BadLimit(f"{item.nodeid}: a gate reads gate(speedup=1.5, max_drop={{'top1': 0.01}}), not gate({given})")
+    asked = dict(option or {})
+    return {"speedup": asked.pop("speedup", speedup), "max_drop": {**drops, **asked}}
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -388,16 +489,16 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep on record that a measured case failed its test, so that it is no baseline for any later run."""
     report = yield
-    record = item.stash.get(MEASURED, None)
-    if record is not None and report.failed and call.excinfo is not None:
+    records = item.config.stash[RECORDS]
+    record = records.get(item.nodeid)
+    if record is not None and record.status == "ok" and report.failed and call.excinfo is not None:
         reason = (str(call.excinfo.value).strip() or call.excinfo.typename).splitlines()[0]
-        failed = replace(record, status="failed", reason=reason)
-        records = item.config.stash[RECORDS]
-        records[records.index(record)] = failed
+        records[item.nodeid] = replace(record, status="failed", reason=reason)
         getattr(item, "funcargs")["benchmark"].extra_info |= {"status": "failed", "reason": reason}  # noqa: B009
     return report
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Add what ran the benchmarks."""
     from bench.machine import describe
@@ -405,24 +506,34 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["bench"] = describe()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Add the cases that have no benchmark: those that are unsupported or failed."""
-    lost = [record.saved() for record in config.stash[RECORDS] if record.status != "ok" and not record.samples_s]
+    records = config.stash[RECORDS].values()
+    lost = [record.saved() for record in records if record.status != "ok" and not record.samples_s]
     output_json["bench"] = {"schema": 1, "cases": lost}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Show the tables of this run and write them to the reports folder."""
-    records = config.stash[RECORDS]
+    records = config.stash[RECORDS].values()
     if not records:
         return
     from bench import report
 
-    text, path = report.session(
-        [record.saved() for record in records], Path(config.rootpath / config.option.bench_reports)
-    )
     terminalreporter.section("benchmarks")
+    try:
+        text, path = report.session(
+            [record.saved() for record in records], Path(config.rootpath / config.option.bench_reports)
+        )
+    except BenchError as error:  # in a table definition: what was measured is saved all the same
+        terminalreporter.write_line(f"bench: no report: {error}", red=True)
+        return
     terminalreporter.write_line(text)
+    if config.option.bench_resume and not any(record.resumed for record in records):
+        terminalreporter.write_line(
+            "nothing was resumed: no interrupted run of this code, machine and options has finished these cases"
+        )
     terminalreporter.write_line(f"written to {path}")
 
 
@@ -441,7 +552,7 @@ def bench_of(config: pytest.Config) -> Bench:
         data=_folder(config, "data"),
         plan=QUICK if option.bench_quick else Plan.within(option.bench_budget, option.bench_interval),
         timeout_s=option.bench_timeout,
-        baseline_python=option.bench_baseline_python,
+        baseline_python=_interpreter(option.bench_baseline_python),
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
         most_drop=option.bench_max_drop,
         explain=option.bench_explain,
@@ -453,6 +564,13 @@ def bench_of(config: pytest.Config) -> Bench:
 def _folder(config: pytest.Config, name: str) -> Path | None:
     given = getattr(config.option, f"bench_{name}") or os.environ.get(f"BENCH_{name.upper()}")
     return Path(given).expanduser().absolute() if given else None
+
+
+def _interpreter(given: str | None) -> str | None:
+    """The interpreter that an option names, by its path or as a command; its links are kept, they make it a venv's."""
+    if not given:
+        return None
+    return shutil.which(given) or str(Path(given).expanduser().absolute())
 
 
 def _case(item: pytest.Item) -> Case | None:

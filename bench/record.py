@@ -32,7 +32,8 @@ class Record:
     first_call_s  of the first call after loading; where the engine keeps what it compiles, with that there, and
                 first_call_cold_s with nothing there, as it was when it was compiled; null where nothing is kept.
     artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop;
-                left_by, the figure on the training side that they were chosen by.
+                left_by, the figure on the training side that they were chosen by; reference, the digest of what it was
+                judged by: FP32 PyTorch's answers to the same inputs.
     lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format, and
                 the layers that are not in the recipe's: see bench.lowered; absent where the engine cannot be counted.
     kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs
@@ -51,6 +52,8 @@ class Record:
                 cannot be read.
     spent       sampled_s, the time in which the case or its baseline was called, of whole_s that it took.
     warnings    what makes the figures doubtful, each a line.
+    resumed     from, when it was measured (ISO 8601, UTC), where it was taken over from an interrupted run.
+    test        pytest's node id of the test that measured it, which tells two tests of one case apart.
     samples_s   timed calls of all launches, evenly taken, in order.
     """
 
@@ -81,6 +84,8 @@ class Record:
     energy_j_per_call: float | None = None
     spent: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    resumed: dict[str, Any] = field(default_factory=dict)
+    test: str | None = None
     samples_s: tuple[float, ...] = ()
 
     def saved(self) -> dict[str, Any]:
@@ -88,7 +93,7 @@ class Record:
         facts = asdict(self)
         del facts["samples_s"]
         if not self.samples_s and self.status != "ok":
-            facts = {name: facts[name] for name in ("case", "status", "reason")}
+            facts = {name: facts[name] for name in ("case", "status", "reason", "test")}
         return {"id": self.case.id} | {name: finite(fact) for name, fact in facts.items()}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from bench.case import AXES, COUNTED_AXES
+from bench.case import AXES, COUNTED_AXES, MOST
 from bench.errors import RunFileError
 from bench.machine import fingerprint
 from bench.record import Record, is_number
@@ -22,7 +22,6 @@ from bench.statistics import level_of
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST = 1_000_000
 LEAST_S, MOST_S = 1e-12, 1e9
 IQR, MEDIAN = 1.349, 1.2533  # of a normal distribution: interquartile range by deviation, errors of median by mean
 SECTIONS = tuple(one.name for one in dataclasses.fields(Record) if one.default_factory is dict)

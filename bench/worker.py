@@ -36,6 +36,16 @@ from bench.progress import send_to, tell
 from bench.registry import Origin
 from bench.sampling import Timer, call_overhead_s, warmed
 
+# The harness comes from its own folder alone: the one that this lies in would bring all the libraries installed there.
+START = """
+import importlib.util, sys
+folder = sys.argv[2]
+spec = importlib.util.spec_from_file_location("bench", folder + "/__init__.py", submodule_search_locations=[folder])
+sys.modules["bench"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["bench"])
+from bench.worker import main
+main()
+"""
 LOG_LINES = 5
 LOG_BYTES = 65536
 LOOK_S = 1.0
@@ -65,13 +75,12 @@ class Worker:
         self._told = told
         self._mark = uuid.uuid4().hex
         self.suspended = False
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [python, "-m", "bench.worker", json.dumps({"memory_bytes": memory_bytes})],
+            [python, "-c", START, json.dumps({"memory_bytes": memory_bytes}), str(Path(__file__).parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | environment | {"PYTHONPATH": path, MARK: self._mark},
+            env=os.environ | environment | {MARK: self._mark},
             process_group=0 if hasattr(os, "killpg") else None,  # what libraries fork in it ends with it
         )
         self._log = bytearray()
@@ -526,6 +535,12 @@ def _explain(facts: dict[str, Any]) -> dict[str, Any]:
 _probes: dict[str, Any] = {}
 
 
+def _installed(facts: dict[str, Any]) -> dict[str, Any]:
+    from bench.interpreter import Interpreter
+
+    return asdict(Interpreter.here(facts["packages"]))
+
+
 def _probe(facts: dict[str, Any]) -> dict[str, float]:
     from bench.noise import probe
 
@@ -552,6 +567,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "peak": _peak,
     "evaluate": _evaluate,
     "explain": _explain,
+    "installed": _installed,
 }
 
 
@@ -623,11 +639,5 @@ def main() -> None:
             say({"error": type(error).__name__, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
-            words = str(error).split("\n\n")[
-                0
-            ]  # the paragraphs after the first are advice on debugging, and in the log
+            words = str(error).split("\n\n")[0]  # what follows is advice on debugging, and in the log
             say({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {words}"})
-
-
-if __name__ == "__main__":
-    main()

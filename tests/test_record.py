@@ -27,10 +27,11 @@ def test_a_record_that_failed_its_test_keeps_its_figures():
     assert (saved["status"], saved["latency"]) == ("failed", {"p50_s": 0.1})
 
 
-def test_an_unmeasured_record_is_its_case_status_and_reason_alone():
-    assert Record(CASE, "unsupported", "why").saved() == {
+def test_an_unmeasured_record_is_its_case_status_reason_and_test_alone():
+    assert Record(CASE, "unsupported", "why", test="test_a.py::test[m]").saved() == {
         "id": "m-fp32-torch-b1-t1",
         "case": CASE.axes(),
         "status": "unsupported",
         "reason": "why",
+        "test": "test_a.py::test[m]",
     }

@@ -63,9 +63,9 @@ def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
     assert record.throughput_items_per_s == pytest.approx(4 * len(record.samples_s) / sum(record.samples_s))
     assert record.first_call_s > 0
     assert record.peak_rss_bytes > 10e6
-    artifact, _ = find(CASE, bench)
+    artifact, reference = find(CASE, bench)
     known = {"digest": artifact.digest, "bytes": artifact.bytes, "format": "json", "left_in_fp32": []}
-    assert record.artifact == known
+    assert record.artifact == known | {"reference": reference.digest}
 
 
 def test_what_an_engine_cannot_is_unsupported_with_its_reason(bench):

@@ -1,0 +1,99 @@
+"""What the words of options stand for, for pytest's and the command line's alike.
+
+Each function gives the value of a text, or raises argparse's error with one line that tells what is wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+from bench.case import AXES, COUNTED_AXES, MOST
+
+LARGEST = 1e6  # seconds or gigabytes: a hundred times that, and the system's clocks and limits refuse it
+
+
+def names(text: str) -> tuple[str, ...]:
+    """`torch,openvino` as the names in it."""
+    words = tuple(name.strip() for name in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"wants names with commas between, not {text!r}")
+    return words
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """`1,32` as the whole numbers in it, each from 1 to a million."""
+    numbers = tuple(_count(word) for word in text.split(","))
+    if not all(numbers):
+        raise argparse.ArgumentTypeError(f"wants whole numbers >= 1 with commas between, not {text!r}")
+    if max(numbers) > MOST:
+        raise argparse.ArgumentTypeError(f"wants whole numbers of {MOST} at most, not {text!r}")
+    return numbers
+
+
+def count(text: str) -> int:
+    """A whole number from 1 to a million."""
+    number = _count(text)
+    if not 0 < number <= MOST:
+        raise argparse.ArgumentTypeError(f"wants a whole number from 1 to {MOST}, not {text!r}")
+    return number
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 to a million."""
+    if text.strip() != "0" and not 0 < _count(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"wants a whole number from 0 to {MOST}, not {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    """A whole number in ASCII digits, 0 for any other text; one that is longer than a million is above it."""
+    word = text.strip()
+    return int(word[:20]) if word.isascii() and word.isdigit() else 0
+
+
+def axes(text: str) -> dict[str, Any]:
+    """`engine=torch,precision=fp32` as values by axis."""
+    pairs = [(axis.strip(), value.strip()) for axis, _, value in (pair.partition("=") for pair in text.split(","))]
+    values: dict[str, Any] = {axis: _count(value) if axis in COUNTED_AXES else value for axis, value in pairs}
+    known = len(values) == len(pairs) and set(values) <= set(AXES)
+    if not known or not all(values.values()) or any(values.get(axis, 1) > MOST for axis in COUNTED_AXES):
+        raise argparse.ArgumentTypeError(
+            f"wants AXIS=VALUE with commas between, not {text!r}; axes, each once: {', '.join(AXES)}"
+        )
+    return values
+
+
+def limits(text: str) -> dict[str, float]:
+    """`speedup=1.5,top1=0.01` as limits by name."""
+    pairs = [(name.strip(), _number(value)) for name, _, value in (pair.partition("=") for pair in text.split(","))]
+    wanted = dict(pairs)
+    if len(wanted) != len(pairs) or not all(wanted) or not all(map(math.isfinite, wanted.values())):
+        raise argparse.ArgumentTypeError(f"wants NAME=LIMIT with commas between, each name once, not {text!r}")
+    if wanted.get("speedup", 1.0) <= 0:
+        raise argparse.ArgumentTypeError(f"wants a speedup above 0, not {text!r}")
+    return wanted
+
+
+def positive(text: str) -> float:
+    """A number above 0, at most a million."""
+    number = _number(text)
+    if not 0 < number <= LARGEST:
+        raise argparse.ArgumentTypeError(f"wants a number above 0, {LARGEST:.0f} at most, not {text!r}")
+    return number
+
+
+def percent(text: str) -> float:
+    """`0.5%`, or 0.5, as a share: 0.005."""
+    share = _number(text.strip().removesuffix("%")) / 100
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"wants a percentage above 0 and below 100, not {text!r}")
+    return share
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
