@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench import build
+from bench import build, kernel
 from bench.artifact import Artifact
 from bench.case import Case
 from bench.engines import engines
@@ -188,6 +188,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         folder = None if bench.pictures is None else str(bench.pictures)
         judged = sessions[0].ask("evaluate", patience=10, pictures=folder)
         executed = sessions[0].ask("explain") if bench.explain else {}
+        kernel_facts = _kernel(sessions[0])
         opened = sessions[0].opened
     reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
     if reason is not None:
@@ -228,9 +229,10 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         efficiency=_efficiency(case, judged["macs_per_item"], statistics.median(samples), best),
         noise=watch.noise(best),
         explained=executed,
+        kernel=kernel_facts,
         energy_j_per_call=energy.per_call_j,
         spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
-        warnings=tuple(_warnings(case, usage, opened["steady"])),
+        warnings=(*_warnings(case, usage, opened["steady"]), *kernel.doubts(kernel_facts)),
         samples_s=samples,
     )
 
@@ -264,6 +266,19 @@ def _efficiency(case: Case, macs_per_item: int, median_s: float, best: dict[str,
     gops = 2 * macs_per_item * case.batch / median_s / 1e9
     peak = best.get({"fp32": "fp32_gflops", "int8": "int8_gops"}.get(recipes.get(case.precision).number_format, ""))
     return {"macs_per_item": macs_per_item, "gops": gops, "share_of_peak": gops / peak if peak else None}
+
+
+def _kernel(session: Session) -> dict[str, Any]:
+    """Whether the kernels compute what the quantized network says; asked last, since a failure may end the worker: it
+    is a reason then, and no failure of the case, which is measured.
+    """
+    if recipes.get(session.case.precision).number_format != "int8":
+        return {}
+    try:
+        facts: dict[str, Any] = session.ask("kernel")
+        return facts
+    except BenchError as error:
+        return {"kernel_db": None, "by": None, "reason": str(error)}
 
 
 def _used(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
