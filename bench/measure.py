@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench import build
+from bench import build, kernel
 from bench.artifact import Artifact
 from bench.case import Case
 from bench.engines import engines
@@ -229,6 +229,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         folder = None if bench.pictures is None else str(bench.pictures)
         judged = session.ask("evaluate", JUDGING, pictures=folder)
         executed = session.ask("explain", JUDGING) if bench.explain else {}
+        kernel_facts = _kernel(session)
         opened = session.opened
     reason = contradiction(recipes.get(case.precision), judged["fidelity"]["sqnr_db"])
     if reason is not None:
@@ -273,9 +274,15 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         efficiency=efficiency,
         noise=watch.noise(best),
         explained=executed,
+        kernel=kernel_facts,
         energy_j_per_call=pairs.energy.per_call_j,
         spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
-        warnings=(*_warnings(case, usage, opened["steady"], efficiency), *_of_inputs(opened), *judged["warnings"]),
+        warnings=(
+            *_warnings(case, usage, opened["steady"], efficiency),
+            *_of_inputs(opened),
+            *judged["warnings"],
+            *kernel.doubts(kernel_facts),
+        ),
         samples_s=samples,
     )
 
@@ -318,6 +325,19 @@ def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared)
         "peak_gops": None if peak is None else peak.gops,
         "peak_by": None if peak is None else peak.by,
     }
+
+
+def _kernel(session: Session) -> dict[str, Any]:
+    """Whether the kernels compute what the quantized network says; asked last, since a failure may end the worker: it
+    is a reason then, and no failure of the case, which is measured.
+    """
+    if recipes.get(session.case.precision).number_format != "int8":
+        return {}
+    try:
+        facts: dict[str, Any] = session.ask("kernel")
+        return facts
+    except BenchError as error:
+        return {"kernel_db": None, "by": None, "reason": str(error)}
 
 
 def _used(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

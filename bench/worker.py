@@ -532,6 +532,26 @@ def _explain(facts: dict[str, Any]) -> dict[str, Any]:
     return {} if found is None else explained(found, session.opened[1].number_format == "int8")
 
 
+def _kernel(facts: dict[str, Any]) -> dict[str, Any]:
+    """Whether the engine's kernels compute what the quantized network says, on the first of the stored inputs."""
+    import numpy as np
+
+    from bench import kernel
+    from bench.engines import engines
+
+    session = _current(facts)
+    case, reference = session.case, Path(facts["reference"])
+    emulation = engines.get(case.engine).emulated(*session.opened)
+    if emulation is None:
+        return {"kernel_db": None, "by": None, "reason": f"{case.engine} tells of no floating-point form of its artefacts"}
+    inputs = np.load(reference / "inputs.npy", allow_pickle=False)
+    known = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
+    count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
+    places = np.arange(count) % len(inputs)
+    batches = [inputs[some] for some in np.split(places, count // case.batch)]
+    return kernel.compared(session.predict, emulation, batches, np.asarray(known[:count]))
+
+
 _probes: dict[str, Any] = {}
 
 
@@ -568,6 +588,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "evaluate": _evaluate,
     "explain": _explain,
     "installed": _installed,
+    "kernel": _kernel,
 }
 
 

@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Emulation:
-    """A session that computes a quantized artefact in floating point, and by what, in words for the record."""
+    """A session that computes a quantized artefact in floating point, and by what, in words for the record.
+
+    layers  inputs -> the SQNR in dB of each of the engine's INT8 kernels against floating point, from the same
+            quantized inputs, by the layer's name; None where layers cannot be told apart.
+    """
 
     predict: Predict
     by: str
+    layers: Callable[[np.ndarray], dict[str, float]] | None = None
 
 
 class Engine(ABC):
@@ -93,7 +98,8 @@ class Engine(ABC):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation | None:
         """A session that computes the same quantized artefact in floating point, without the engine's INT8 kernels, and
-        what it is computed by; None where there is none to be had. Arguments as those of `load`.
+        what it is computed by; None where there is none to be had, Unsupported where this artefact has none. Arguments
+        as those of `load`.
         """
         return None
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet, two_of
+from bench.engines import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
+from bench.errors import Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.recipe import Recipe
 
@@ -113,6 +114,42 @@ class OnnxRuntime(Engine):
             )
             for runs in nodes.values()
         ]
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The artefact's own graph without optimizations, so that quantized layers stay what they are written as: float
+        operations between QuantizeLinear and DequantizeLinear; what is written as whole-number products, as float ones.
+        """
+        import onnx
+        import onnxruntime
+
+        from bench.engines.emulation_onnx import in_floating_point, multiplying_whole_numbers
+
+        with tempfile.TemporaryDirectory() as work:
+            written, executed = str(Path(work) / "written.onnx"), str(Path(work) / "executed.onnx")
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.save_model_format", "ONNX")
+            options.optimized_model_filepath = written
+            onnxruntime.InferenceSession(folder / self.file, options, providers=["CPUExecutionProvider"])
+            model = onnx.load(written)
+            in_floating_point(model)
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.add_free_dimension_override_by_name(BATCH, len(example))
+            options.optimized_model_filepath = executed
+            session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+            if whole := multiplying_whole_numbers(onnx.load(executed).graph.node):
+                raise Unsupported(f"ONNX Runtime without optimizations still runs {', '.join(sorted(set(whole)))}")
+        name = session.get_inputs()[0].name
+
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = session.run(None, {name: inputs})
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+        return Emulation(predict, "the artefact's graph in floating point on ONNX Runtime")
 
     def pool(self) -> dict[str, object]:
         """The session's own pools."""
