@@ -27,8 +27,9 @@ class Record:
     steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
     latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
     artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop.
-    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format, and
-                the layers that are not in the recipe's: see bench.lowered; absent where the engine cannot be counted.
+    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format,
+                what the recipe promises, and the layers that are not in its format: see bench.lowered; absent where
+                the engine cannot be counted, or the reason where counting failed.
     kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs
                 against the same artefact computed in floating point, and what that was computed by, or the reason why
                 there is none; absent where nothing is quantized.

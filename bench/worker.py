@@ -377,6 +377,25 @@ def _explain(facts: dict[str, Any]) -> dict[str, Any]:
     return {} if found is None else explained(found, session.opened[1].number_format == "int8")
 
 
+def _layers(facts: dict[str, Any]) -> dict[str, Any]:
+    """What of the network the artefact holds in which number format; nothing where the engine cannot be counted."""
+    from bench.engines import engines
+    from bench.engines.torch import predictor
+    from bench.engines.torch_count import batch_of, layers_of, products_of
+    from bench.lowered import lowered, promised
+
+    session = _current(facts)
+    engine, (_, recipe, network, example, _) = engines.get(session.case.engine), session.opened
+    layers = engine.layers(*session.opened)
+    if layers is None:
+        return {}
+    share = 1.0
+    if recipe.partial or recipe.activations == "dynamic":
+        predict = predictor(network())
+        share = promised(layers_of(products_of(lambda: predict(example)), batch_of(example)), recipe, engine.dynamic)
+    return lowered(layers, recipe.number_format, share)
+
+
 _probes: dict[str, Any] = {}
 
 
@@ -397,6 +416,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "probe": _probe,
     "evaluate": _evaluate,
     "explain": _explain,
+    "layers": _layers,
 }
 
 

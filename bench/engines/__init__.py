@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.recipe import Recipe
@@ -39,11 +40,15 @@ class Engine(ABC):
     packages  distributions it needs; their versions are part of an artefact's key.
     format    the artefact's format, as the record names it.
     widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    dynamic   the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
+    unlowered why layers of a kind stay in FP32 under INT8 here, by kind.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
     widths: tuple[int, ...] = (8,)
+    dynamic: tuple[str, ...] = ("linear",)
+    unlowered: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:

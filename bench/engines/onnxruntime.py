@@ -8,11 +8,13 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
 from bench.engines.equivalents import without_transposed
 from bench.explain import CALLS, Operation, format_of
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -32,6 +34,13 @@ class OnnxRuntime(Engine):
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
     file = MODEL
+    dynamic = ("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "lstm")
+    unlowered = MappingProxyType(
+        {
+            "transposed": "ONNX Runtime has no INT8 kernel for ConvTranspose",
+            **dict.fromkeys(("lstm", "gru", "rnn"), "ONNX Runtime's static quantizer leaves recurrent layers"),
+        }
+    )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: bfloat16, another device."""
@@ -113,6 +122,16 @@ class OnnxRuntime(Engine):
             )
             for runs in nodes.values()
         ]
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What ONNX Runtime's optimized graph multiplies in a call."""
+        from bench.engines.onnx_count import batch_of, executed, layers_of
+
+        batch = batch_of(example)
+        layers = layers_of(*executed(folder / self.file, {BATCH: batch}, example), batch)
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """The session's own pools."""

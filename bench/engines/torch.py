@@ -6,6 +6,7 @@ import pickle
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.engines import Engine, quiet
@@ -13,6 +14,7 @@ from bench.engines.equivalents import without_transposed
 from bench.errors import BuildError, Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import has_vnni
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ class Torch(Engine):
     packages = ("torch",)
     format = "state_dict"
     widths = (8, 4, 2)
+    unlowered = MappingProxyType(
+        {
+            "transposed": "torch.ao's INT8 kernels for transposed convolutions err, and no convolution tells this one",
+            **dict.fromkeys(("lstm", "gru", "rnn"), "torch.ao's static INT8 leaves recurrent layers"),
+        }
+    )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: this engine is on the CPU so far."""
@@ -64,6 +72,16 @@ class Torch(Engine):
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with the time that is its own."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What a call of the lowered network multiplies, by what PyTorch's dispatcher is asked for."""
+        from bench.engines.torch_count import batch_of, layers_of, products_of
+
+        predict = self.load(folder, recipe, network, example, threads)
+        layers = layers_of(products_of(lambda: predict(example)), batch_of(example))
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""
