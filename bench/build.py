@@ -194,7 +194,6 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
 
 def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
     import numpy as np
-    import torch
 
     from bench.engines.torch import predictor
 
@@ -206,8 +205,7 @@ def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
     interface = interface_of(network, inputs[:1])
     network = adapted(network, interface)
     known = answered(predictor(network), source.model, items, count, interface)
-    with torch.inference_mode():
-        macs = macs_per_item(network, inputs[:1])
+    macs = macs_per_item(network, inputs[:1])
     np.save(folder / "inputs.npy", inputs, allow_pickle=False)
     np.save(folder / "outputs.npy", known.raw, allow_pickle=False)
     np.save(folder / "whole.npy", known.whole, allow_pickle=False)
@@ -438,13 +436,12 @@ def load_data(source: Source, split: str) -> Samples:
 
 
 def macs_per_item(network: torch.nn.Module, example: np.ndarray) -> int:
-    """Multiply-accumulates of products and convolutions for one item (1, ...), by PyTorch's counter of operations."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    """Multiply-accumulates for one item (1, ...), which stays as it is: a network may work in place."""
+    from bench.engines.torch import predictor
+    from bench.engines.torch_count import products_of
 
-    with FlopCounterMode(display=False) as counter:
-        network(torch.from_numpy(example))
-    return int(counter.get_total_flops()) // 2
+    predict, item = predictor(network), example.copy()
+    return sum(product.macs for product in products_of(lambda: predict(item)))
 
 
 def calibration_inputs(source: Source) -> np.ndarray:

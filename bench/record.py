@@ -34,8 +34,9 @@ class Record:
     artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop;
                 left_by, the figure on the training side that they were chosen by; reference, the digest of what it was
                 judged by: FP32 PyTorch's answers to the same inputs.
-    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format, and
-                the layers that are not in the recipe's: see bench.lowered; absent where the engine cannot be counted.
+    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format,
+                what the recipe promises, and the layers that are not in its format: see bench.lowered; absent where
+                the engine cannot be counted, or the reason where counting failed.
     kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs
                 against the same artefact computed in floating point, and what that was computed by, or the reason why
                 there is none; absent where nothing is quantized.

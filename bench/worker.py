@@ -543,13 +543,36 @@ def _kernel(facts: dict[str, Any]) -> dict[str, Any]:
     case, reference = session.case, Path(facts["reference"])
     emulation = engines.get(case.engine).emulated(*session.opened)
     if emulation is None:
-        return {"kernel_db": None, "by": None, "reason": f"{case.engine} tells of no floating-point form of its artefacts"}
+        return {
+            "kernel_db": None,
+            "by": None,
+            "reason": f"{case.engine} tells of no floating-point form of its artefacts",
+        }
     inputs = np.load(reference / "inputs.npy", allow_pickle=False)
     known = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
     count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
     places = np.arange(count) % len(inputs)
     batches = [inputs[some] for some in np.split(places, count // case.batch)]
     return kernel.compared(session.predict, emulation, batches, np.asarray(known[:count]))
+
+
+def _layers(facts: dict[str, Any]) -> dict[str, Any]:
+    """What of the network the artefact holds in which number format; nothing where the engine cannot be counted."""
+    from bench.engines import engines
+    from bench.engines.torch import predictor
+    from bench.engines.torch_count import batch_of, layers_of, products_of
+    from bench.lowered import lowered, promised
+
+    session = _current(facts)
+    engine, (_, recipe, network, example, _) = engines.get(session.case.engine), session.opened
+    layers = engine.layers(*session.opened)
+    if layers is None:
+        return {}
+    share = 1.0
+    if recipe.partial or recipe.activations == "dynamic":
+        predict = predictor(network())
+        share = promised(layers_of(products_of(lambda: predict(example)), batch_of(example)), recipe, engine.dynamic)
+    return lowered(layers, recipe.number_format, share)
 
 
 _probes: dict[str, Any] = {}
@@ -589,6 +612,7 @@ QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "explain": _explain,
     "installed": _installed,
     "kernel": _kernel,
+    "layers": _layers,
 }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.recipe import Recipe
@@ -46,12 +47,16 @@ class Engine(ABC):
     widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
     compiled  the environment variable that names the folder where it keeps what it compiles at the first call; None
               where it keeps nothing.
+    dynamic   the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
+    unlowered why layers of a kind stay in FP32 under INT8 here, by kind.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
     widths: tuple[int, ...] = (8,)
     compiled: str | None = None
+    dynamic: tuple[str, ...] = ("linear",)
+    unlowered: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:

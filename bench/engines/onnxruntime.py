@@ -8,12 +8,14 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.errors import Unsupported
 from bench.explain import CALLS, Operation, format_of
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -33,6 +35,13 @@ class OnnxRuntime(Engine):
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
     file = MODEL
+    dynamic = ("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "lstm")
+    unlowered = MappingProxyType(
+        {
+            "transposed": "ONNX Runtime has no INT8 kernel for ConvTranspose",
+            **dict.fromkeys(("lstm", "gru", "rnn"), "ONNX Runtime's static quantizer leaves recurrent layers"),
+        }
+    )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: bfloat16, another device."""
@@ -150,6 +159,16 @@ class OnnxRuntime(Engine):
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return Emulation(predict, "the artefact's graph in floating point on ONNX Runtime")
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What ONNX Runtime's optimized graph multiplies in a call."""
+        from bench.engines.onnx_count import batch_of, executed, layers_of
+
+        batch = batch_of(example)
+        layers = layers_of(*executed(folder / self.file, {BATCH: batch}, example), batch)
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """The session's own pools."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.engines import Engine, quiet, two_of
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import cpu_flags
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -121,6 +122,20 @@ class OpenVino(Engine):
             for runs in nodes.values()
             if any(node.real_time.total_seconds() > 0 for node in runs)
         ]
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What the IR multiplies, each in the number format of the executed graph."""
+        import openvino
+
+        from bench.engines.openvino_count import layers_of
+
+        compiled = self._compile(folder, recipe, example, threads)
+        model = openvino.Core().read_model(folder / MODEL)
+        model.reshape({place: list(port.shape) for place, port in enumerate(compiled.inputs)})
+        layers = layers_of(model, compiled.get_runtime_model(), int(compiled.input(0).shape[0]))
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """What the compiled model tells of its streams, threads and precision."""

@@ -6,6 +6,7 @@ import pickle
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
@@ -14,6 +15,7 @@ from bench.engines.equivalents import without_padding_modes, without_transposed
 from bench.errors import BuildError, Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import has_vnni
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,6 +39,12 @@ class Torch(Engine):
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
     widths = (8, 4, 2)
+    unlowered = MappingProxyType(
+        {
+            "transposed": "torch.ao's INT8 kernels for transposed convolutions err, and no convolution tells this one",
+            **dict.fromkeys(("lstm", "gru", "rnn"), "torch.ao's static INT8 leaves recurrent layers"),
+        }
+    )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: this engine is on the CPU so far."""
@@ -67,6 +75,16 @@ class Torch(Engine):
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with the time that is its own."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What a call of the lowered network multiplies, by what PyTorch's dispatcher is asked for."""
+        from bench.engines.torch_count import batch_of, layers_of, products_of
+
+        predict = self.load(folder, recipe, network, example, threads)
+        layers = layers_of(products_of(lambda: predict(example)), batch_of(example))
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""
