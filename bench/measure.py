@@ -79,7 +79,8 @@ def identity(bench: Bench) -> dict[str, Any]:
 def still_holds(record: Record, bench: Bench) -> bool:
     """Whether what a record measured is what would be measured now: the same artefact."""
     built = find(record.case, bench)
-    return built is not None and built[0].digest == record.artifact["digest"]
+    named = None if built is None else build.digest_of(built[0], engines.get(record.case.engine))
+    return named is not None and named == record.artifact["digest"]
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
@@ -221,7 +222,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         steady=opened["steady"],
         peak_rss_bytes=usage["peak_rss_bytes"],
         artifact={
-            "digest": artifact.digest,
+            "digest": build.digest_of(artifact, engines.get(case.engine)),
             "bytes": artifact.bytes,
             "format": engines.get(case.engine).format,
             "left_in_fp32": opened["left"],

@@ -39,11 +39,13 @@ class Engine(ABC):
     packages  distributions it needs; their versions are part of an artefact's key.
     format    the artefact's format, as the record names it.
     widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    whole     whether the artefact holds the network itself; else it holds the weights, and the model's code the rest.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
     widths: tuple[int, ...] = (8,)
+    whole: bool = True
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:

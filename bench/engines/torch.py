@@ -34,6 +34,7 @@ class Torch(Engine):
     packages = ("torch",)
     format = "state_dict"
     widths = (8, 4, 2)
+    whole = False
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: this engine is on the CPU so far."""
