@@ -1,6 +1,7 @@
 """Claims about the tables of members."""
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -121,3 +122,14 @@ def test_workers_load_what_registered_members_in_the_order_of_registration(monke
             monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
         registry.add("of mine", None, module)
     assert [origin.module for origin in origins()][-3:] == modules
+
+
+def test_the_command_knows_what_the_conftests_of_a_team_and_above_it_register(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "team").mkdir()
+    for place, name in ((tmp_path, "above"), (tmp_path / "team", "own")):
+        text = f"from bench import Dataset, datasets\ndatasets.add('{name}', Dataset('{name}', '', None), __name__)\n"
+        (place / "conftest.py").write_text(text)
+    command = [sys.executable, "-m", "bench", "data", "list"]
+    told = subprocess.check_output(command, cwd=tmp_path / "team", text=True)
+    assert [line.split()[0] for line in told.splitlines()] == ["above", "own"]
