@@ -156,8 +156,8 @@ class Store:
     def _read(self, folder: Path, held: str | None) -> tuple[dict[str, Any] | None, dict[str, tuple[str, int]]]:
         """An entry's manifest and its files' facts, if it is whole; one that is damaged is removed.
 
-        It is looked at once more under its lock: another session may have removed it meanwhile, and built it again. Where
-        another session has the lock the entry is in its hands.
+        It is looked at once more under its lock: another session may have removed it meanwhile, and built it again.
+        Where another session has the lock the entry is in its hands.
         """
         if not folder.is_dir():
             return None, {}

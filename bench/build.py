@@ -57,10 +57,11 @@ def made_by(origin: Origin | None, *parts: Any) -> Code:
 
 def data_facts(dataset: Dataset, folder: Path | None) -> dict[str, Any]:
     """What identifies a data set on this machine: its code and values, its files' digests, its packages' versions."""
+    origin = datasets.origin(dataset.name)
     return {
         "dataset": dataset.name,
-        "code": made_by(datasets.origin(dataset.name), dataset).digests(),
-        "values": fingerprint(dataset),
+        "code": made_by(origin, dataset).digests(),
+        "values": fingerprint(dataset, None if origin is None else Path(origin.root)),
         "files": [source_digest(file) for file in _data_files(dataset, folder)],
         "versions": versions(dataset.packages),
     }
@@ -96,19 +97,19 @@ def _followed(store: Store, source: Source, used: Used) -> Iterator[set[Path]]:
 
 def network_facts(store: Store, source: Source, make: bool = True) -> dict[str, Any] | None:
     """What identifies a model's network: its name, its structure as it was built, `structure`, the names and shapes of
-    its parameters, `state`, the code and the values it was built by, what else turned out to shape it, and the installed
-    versions of the packages that it is built from.
+    its parameters, `state`, the code and the values it was built by, what else turned out to shape it, and the
+    installed versions of the packages that it is built from.
 
     It is built once to know them, and they are kept, so that a session looks them up without a framework. What the
     code's own text does not tell, such as what a partial or a closure holds, is in the key they are kept under.
     """
-    code = _code_of(source)
+    code, beside = _code_of(source), _beside(source)
     model = replace(source.model, weights=(source.weights,))
     made_from: dict[str, Any] = {
         "model": model.name,
         "weights": source.weights.name,
         "code": code.digests(),
-        "values": fingerprint(model),
+        "values": fingerprint(model, beside),
         "file": None if source.weights_file is None else source_digest(source.weights_file),
         "versions": versions(sorted(code.packages | {"torch"})),
         "harness": [source_digest(HARNESS / file) for file in SHAPING],
@@ -121,11 +122,10 @@ def network_facts(store: Store, source: Source, make: bool = True) -> dict[str, 
             network = architecture(source)
         add_modules(used, modules_of(network), known)
         used.packages -= made_from["versions"].keys()
-        facts = {"structure": structure(network), "state": state(network)}
+        facts = {"structure": structure(network, beside), "state": state(network)}
         (folder / NETWORK).write_text(json.dumps(facts))
         return used
 
-    beside = _beside(source)
     kept = store.get("network", made_from, write, beside) if make else store.find("network", made_from, beside)
     return None if kept is None else kept.made_from | json.loads((kept.folder / NETWORK).read_text())
 
@@ -292,6 +292,15 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
     samples = calibration_inputs(source)
     interface = interface_of(network(), samples[:1])
     return sensitivity.Trial(builder, lambda: adapted(network(), interface), samples, os.cpu_count() or 1, interface)
+
+
+def digest_of(built: Artifact, builder: Engine) -> str:
+    """The digest that a record names an artefact by: its own, or with that of the network's structure where the
+    artefact holds weights alone: an edited network is another one though its weights are the same.
+    """
+    if builder.whole:
+        return built.digest
+    return hashlib.sha256(f"{built.digest}\n{built.made_from['network']['structure']}".encode()).hexdigest()
 
 
 def as_built(recipe: Recipe, folder: Path) -> Recipe:

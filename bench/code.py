@@ -58,8 +58,9 @@ def is_installed(file: Path | str) -> bool:
 
 
 def is_users(file: Path | str) -> bool:
-    """Whether a file is a user's own: neither installed nor of this harness."""
-    return not str(file).startswith("<") and not is_installed(file) and HARNESS not in Path(file).parents
+    """Whether a file is a user's own: neither installed nor of this harness, nor a name that is no place."""
+    path = Path(file)
+    return path.is_absolute() and not is_installed(path) and HARNESS not in path.parents
 
 
 def distributions(top: str) -> list[str]:
@@ -84,9 +85,9 @@ def _distributions(path: tuple[str, ...]) -> dict[str, list[str]]:
 def code_of(starts: Iterable[tuple[str, Path]]) -> Code:
     """What modules, each given by its name and its file, reach by their imports, and by those of what they import.
 
-    Of an installed package its distribution counts, but the package that a start itself is of counts by its files. Of a
-    package's own `__init__` only those imports are followed that bind what is taken from it: else each model of a package
-    would be made by all of them. Of this harness the files that are named count, and nothing that they import.
+    Of an installed package its distribution counts, but the package that a start itself is of counts by its files.
+    Of a package's own `__init__` only those imports are followed that bind what is taken from it: else each model of a
+    package would be made by all of them. Of this harness the files that are named count, and nothing that they import.
     """
     found = Code()
     waiting = list(starts)

@@ -2,7 +2,8 @@
 sets or dictionaries, no order of loading.
 
 A function counts by its name, the place of its source, its defaults, what it closes over, and those global values of
-its module that it names; its text is in the digest of its file. A network counts by its modules, each with every attribute.
+its module that it names; its text is in the digest of its file. A network counts by its modules, each with every
+attribute, and there functions count by what they execute, wherever it stands.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import types
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from bench.code import is_users
@@ -33,18 +34,21 @@ TRACES = ("_graph", "_code", "_tracer_cls", "_tracer_extras", "_graphmodule_cls_
 DEEP = 100
 
 
-def fingerprint(value: Any) -> str:
-    """The digest of a value, of whatever it holds and of whatever its functions close over."""
-    walk = _Walk()
+def fingerprint(value: Any, beside: Path | None = None) -> str:
+    """The digest of a value, of whatever it holds and of whatever its functions close over.
+
+    beside  a folder that paths are told from, so that a project that is moved stays what it is.
+    """
+    walk = _Walk(beside)
     walk.value(value)
     return walk.digest()
 
 
-def structure(network: torch.nn.Module) -> str:
+def structure(network: torch.nn.Module, beside: Path | None = None) -> str:
     """The digest of a network as it is built: its modules' classes, names and attributes, and the names, shapes and
-    types of its parameters and buffers; their values only where the state dict holds them not.
+    types of its parameters and buffers; their values only where the state dict holds them not. `beside` as above.
     """
-    walk = _Walk()
+    walk = _Walk(beside, executed=True)
     for part in network.modules():
         kept = [tensor for name, tensor in part._buffers.items() if name not in part._non_persistent_buffers_set]
         walk.in_state([tensor for tensor in (*part._parameters.values(), *kept) if tensor is not None])
@@ -75,9 +79,14 @@ def modules_of(network: torch.nn.Module) -> set[str]:
 
 
 class _Walk:
-    """One pass over a value; what is met again is told by its number, so circles end."""
+    """One pass over a value; what is met again is told by its number, so circles end.
 
-    def __init__(self) -> None:
+    executed  whether a function's text is told by its instructions. They are others under pytest, which rewrites
+              assertions, and in another Python: only a worker takes them, once for each network.
+    """
+
+    def __init__(self, beside: Path | None = None, executed: bool = False) -> None:
+        self._beside, self._executed = beside, executed
         self._hash = hashlib.sha256()
         self._met: dict[int, int] = {}
         self._alive: list[Any] = []
@@ -105,7 +114,10 @@ class _Walk:
         if isinstance(value, enum.Enum):
             self.put("enum", _name(type(value)), value.name)
         elif isinstance(value, PLAIN):
-            self.put(_name(type(value)), repr(value))
+            text = repr(value)
+            if self._beside is not None and isinstance(value, (str, PurePath)):
+                text = text.replace(str(self._beside), "<beside>")
+            self.put(_name(type(value)), text)
         elif isinstance(value, re.Pattern):
             self.put("pattern", repr(value.pattern), value.flags)
         elif id(value) in self._met:
@@ -185,8 +197,8 @@ class _Walk:
     def _function(self, function: types.FunctionType) -> None:
         code = function.__code__
         self.put(function.__module__, function.__qualname__)
-        if code.co_filename.startswith("<"):  # made while running: no file tells of it
-            self.put(code.co_code.hex(), code.co_names, *map(repr, filter(_is_plain, code.co_consts)))
+        if self._executed or code.co_filename.startswith("<"):  # made while running: no file tells of it
+            self._instructions(code, function.__doc__)
         else:
             self.put(code.co_firstlineno, _place(code))
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -200,6 +212,14 @@ class _Walk:
         if is_users(code.co_filename):
             names = set(_names(code))
             self._named(function.__globals__, names)
+
+    def _instructions(self, code: types.CodeType, docstring: str | None = None) -> None:
+        self.put(code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars)
+        for const in code.co_consts:
+            if isinstance(const, types.CodeType):
+                self._instructions(const)
+            elif docstring is None or const != docstring:
+                self.value(const)
 
     def _named(self, scope: Mapping[str, Any], names: set[str]) -> None:
         """The values that code names in a module: plain ones, and the user's functions, classes and modules."""
@@ -309,8 +329,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _place(code: types.CodeType) -> Sequence[int | None]:
-    """The lines and columns of a lambda's expression; several may stand in one line. Of a function its first line tells,
-    and pytest's rewriting of assertions moves the rest.
+    """The lines and columns of a lambda's expression; several may stand in one line. Of a function its first line
+    tells, and pytest's rewriting of assertions moves the rest.
     """
     places = [place for place in code.co_positions() if place[3]] if code.co_name == "<lambda>" else []
     return places[-1] if places else ()

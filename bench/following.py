@@ -22,7 +22,7 @@ _listening = False
 def note(file: Path | str) -> None:
     """Tell that a file shapes what is being made; for files that are not opened by Python."""
     for opened in _active:
-        opened.add(os.path.abspath(file))
+        opened.add(str(Path(file).absolute()))
 
 
 @contextmanager

@@ -96,8 +96,10 @@ def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> boo
     if record.case != case or record.speedup.get("baseline", {}).get("case") != baseline.axes():
         return False
     built = find(case, bench)
-    measured = (record.artifact["digest"], record.artifact["reference"])
-    return built is not None and tuple(made.digest for made in built) == measured
+    if built is None:
+        return False
+    digests = (build.digest_of(built[0], engines.get(case.engine)), built[1].digest)
+    return digests == (record.artifact["digest"], record.artifact["reference"])
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
@@ -261,7 +263,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         steady=opened["steady"],
         peak_rss_bytes=usage["peak_rss_bytes"],
         artifact={
-            "digest": artifact.digest,
+            "digest": build.digest_of(artifact, engines.get(case.engine)),
             "bytes": artifact.bytes,
             "format": engines.get(case.engine).format,
             "left_in_fp32": opened["left"],

@@ -49,6 +49,7 @@ class Engine(ABC):
               where it keeps nothing.
     dynamic   the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
     unlowered why layers of a kind stay in FP32 under INT8 here, by kind.
+    whole     whether the artefact holds the network itself; else it holds the weights, and the model's code the rest.
     """
 
     packages: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Engine(ABC):
     compiled: str | None = None
     dynamic: tuple[str, ...] = ("linear",)
     unlowered: Mapping[str, str] = MappingProxyType({})
+    whole: bool = True
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:

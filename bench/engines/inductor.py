@@ -29,6 +29,7 @@ class Inductor(Engine):
     packages = ("torch",)
     format = "state_dict or pt2"
     compiled = "TORCHINDUCTOR_CACHE_DIR"
+    whole = False
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: no compiler, INT8 on another processor than x86, another device."""

@@ -45,6 +45,7 @@ class Torch(Engine):
             **dict.fromkeys(("lstm", "gru", "rnn"), "torch.ao's static INT8 leaves recurrent layers"),
         }
     )
+    whole = False
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: this engine is on the CPU so far."""
