@@ -142,6 +142,7 @@ def _indexing() -> Any:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
+    from torch.utils.weak import WeakIdKeyDictionary
 
     whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -153,20 +154,21 @@ def _indexing() -> Any:
         def __init__(self, network: torch.nn.Module, given: torch.Tensor) -> None:
             super().__init__()
             self.indexes = False
-            self._weights: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in network.parameters()}
-            self._raw = {id(given): given}  # tensors are kept, lest another tensor gets their id
+            self._weighed, self._raw = WeakIdKeyDictionary(), WeakIdKeyDictionary()  # they keep no activation alive
+            self._weighed.update(dict.fromkeys(network.parameters()))
+            self._raw[given] = None
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             outputs = func(*args, **(kwargs or {}))
             taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
             made = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-            if any(id(tensor) in self._weights for tensor in taken):
-                self._weights |= {id(tensor): tensor for tensor in made}
-            elif any(id(tensor) in self._raw and tensor.is_floating_point() for tensor in taken):
+            if any(tensor in self._weighed for tensor in taken):
+                self._weighed.update(dict.fromkeys(made))
+            elif any(tensor in self._raw and tensor.is_floating_point() for tensor in taken):
                 name = str(func)
                 became = any(tensor.dtype in whole for tensor in made) and "pool" not in name  # pools tell their places
-                self.indexes = self.indexes or became or name.startswith(("aten.eq", "aten.ne."))
-                self._raw |= {id(tensor): tensor for tensor in made}
+                self.indexes = self.indexes or became or name.startswith(("aten.eq.", "aten.ne."))
+                self._raw.update(dict.fromkeys(made))
             return outputs
 
     return Indexing
@@ -182,23 +184,45 @@ def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
     import torch
 
     names = interface.names
-    as_it_is = interface.gives == "tensor" or (interface.gives == "tuple" and names == tuple(range(len(names))))
-    if (as_it_is and len(names) != 1 and not interface.writes_input) and not interface.indexes_input:
+    one_tensor = interface.gives == "tensor"
+    as_it_is = one_tensor or (interface.gives == "tuple" and len(names) > 1 and names == tuple(range(len(names))))
+    network.indexes_input = interface.indexes_input  # type: ignore[assignment]
+    if (as_it_is and not interface.writes_input) or isinstance(network, torch.jit.ScriptModule):
         return network
-    if isinstance(network, torch.jit.ScriptModule):
-        return network
+    if isinstance(network, torch.fx.GraphModule):
+        return _rewritten(network, interface)
     kind: Any = type(network)
 
     class Adapted(kind):
-        indexes_input = interface.indexes_input
-
         def forward(self, x: torch.Tensor) -> Any:
             outputs = kind.forward(self, x.clone() if interface.writes_input else x)
-            if not names:
-                return outputs
-            parts = tuple(getattr(outputs, str(name)) if interface.attributes else outputs[name] for name in names)
-            return parts[0] if len(parts) == 1 else parts
+            return outputs if one_tensor else _parts(outputs, interface)
 
     Adapted.__name__, Adapted.__qualname__, Adapted.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     network.__class__ = Adapted
     return network
+
+
+def _rewritten(network: torch.fx.GraphModule, interface: Interface) -> torch.nn.Module:
+    """A traced network, adapted in its graph: a copy of it is made from that, not from its class."""
+    import torch
+
+    for node in list(network.graph.nodes):
+        if node.op == "placeholder" and interface.writes_input:
+            with network.graph.inserting_after(node):
+                copied = network.graph.call_method("clone", (node,))
+            node.replace_all_uses_with(copied, lambda user, copied=copied: user is not copied)
+        if node.op == "output" and interface.names:
+            given = node.args[0]
+            with network.graph.inserting_before(node):
+                parts = _parts(torch.fx.Proxy(given) if isinstance(given, torch.fx.Node) else given, interface)
+                node.args = (torch.fx.node.map_aggregate(parts, lambda part: getattr(part, "node", part)),)
+    network.recompile()
+    return network
+
+
+def _parts(outputs: Any, interface: Interface) -> Any:
+    """The one output, or the tuple of several, out of what holds them."""
+    names = interface.names
+    parts = tuple(getattr(outputs, str(name)) if interface.attributes else outputs[name] for name in names)
+    return parts[0] if len(parts) == 1 else parts

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 STATE = "state.pt"
 CALIBRATION_BATCH = 8
 WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
+VIEWS = (
+    *("getitem", "view", "view_as", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze"),
+    *("chunk", "split", "unbind", "narrow", "select", "t", "expand", "swapaxes", "movedim", "contiguous", "detach"),
+)
 APART = ("scale", "zero_point", "weight")
 
 
@@ -194,7 +198,8 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
             except RuntimeError as error:
                 raise Unsupported(
                     "the network makes whole numbers of its float32 input, which bfloat16 would round, and multiplies "
-                    "by it too, outside of its modules; have the model's preprocess give whole numbers (int64)"
+                    "by it too, outside of its modules; have the model's preprocess give whole numbers (int64): "
+                    f"{str(error).splitlines()[0]}"
                 ) from error
     return whole
 
@@ -249,10 +254,55 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
                 if isinstance(module, torch.nn.modules.conv._ConvTransposeNd):
                     mapping.set_module_name(name, None)
         try:
-            return prepare_fx(network, mapping, (torch.from_numpy(example),))
+            return prepare_fx(in_order(network), mapping, (torch.from_numpy(example),))
+        except Unsupported:
+            raise
         except Exception as error:
             line = str(error).strip().splitlines()[0]
             raise BuildError(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
+
+
+def in_order(network: torch.nn.Module) -> torch.nn.Module:
+    """The network, traced, in which what follows a write into a tensor takes the write's result; the network itself
+    where it has none. Raises Unsupported where it writes into a part of a tensor.
+
+    FX knows no order but that of results: after `x.sub_(mean)` it quantizes the x of before, and loses all but 2 dB.
+    """
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+    from torch.fx import GraphModule, Node
+
+    graph = QuantizationTracer([], []).trace(network)
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    written = False
+    for node in graph.nodes:
+        target = _written(node, network)
+        if not isinstance(target, Node):
+            continue
+        later = [user for user in target.users if place[user] > place[node]]
+        whole = target.args[0] if target.args and _is_part(target) else None
+        if isinstance(whole, Node) and any(place[user] > place[node] for user in whole.users):
+            raise Unsupported("torch.ao's FX cannot follow a network that writes into a part of a tensor")
+        if later:
+            target.replace_all_uses_with(node, later.__contains__)
+            written = True
+    return GraphModule(network, graph) if written else network
+
+
+def _written(node: torch.fx.Node, network: torch.nn.Module) -> Any:
+    """What a node of a graph writes into, None where it writes into nothing."""
+    if isinstance(node.kwargs.get("out"), type(node)):
+        return node.kwargs["out"]
+    name = str(getattr(node.target, "__name__", node.target)) if node.op.startswith("call_") else ""
+    if node.op == "call_module":
+        in_place = getattr(network.get_submodule(str(node.target)), "inplace", False) is True
+    else:
+        in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
+    return node.args[0] if in_place and node.args else None
+
+
+def _is_part(node: torch.fx.Node) -> bool:
+    """Whether a node's result may share memory with what it is made of."""
+    return str(getattr(node.target, "__name__", node.target)) in VIEWS
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
