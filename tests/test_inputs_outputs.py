@@ -256,7 +256,7 @@ def test_word_numbers_stay_themselves_in_bfloat16(engine, index, dtype, tmp_path
     ids = np.arange(300, 600)
     source = source_of(lambda: words(index), ids[:, None], preprocess=lambda x: x.astype(dtype))
     scores, interface = predicted(engine, "bf16", source, tmp_path, ids[:, None].astype(dtype))
-    assert interface.indexes_input == (dtype == np.float32)
+    assert interface.exact_input == (dtype == np.float32)  # else its whole numbers come as such
     assert scores.dtype == np.float32
     assert np.array_equal(scores.argmax(axis=1), ids)  # bfloat16 has steps of 2 and 4 there
     assert (
@@ -283,8 +283,33 @@ def test_bfloat16_of_a_network_that_indexes_and_multiplies_by_its_input_keeps_bo
     torch.manual_seed(0)
     outputs, _ = predicted("torch", "bf16", source_of(lambda: Both(True).eval(), ids), tmp_path / "a", ids)
     assert np.isfinite(outputs).all()
-    with pytest.raises(Unsupported, match=r"whole numbers of its float32 input.*\(int64\)"):
+    with pytest.raises(Unsupported, match=r"round the network's input \(float32\).*outside of its modules"):
         build.artifact(Store(tmp_path / "b"), source_of(lambda: Both(False).eval(), ids), "torch", "bf16")
+
+
+@pytest.mark.parametrize("engine", ["torch", "torchscript", "openvino"])
+def test_bytes_that_a_network_makes_floats_of_are_cast_to_bfloat16_inside_of_it(engine, tmp_path):
+    import torch
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.conv(x / 255)
+
+    def network():
+        torch.manual_seed(0)
+        return Scaled().eval().requires_grad_(False)
+
+    supported(engine, "bf16")
+    pictures = CHANCE.integers(0, 256, (4, 3, 8, 8)).astype(np.uint8)
+    source = source_of(network, pictures, preprocess=lambda x: x)
+    outputs, interface = predicted(engine, "bf16", source, tmp_path, pictures)
+    assert interface.exact_input
+    known = network()(as_tensor(pictures)).numpy().ravel()
+    assert likeness(outputs.ravel(), known, np.zeros(known.size, bool))["sqnr_db"] > 35
 
 
 def test_a_network_that_does_not_index_by_its_input_is_given_bfloat16_at_its_door():
@@ -304,7 +329,7 @@ def test_a_network_that_does_not_index_by_its_input_is_given_bfloat16_at_its_doo
     network = Seen().eval()
     picture = CHANCE.random((1, 3, 4, 4), np.float32)
     interface = interface_of(network, picture)
-    assert not interface.indexes_input
+    assert not interface.exact_input
     from bench.engines.torch import lowered, predictor
 
     labels = predictor(lowered(adapted(network, interface), recipes.get("bf16"), picture))(picture)

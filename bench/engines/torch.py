@@ -161,13 +161,13 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
     """The network with its floating input cast to its own number format, and its floating outputs to float32; whole
     numbers stay as they are.
 
-    An input that the network makes whole numbers of, as word numbers in float32, is not cast at its door: bfloat16
-    holds whole numbers exactly only up to 256. There each module that has weights casts what it is given. Raises
-    Unsupported where the network, called on an example (1, ...), multiplies by that input outside of its modules.
+    An input that must be exact (see Interface) is not cast at the network's door: there each module that has weights
+    casts what it is given. Raises Unsupported where the network, called on an example (1, ...), multiplies by such an
+    input outside of its modules.
     """
     import torch
 
-    late = getattr(network, "indexes_input", False)
+    late = getattr(network, "exact_input", False)
 
     def cast(value: Any) -> Any:
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -197,8 +197,8 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
                 predictor(whole)(example)
             except RuntimeError as error:
                 raise Unsupported(
-                    "the network makes whole numbers of its float32 input, which bfloat16 would round, and multiplies "
-                    "by it too, outside of its modules; have the model's preprocess give whole numbers (int64): "
+                    f"bfloat16 would round the network's input ({example.dtype}), which it must have exactly, and it "
+                    "multiplies by that outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
                     f"{str(error).splitlines()[0]}"
                 ) from error
     return whole
