@@ -169,14 +169,11 @@ def _exactness() -> Any:
                 self._weighed.update(dict.fromkeys(made))
             elif raw := [tensor for tensor in taken if tensor in self._raw]:
                 name = str(func)
-                if any(tensor.is_floating_point() for tensor in raw):
-                    became = (
-                        any(tensor.dtype in whole for tensor in made) and "pool" not in name
-                    )  # they tell their places
-                    became = became or name.startswith(("aten.eq.", "aten.ne."))
-                else:
-                    became = any(tensor.is_floating_point() for tensor in made)
-                self.exact = self.exact or became
+                if not any(tensor.is_floating_point() for tensor in raw):
+                    self.exact |= any(tensor.is_floating_point() for tensor in made)
+                elif "pool" not in name:  # whose whole numbers tell places
+                    equal = name.startswith(("aten.eq.", "aten.ne."))
+                    self.exact |= equal or any(tensor.dtype in whole for tensor in made)
                 self._raw.update(dict.fromkeys(made))
             return outputs
 
