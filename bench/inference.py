@@ -165,13 +165,12 @@ def _counted(values: np.ndarray) -> bool:
 
     if values.dtype.kind in "iub":
         return True
-    if not np.isfinite(values).all():
-        return False
     few = np.unique(
         values.ravel()[: FEW * OFTEN]
     )  # of many different values a part is enough to tell that they are many
-    often = (values == np.round(values)).all() or values.size >= OFTEN * len(few)
-    return len(few) <= FEW and bool(often) and bool(np.isin(values, few).all())
+    if len(few) > FEW or not np.isfinite(few).all() or not np.isin(values, few).all():
+        return False
+    return bool((few == np.round(few)).all()) or values.size >= OFTEN * len(few)
 
 
 def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:

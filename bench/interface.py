@@ -23,15 +23,16 @@ class Interface:
     """How a network treats its input, and in what it gives its outputs.
 
     writes_input   whether it writes into its input, as `x.sub_(mean)` does.
-    indexes_input  whether it makes whole numbers of a float32 input, as `embedding(x.long())` does: rounded to
-                   bfloat16, numbers above 256 would be others.
+    exact_input    whether its input must not be rounded before it: the network makes whole numbers of a float32 input,
+                   as `embedding(x.long())` does, which bfloat16 holds exactly only up to 256; or it makes numbers of
+                   floating point, always float32, of whole ones, as `x / 255` does of bytes.
     gives          "tensor", or the type that holds the outputs: "tuple", "list", "dict", a class by its name.
     names          the outputs in that, None left out: places of a sequence, keys of a mapping, attributes of a class.
     attributes     whether the names are attributes.
     """
 
     writes_input: bool = False
-    indexes_input: bool = False
+    exact_input: bool = False
     gives: str = "tensor"
     names: tuple[Any, ...] = ()
     attributes: bool = False
@@ -100,12 +101,12 @@ def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
             raise BuildError(f"the network's forward takes {asked}; bench gives it {FORWARD}") from None
     given = torch.from_numpy(example.copy())
     version = given._version
-    with torch.no_grad(), _indexing()(network, given) as watch:
+    with torch.no_grad(), _exactness()(network, given) as watch:
         outputs = network(given)
     written = given._version != version or given.numpy().tobytes() != example.tobytes()
     held = _held(outputs)
     if held is None:
-        return Interface(written, watch.indexes)
+        return Interface(written, watch.exact)
     values, attributes = held
     names = tuple(name for name, value in values.items() if value is not None)
     gives = type(outputs).__name__
@@ -115,7 +116,7 @@ def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
         raise BuildError(
             f"the network gives {gives} with {what}; have it give tensors, or one flat tuple, list or dict"
         )
-    return Interface(written, watch.indexes, gives, names, attributes)
+    return Interface(written, watch.exact, gives, names, attributes)
 
 
 def _held(outputs: Any) -> tuple[dict[Any, Any], bool] | None:
@@ -137,39 +138,46 @@ def _held(outputs: Any) -> tuple[dict[Any, Any], bool] | None:
     )
 
 
-def _indexing() -> Any:
-    """A watch over a network's call: whether whole numbers are made of values that are still the input's own."""
+def _exactness() -> Any:
+    """A watch over a network's call: whether values that are still the input's own become whole numbers, or whole ones
+    numbers of floating point.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
+    from torch.utils.weak import WeakIdKeyDictionary
 
     whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-    class Indexing(TorchDispatchMode):
+    class Exactness(TorchDispatchMode):
         """Follows the input until it meets parameters: behind products with weights a rounded input costs some 1e-3 of
         a value, as in every bfloat16 network; before them it is another input.
         """
 
         def __init__(self, network: torch.nn.Module, given: torch.Tensor) -> None:
             super().__init__()
-            self.indexes = False
-            self._weights: dict[int, torch.Tensor] = {id(parameter): parameter for parameter in network.parameters()}
-            self._raw = {id(given): given}  # tensors are kept, lest another tensor gets their id
+            self.exact = False
+            self._weighed, self._raw = WeakIdKeyDictionary(), WeakIdKeyDictionary()  # they keep no activation alive
+            self._weighed.update(dict.fromkeys(network.parameters()))
+            self._raw[given] = None
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             outputs = func(*args, **(kwargs or {}))
             taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
             made = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-            if any(id(tensor) in self._weights for tensor in taken):
-                self._weights |= {id(tensor): tensor for tensor in made}
-            elif any(id(tensor) in self._raw and tensor.is_floating_point() for tensor in taken):
+            if any(tensor in self._weighed for tensor in taken):
+                self._weighed.update(dict.fromkeys(made))
+            elif raw := [tensor for tensor in taken if tensor in self._raw]:
                 name = str(func)
-                became = any(tensor.dtype in whole for tensor in made) and "pool" not in name  # pools tell their places
-                self.indexes = self.indexes or became or name.startswith(("aten.eq", "aten.ne."))
-                self._raw |= {id(tensor): tensor for tensor in made}
+                if not any(tensor.is_floating_point() for tensor in raw):
+                    self.exact |= any(tensor.is_floating_point() for tensor in made)
+                elif "pool" not in name:  # whose whole numbers tell places
+                    equal = name.startswith(("aten.eq.", "aten.ne."))
+                    self.exact |= equal or any(tensor.dtype in whole for tensor in made)
+                self._raw.update(dict.fromkeys(made))
             return outputs
 
-    return Indexing
+    return Exactness
 
 
 def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
@@ -182,23 +190,45 @@ def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
     import torch
 
     names = interface.names
-    as_it_is = interface.gives == "tensor" or (interface.gives == "tuple" and names == tuple(range(len(names))))
-    if (as_it_is and len(names) != 1 and not interface.writes_input) and not interface.indexes_input:
+    one_tensor = interface.gives == "tensor"
+    as_it_is = one_tensor or (interface.gives == "tuple" and len(names) > 1 and names == tuple(range(len(names))))
+    network.exact_input = interface.exact_input  # type: ignore[assignment]
+    if (as_it_is and not interface.writes_input) or isinstance(network, torch.jit.ScriptModule):
         return network
-    if isinstance(network, torch.jit.ScriptModule):
-        return network
+    if isinstance(network, torch.fx.GraphModule):
+        return _rewritten(network, interface)
     kind: Any = type(network)
 
     class Adapted(kind):
-        indexes_input = interface.indexes_input
-
         def forward(self, x: torch.Tensor) -> Any:
             outputs = kind.forward(self, x.clone() if interface.writes_input else x)
-            if not names:
-                return outputs
-            parts = tuple(getattr(outputs, str(name)) if interface.attributes else outputs[name] for name in names)
-            return parts[0] if len(parts) == 1 else parts
+            return outputs if one_tensor else _parts(outputs, interface)
 
     Adapted.__name__, Adapted.__qualname__, Adapted.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     network.__class__ = Adapted
     return network
+
+
+def _rewritten(network: torch.fx.GraphModule, interface: Interface) -> torch.nn.Module:
+    """A traced network, adapted in its graph: a copy of it is made from that, not from its class."""
+    import torch
+
+    for node in list(network.graph.nodes):
+        if node.op == "placeholder" and interface.writes_input:
+            with network.graph.inserting_after(node):
+                copied = network.graph.call_method("clone", (node,))
+            node.replace_all_uses_with(copied, lambda user, copied=copied: user is not copied)
+        if node.op == "output" and interface.names:
+            given = node.args[0]
+            with network.graph.inserting_before(node):
+                parts = _parts(torch.fx.Proxy(given) if isinstance(given, torch.fx.Node) else given, interface)
+                node.args = (torch.fx.node.map_aggregate(parts, lambda part: getattr(part, "node", part)),)
+    network.recompile()
+    return network
+
+
+def _parts(outputs: Any, interface: Interface) -> Any:
+    """The one output, or the tuple of several, out of what holds them."""
+    names = interface.names
+    parts = tuple(getattr(outputs, str(name)) if interface.attributes else outputs[name] for name in names)
+    return parts[0] if len(parts) == 1 else parts

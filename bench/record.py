@@ -19,7 +19,8 @@ class Record:
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
     quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n;
                 null, with the reason, where the data have no truth to judge by.
-    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs, and the task's own figures.
+    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs that are no classes, agreement of
+                those that are, and the task's own figures.
     drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
     answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where it was not judged.
     pictures    names of the strips of pictures that were written.

@@ -98,6 +98,37 @@ def test_a_worker_that_wants_more_memory_than_it_may_have_is_a_failed_case(bench
     assert record.reason.startswith("open: MemoryError: Unable to allocate 8.00 GiB")
 
 
+def test_an_engine_that_writes_into_its_input_is_a_failed_case(bench, monkeypatch):
+    prepare([CASE], bench)
+    monkeypatch.setenv("TOY_FAULT", "writes")
+    record = measure(CASE, bench)
+    assert record.status == "failed"
+    assert record.reason.startswith("toy writes into the array that it is called with, so that times would be of other")
+
+
+def test_the_inputs_that_int8_was_calibrated_with_are_on_record_and_too_few_are_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "coarse")
+    monkeypatch.setattr(engines.get("toy"), "supports", lambda recipe, device: None)
+    for _ in range(2):  # the second takes what the first has built
+        record = measure(dataclasses.replace(CASE, precision="int8_static"), Bench(tmp_path, plan=QUICK))
+        assert record.calibration == {"asked": 256, "used": 50}
+        assert "calibrated with 50 inputs where 256 were asked for" in record.warnings
+
+
+def test_a_strip_of_pictures_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from bench import Samples, worker
+    from bench.tasks import tasks
+
+    monkeypatch.setattr(tasks.get("classification"), "shown", lambda *what: {"original": "no picture"}, raising=False)
+    session = SimpleNamespace(case=CASE, source=SimpleNamespace(model=SimpleNamespace(task="classification")))
+    names, warnings = worker._pictures(str(tmp_path), session, Samples([0], [0]), [0], [0])
+    assert names == []
+    assert len(warnings) == 1
+    assert warnings[0].startswith("no strip of pictures: AttributeError: ")
+
+
 def test_the_last_lines_of_a_worker_that_died_are_in_its_reason(bench, monkeypatch):
     monkeypatch.setenv("TOY_FAULT", "exit")
     assert measure(CASE, bench).reason.endswith("its last lines: a library prints on standard output")

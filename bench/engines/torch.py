@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 STATE = "state.pt"
 CALIBRATION_BATCH = 8
 WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
+VIEWS = (
+    *("getitem", "view", "view_as", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze"),
+    *("chunk", "split", "unbind", "narrow", "select", "t", "expand", "swapaxes", "movedim", "contiguous", "detach"),
+)
 APART = ("scale", "zero_point", "weight")
 
 
@@ -274,13 +278,13 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
     """The network with its floating input cast to its own number format, and its floating outputs to float32; whole
     numbers stay as they are.
 
-    An input that the network makes whole numbers of, as word numbers in float32, is not cast at its door: bfloat16
-    holds whole numbers exactly only up to 256. There each module that has weights casts what it is given. Raises
-    Unsupported where the network, called on an example (1, ...), multiplies by that input outside of its modules.
+    An input that must be exact (see Interface) is not cast at the network's door: there each module that has weights
+    casts what it is given. Raises Unsupported where the network, called on an example (1, ...), multiplies by such an
+    input outside of its modules.
     """
     import torch
 
-    late = getattr(network, "indexes_input", False)
+    late = getattr(network, "exact_input", False)
 
     def cast(value: Any) -> Any:
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -310,8 +314,9 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
                 predictor(whole)(example)
             except RuntimeError as error:
                 raise Unsupported(
-                    "the network makes whole numbers of its float32 input, which bfloat16 would round, and multiplies "
-                    "by it too, outside of its modules; have the model's preprocess give whole numbers (int64)"
+                    f"bfloat16 would round the network's input ({example.dtype}), which it must have exactly, and it "
+                    "multiplies by that outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
+                    f"{str(error).splitlines()[0]}"
                 ) from error
     return whole
 
@@ -355,7 +360,10 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             mapping.set_module_name(name, None)
         network = without_padding_modes(without_transposed(with_open_attention(network, example), example))
         try:
-            watched = prepare_fx(network, mapping, (torch.from_numpy(example),), backend_config=patterns())
+            example_tensor = (torch.from_numpy(example),)
+            watched = prepare_fx(in_order(network), mapping, example_tensor, backend_config=patterns())
+        except Unsupported:
+            raise
         except Exception as error:
             line = str(error).strip().splitlines()[0]
             raise BuildError(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
@@ -397,6 +405,49 @@ def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
                     more[name] = (more[name],) * axes_of[node.target]
             node.args, node.kwargs = (given["input"], given["weight"], *more.values()), {}
     watched.recompile()
+
+
+def in_order(network: torch.nn.Module) -> torch.nn.Module:
+    """The network, traced, in which what follows a write into a tensor takes the write's result; the network itself
+    where it has none. Raises Unsupported where it writes into a part of a tensor.
+
+    FX knows no order but that of results: after `x.sub_(mean)` it quantizes the x of before, and loses all but 2 dB.
+    """
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+    from torch.fx import GraphModule, Node
+
+    graph = QuantizationTracer([], []).trace(network)
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    written = False
+    for node in graph.nodes:
+        target = _written(node, network)
+        if not isinstance(target, Node):
+            continue
+        later = [user for user in target.users if place[user] > place[node]]
+        whole = target.args[0] if target.args and _is_part(target) else None
+        if isinstance(whole, Node) and any(place[user] > place[node] for user in whole.users):
+            raise Unsupported("torch.ao's FX cannot follow a network that writes into a part of a tensor")
+        if later:
+            target.replace_all_uses_with(node, later.__contains__)
+            written = True
+    return GraphModule(network, graph) if written else network
+
+
+def _written(node: torch.fx.Node, network: torch.nn.Module) -> Any:
+    """What a node of a graph writes into, None where it writes into nothing."""
+    if isinstance(node.kwargs.get("out"), type(node)):
+        return node.kwargs["out"]
+    name = str(getattr(node.target, "__name__", node.target)) if node.op.startswith("call_") else ""
+    if node.op == "call_module":
+        in_place = getattr(network.get_submodule(str(node.target)), "inplace", False) is True
+    else:
+        in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
+    return node.args[0] if in_place and node.args else None
+
+
+def _is_part(node: torch.fx.Node) -> bool:
+    """Whether a node's result may share memory with what it is made of."""
+    return str(getattr(node.target, "__name__", node.target)) in VIEWS
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
