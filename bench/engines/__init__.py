@@ -36,13 +36,17 @@ class Emulation:
 class Engine(ABC):
     """What every engine must be able to do. Override the abstract methods; the others have defaults.
 
-    packages  distributions it needs; their versions are part of an artefact's key.
-    format    the artefact's format, as the record names it.
-    widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    packages     distributions it needs; their versions are part of an artefact's key.
+    format       the artefact's format, as the record names it.
+    formats      the number formats that it computes in, by a recipe's names; a recipe with another is unsupported.
+    activations  when its INT8 can find the scales of activations: "static", "dynamic".
+    widths       the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
+    formats: tuple[str, ...] = ("fp32",)
+    activations: tuple[str, ...] = ()
     widths: tuple[int, ...] = (8,)
 
     @abstractmethod
