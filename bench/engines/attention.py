@@ -1,4 +1,4 @@
-"""PyTorch's attention and transformer layers told by linear layers and one product; its own are closed to quantizers."""
+"""PyTorch's attention and transformer layers told by linear layers and a product; its own are closed to quantizers."""
 
 from __future__ import annotations
 
