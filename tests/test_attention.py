@@ -6,6 +6,8 @@ from torch import nn
 
 from bench.engines.attention import closed_attention, with_open_attention
 
+pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:Support for mismatched")
+
 BATCH, LENGTH, SIZE, HEADS = 3, 5, 8, 2
 LATER = torch.triu(torch.ones(LENGTH, LENGTH), 1).bool()
 PADDED = torch.arange(LENGTH) >= torch.tensor([[LENGTH], [3], [4]])

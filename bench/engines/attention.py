@@ -50,7 +50,21 @@ def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.
         zeroed = type(module) in (nn.TransformerEncoder, nn.Transformer)
         if not call.batched or (zeroed and any(name == "src_key_padding_mask" for name, *_ in call.masks)):
             return None
-        return _with_masks(_opened(module, call.itself), module, call)
+        opened = _opened(module, call.itself)
+        for name in (
+            "embed_dim",
+            "num_heads",
+            "head_dim",
+            "kdim",
+            "vdim",
+            "batch_first",
+            "num_layers",
+            "d_model",
+            "nhead",
+        ):
+            if hasattr(module, name):
+                setattr(opened, name, getattr(module, name))  # a network may read them
+        return _with_masks(opened, module, call)
 
     return replaced(network, _kinds(), other)
 
