@@ -23,7 +23,7 @@ from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, La
 from bench.machine import cores_for, describe
 from bench.model import models, source
 from bench.noise import Pace, Peak
-from bench.recipe import recipes
+from bench.recipe import Recipe, recipes
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
 from bench.tasks import tasks
@@ -72,14 +72,29 @@ def unsupported(case: Case, data: Path | None) -> str | None:
     engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
-    if recipe.number_format == "int8" and recipe.bits not in engine.widths:
-        widths = ", ".join(map(str, engine.widths))
-        return f"{case.engine} holds whole numbers to {widths} bits here, not to {recipe.bits}"
     try:
         source(model, data)
     except LackingData as error:
         return str(error)
-    return engine.missing() or engine.supports(recipe, case.device)
+    return engine.missing() or engine.supports(recipe, case.device) or _not_stated(case.engine, recipe)
+
+
+def _not_stated(name: str, recipe: Recipe) -> str | None:
+    """The reason why the numbers that a recipe asks for are not among those that the engine states, None where they
+    are. What it does not state it has not, lest a new recipe is lowered to another's numbers.
+    """
+    engine = engines.get(name)
+    if recipe.number_format not in engine.formats:
+        return f"{name} computes in {', '.join(engine.formats)} here, not in {recipe.number_format}"
+    if recipe.number_format != "int8":
+        stated = recipe.activations is not None or recipe.bits != 8
+        return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
+    if recipe.activations not in engine.activations:
+        there = " or ".join(engine.activations) or "no"
+        return f"{name} has {there} scales of activations in int8 here, not {recipe.activations}"
+    if recipe.bits not in engine.widths:
+        return f"{name} holds whole numbers to {', '.join(map(str, engine.widths))} bits here, not to {recipe.bits}"
+    return None
 
 
 def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:

@@ -42,18 +42,23 @@ class Emulation:
 class Engine(ABC):
     """What every engine must be able to do. Override the abstract methods; the others have defaults.
 
-    packages  distributions it needs; their versions are part of an artefact's key.
-    format    the artefact's format, as the record names it.
-    widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
-    compiled  the environment variable that names the folder where it keeps what it compiles at the first call; None
-              where it keeps nothing.
-    dynamic   the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
-    unlowered why layers of a kind stay in FP32 under INT8 here, by kind.
-    whole     whether the artefact holds the network itself; else it holds the weights, and the model's code the rest.
+    packages     distributions it needs; their versions are part of an artefact's key.
+    format       the artefact's format, as the record names it.
+    formats      the number formats that it computes in, by a recipe's names; a recipe with another is unsupported.
+    activations  when its INT8 can find the scales of activations: "static", "dynamic".
+    widths       the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    compiled     the environment variable that names the folder where it keeps what it compiles at the first call; None
+                 where it keeps nothing.
+    dynamic      the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
+    unlowered    why layers of a kind stay in FP32 under INT8 here, by kind.
+    whole        whether the artefact holds the network itself; else it holds the weights, and the model's code the
+                 rest.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
+    formats: tuple[str, ...] = ("fp32",)
+    activations: tuple[str, ...] = ()
     widths: tuple[int, ...] = (8,)
     compiled: str | None = None
     dynamic: tuple[str, ...] = ("linear",)

@@ -1,4 +1,4 @@
-"""PyTorch's attention and transformer layers told by linear layers and one product: to quantizers its own are closed."""
+"""PyTorch's attention and transformer layers told by linear layers and a product; its own are closed to quantizers."""
 
 from __future__ import annotations
 
@@ -48,9 +48,23 @@ def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.
             return None
         call = ways.pop()
         zeroed = type(module) in (nn.TransformerEncoder, nn.Transformer)
-        if not call.batched or zeroed and any(name == "src_key_padding_mask" for name, *_ in call.masks):
+        if not call.batched or (zeroed and any(name == "src_key_padding_mask" for name, *_ in call.masks)):
             return None
-        return _with_masks(_opened(module, call.itself), module, call)
+        opened = _opened(module, call.itself)
+        for name in (
+            "embed_dim",
+            "num_heads",
+            "head_dim",
+            "kdim",
+            "vdim",
+            "batch_first",
+            "num_layers",
+            "d_model",
+            "nhead",
+        ):
+            if hasattr(module, name):
+                setattr(opened, name, getattr(module, name))  # a network may read them
+        return _with_masks(opened, module, call)
 
     return replaced(network, _kinds(), other)
 
@@ -80,18 +94,21 @@ def _call(module: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any
     )
 
 
-def _openable(box: torch.nn.Module) -> bool:
+def _openable(box: Any) -> bool:
     """Whether it and all the attention and layers in it are PyTorch's own, with what is told here."""
     from torch import nn
 
-    stacks = {nn.TransformerEncoder: nn.TransformerEncoderLayer, nn.TransformerDecoder: nn.TransformerDecoderLayer}
+    stacks: dict[Any, Any] = {
+        nn.TransformerEncoder: nn.TransformerEncoderLayer,
+        nn.TransformerDecoder: nn.TransformerDecoderLayer,
+    }
     if type(box) is nn.MultiheadAttention:
         return box.bias_k is None and not box.add_zero_attn
     if type(box) is nn.TransformerEncoderLayer:
         return _openable(box.self_attn)
     if type(box) is nn.TransformerDecoderLayer:
         return _openable(box.self_attn) and _openable(box.multihead_attn)
-    if isinstance(box, nn.Transformer) and type(box) is nn.Transformer:
+    if type(box) is nn.Transformer:
         own = (nn.TransformerEncoder, nn.TransformerDecoder)
         return (type(box.encoder), type(box.decoder)) == own and _openable(box.encoder) and _openable(box.decoder)
     layer = stacks.get(type(box))
@@ -213,7 +230,6 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
 
 
 def _encoder_layer(box: torch.nn.TransformerEncoderLayer) -> torch.nn.Module:
-    import torch
     from torch import nn
 
     first = box.norm_first
@@ -238,7 +254,6 @@ def _encoder_layer(box: torch.nn.TransformerEncoderLayer) -> torch.nn.Module:
 
 
 def _decoder_layer(box: torch.nn.TransformerDecoderLayer) -> torch.nn.Module:
-    import torch
     from torch import nn
 
     first = box.norm_first
@@ -275,7 +290,6 @@ def _decoder_layer(box: torch.nn.TransformerDecoderLayer) -> torch.nn.Module:
 
 
 def _encoder(box: torch.nn.TransformerEncoder) -> torch.nn.Module:
-    import torch
     from torch import nn
 
     class Encoder(nn.Module):
@@ -298,7 +312,6 @@ def _encoder(box: torch.nn.TransformerEncoder) -> torch.nn.Module:
 
 
 def _decoder(box: torch.nn.TransformerDecoder) -> torch.nn.Module:
-    import torch
     from torch import nn
 
     class Decoder(nn.Module):
@@ -325,7 +338,6 @@ def _decoder(box: torch.nn.TransformerDecoder) -> torch.nn.Module:
 
 
 def _transformer(box: torch.nn.Transformer) -> torch.nn.Module:
-    import torch
     from torch import nn
 
     class Transformer(nn.Module):

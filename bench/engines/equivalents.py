@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def without_transposed(network: torch.nn.Module, example: np.ndarray) -> torch.nn.Module:
+def without_transposed(network: torch.nn.Module, example: np.ndarray, least_groups: int = 1) -> torch.nn.Module:
     """A network that gives the same and in which a convolution and a shuffle of pixels stand for each transposed
-    convolution of 1, 2 or 3 dimensions. One that is told its output's size when it is called gives the size that it is
-    told on the example (batch, ...); one that is told several sizes there, or is not called, is left.
+    convolution of 1, 2 or 3 dimensions and of so many groups at the least. One that is told its output's size when it
+    is called gives the size that it is told on the example (batch, ...); one that is told several sizes there, or is
+    not called, is left.
 
     Output pixel s q + r - p is a sum over the taps k = r mod s alone, for each of the phases r, s along each axis: a
     convolution of ceil(k / s) taps. Source: Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
@@ -30,7 +31,8 @@ def without_transposed(network: torch.nn.Module, example: np.ndarray) -> torch.n
 
     def other(module: Any) -> torch.nn.Module | None:
         paddings = {_output_padding(module, *args, **options) for args, options in calls.get(module, [])}
-        return _subpixel(module, paddings.pop()) if len(paddings) == 1 else None
+        can_be = len(paddings) == 1 and module.groups >= least_groups
+        return _subpixel(module, paddings.pop()) if can_be else None
 
     return replaced(network, kinds, other)
 
@@ -113,7 +115,9 @@ def replaced(
     others = {module: new for module, new in found.items() if new is not None}
     if network in others:
         return others[network]
-    places = [(name, others[module]) for name, module in network.named_modules(remove_duplicate=False) if module in others]
+    places = [
+        (name, others[module]) for name, module in network.named_modules(remove_duplicate=False) if module in others
+    ]
     if not places:
         return network
     network = copy.deepcopy(network)
@@ -169,9 +173,7 @@ def _subpixel(module: Any, output_padding: tuple[int, ...]) -> torch.nn.Module:
     ends = [extent - start + more for extent, start, more in zip(extents, starts, output_padding, strict=True)]
     taps = [-(-max(extent, end) // step) for extent, end, step in zip(extents, ends, stride, strict=True)]
     sizes = [tap * step for tap, step in zip(taps, stride, strict=True)]
-    cuts = [
-        slice(start, end - size or None) for start, end, size in zip(starts, ends, sizes, strict=True)
-    ]
+    cuts = [slice(start, end - size or None) for start, end, size in zip(starts, ends, sizes, strict=True)]
     planes_in, planes = module.in_channels // groups, module.out_channels // groups
     kernel = torch.zeros(module.in_channels, planes, *sizes)
     inside = [slice(0, extent, gap) for extent, gap in zip(extents, module.dilation, strict=True)]

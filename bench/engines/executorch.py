@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines import Engine, pt2e, quiet
-from bench.engines.equivalents import without_reflection
+from bench.engines.equivalents import without_reflection, without_transposed
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class ExecuTorch(Engine):
 
     packages = ("executorch", "torch", "torchao")
     format = "pte"
+    formats = ("fp32", "int8")
+    activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: bfloat16, dynamic INT8, a part of a network, another device."""
@@ -52,7 +54,10 @@ class ExecuTorch(Engine):
 
         example = samples[:1]
         with quiet(), torch.no_grad():
-            program = pt2e.exported(without_reflection(network), example)
+            network = without_reflection(network)
+            if recipe.number_format == "int8":
+                network = without_transposed(network, example, least_groups=2)  # PT2E folds normalization wrongly
+            program = pt2e.exported(network, example)
             if recipe.number_format == "int8":
                 quantizer = XNNPACKQuantizer()
                 quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))

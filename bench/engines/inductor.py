@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, pt2e, quiet, two_of
+from bench.engines.equivalents import without_transposed
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
 from bench.isa import has_vnni
@@ -30,6 +31,8 @@ class Inductor(Engine):
     format = "state_dict or pt2"
     compiled = "TORCHINDUCTOR_CACHE_DIR"
     whole = False
+    formats = ("fp32", "bf16", "int8")
+    activations = ("static", "dynamic")
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: no compiler, INT8 on another processor than x86, another device."""
@@ -60,6 +63,7 @@ class Inductor(Engine):
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
+            network = without_transposed(network, samples[:1], least_groups=2)  # PT2E folds normalization wrongly
             module = pt2e.exported(network, two_of(samples), batch).module()
             converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
             pair = torch.from_numpy(two_of(samples))

@@ -33,6 +33,8 @@ class OpenVino(Engine):
 
     packages = ("openvino", "nncf", "torch")
     format = "openvino-ir"
+    formats = ("fp32", "bf16", "int8")
+    activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: dynamic INT8, BF16 on a CPU without it, another device."""

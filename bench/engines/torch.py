@@ -135,7 +135,7 @@ def restore(module: torch.nn.Module, file: Path) -> None:
         setattr(module.get_submodule(owner), key, value)
 
 
-def _unpacked(packed: torch.ScriptObject) -> tuple[str, tuple[Any, ...]]:
+def _unpacked(packed: Any) -> tuple[str, tuple[Any, ...]]:
     """What torch.ao packed for a layer, as a kind and the tensors and numbers that `_packed` makes it from."""
     import torch
 
@@ -230,7 +230,7 @@ def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> to
 
         def has_kernel(module: Any) -> bool:
             recurrent = type(module) in (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
-            return type(module) is nn.Linear or recurrent and module.bias and not getattr(module, "proj_size", 0)
+            return type(module) is nn.Linear or (recurrent and module.bias and not getattr(module, "proj_size", 0))
 
         alone = recipe.left_alone(network)
         network = with_open_attention(network, example)
@@ -372,8 +372,8 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
 
 
 def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
-    """Take observers from what is no float, which they cannot observe, and give convolutions that are called as functions
-    all their arguments, without which conversion fails.
+    """Take observers from what is no float, which they cannot observe, and give convolutions that are called as
+    functions all their arguments, without which conversion fails.
     """
     import torch
     from torch.ao.quantization import ObserverBase
