@@ -121,9 +121,9 @@ class Session:
         self._worker = worker_for(case, bench, case.threads, python=python, compiled=built.get("compiled"))
         self.opened: dict[str, Any] = {}
 
-    def open(self) -> None:
-        """Load, call until it is steady, and stand by."""
-        self.opened = self.ask("open", cores=cores_for(self.case.threads))
+    def open(self, busy: int = 1) -> None:
+        """Load, call until it is steady, and stand by; it may use the CPU for so many times the usual limit."""
+        self.opened = self.ask("open", busy, cores=cores_for(self.case.threads))
         self._worker.suspend()
 
     def __enter__(self) -> Session:
@@ -176,7 +176,7 @@ def compiled(case: Case, bench: Bench, built: dict[str, str], python: str = sys.
             shutil.rmtree(folder, ignore_errors=True)  # what a session left that was killed while it compiled
             folder.mkdir()
             with Session(case, bench, built | {"compiled": str(folder)}, python) as session:
-                session.open()
+                session.open(BUSY)
             half = told.with_suffix(".half")
             half.write_text(json.dumps({"seconds": session.opened["first_call_s"]}))
             half.replace(told)
@@ -243,6 +243,13 @@ class Shared:
             self._sessions.pop().close()
         self._case = None
 
+    def mend(self) -> None:
+        """End the baseline's processes where one of them has died since the last case, so that it is begun anew: within
+        a case a launch keeps its processes.
+        """
+        if not all(session.alive for session in self._sessions):
+            self.drop()
+
     def probe(self, threads: int) -> dict[str, float]:
         """Probe the machine on the cores of a case of so many threads."""
         try:
@@ -289,8 +296,7 @@ class Shared:
     def sessions(self, case: Case, count: int) -> list[Baseline]:
         """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
         try:
-            dead = not all(session.alive for session in self._sessions)
-            if case != self._case or dead:
+            if case != self._case:
                 self.drop()
                 reason = unsupported(case, self._bench.data)
                 if reason is not None:

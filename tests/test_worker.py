@@ -19,7 +19,7 @@ from toy_compiler import COMPILING_S
 from bench import Case, Recipe, engines, progress
 from bench.artifact import Store
 from bench.errors import BenchWarning, WorkerError
-from bench.measure import contradiction, measure, prepare
+from bench.measure import _warnings, contradiction, measure, prepare
 from bench.noise import snapshot
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
@@ -185,7 +185,8 @@ def test_a_build_is_given_up_where_it_neither_computes_nor_tells(monkeypatch, do
 
 
 def test_the_cpu_time_of_what_a_process_started_counts():
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**8))'])"
+    spin = "import time\nwhile time.process_time() < 1: pass"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         used_s = 0.0
         while process.poll() is None:
@@ -241,6 +242,20 @@ def test_a_session_that_was_killed_while_it_compiled_leaves_nothing_that_is_take
     told.unlink()
     assert measure(case, bench).first_call_cold_s > COMPILING_S
     assert cold_s > COMPILING_S
+
+
+def test_a_pace_above_the_peak_is_said():
+    used, steady = {"threads_used": None}, {"steady": True}
+    lines = [
+        [
+            line
+            for line in _warnings(CASE, used, steady, {"share_of_peak": share, "peak_by": "a product"})
+            if "pace" in line
+        ]
+        for share in (None, 1.0, 1.15)
+    ]
+    assert [len(some) for some in lines] == [0, 0, 1]
+    assert lines[2][0].startswith("its pace is 115% of the best that products and convolutions reach here, a product")
 
 
 def test_energy_is_that_of_the_slices_which_have_it():
