@@ -121,8 +121,9 @@ class Session:
         self._worker = worker_for(case, bench, case.threads, python=python, compiled=built.get("compiled"))
         self.opened: dict[str, Any] = {}
 
-    def open(self, busy: int = 1) -> None:
-        """Load, call until it is steady, and stand by; it may use the CPU for so many times the usual limit."""
+    def open(self) -> None:
+        """Load, call until it is steady, and stand by; an engine that compiles may do so for as long as a build."""
+        busy = 1 if engines.get(self.case.engine).compiled is None else BUSY
         self.opened = self.ask("open", busy, cores=cores_for(self.case.threads))
         self._worker.suspend()
 
@@ -176,7 +177,7 @@ def compiled(case: Case, bench: Bench, built: dict[str, str], python: str = sys.
             shutil.rmtree(folder, ignore_errors=True)  # what a session left that was killed while it compiled
             folder.mkdir()
             with Session(case, bench, built | {"compiled": str(folder)}, python) as session:
-                session.open(BUSY)
+                session.open()
             half = told.with_suffix(".half")
             half.write_text(json.dumps({"seconds": session.opened["first_call_s"]}))
             half.replace(told)
