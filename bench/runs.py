@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000
 SECTIONS = tuple(one.name for one in dataclasses.fields(Record) if one.default_factory is dict)
-FIGURES = ("throughput_items_per_s", "load_s", "first_call_s", "peak_rss_bytes", "energy_j_per_call")
+FIGURES = (
+    *("throughput_items_per_s", "load_s", "first_call_s", "first_call_cold_s", "peak_rss_bytes", "energy_j_per_call"),
+)
 COLUMNS = (
     *("run", "machine", "when", "id", *AXES, "status", "reason", *FIGURES),
     *("latency.p50_s", "latency.p90_s", "artifact.bytes", "artifact.digest"),
