@@ -226,6 +226,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     artifact, reference = _built(case, bench)
     built, plan = folders_of(artifact, reference), bench.plan
     kept = compiled(case, bench, built)
+    shared.mend()
     began = time.monotonic()
     with _Pairs(case, bench, built | ({"compiled": kept["folder"]} if kept else {}), baseline, shared) as pairs:
         first = two_stages(plan, pairs, baseline is not None, time.monotonic)
@@ -372,7 +373,7 @@ def _warnings(case: Case, usage: dict[str, Any], steady: dict[str, Any], efficie
     if share is not None and share > 1:
         yield (
             f"its pace is {share:.0%} of the best that products and convolutions reach here, {efficiency['peak_by']}: "
-            "its library saves multiplications that the network is counted with"
+            "its library saves multiplications that the network has, or none of these is this machine's best"
         )
 
 

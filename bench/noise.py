@@ -2,8 +2,8 @@
 
 A probe is an fp32 product, an int8 product and a memory copy in a process of its own that no case touches: when it is
 slower than at its best, the machine was, not the case. The best is what this machine has kept up over a whole case, in
-any session: one that is held in an hour when everything is slower would know nothing better. A probe is one product, cheap enough to be made before
-each pass; the peak, which a case's pace is a share of, is the best of several products and convolutions, made once.
+any session: one that is held in an hour when everything is slower would know nothing better. A probe is cheap enough to
+be made before each pass; the peak, of which a case's pace is a share, is the best of several products and convolutions.
 """
 
 from __future__ import annotations

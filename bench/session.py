@@ -140,8 +140,9 @@ class Session:
         self.opened: dict[str, Any] = {}
 
     def open(self) -> None:
-        """Load, call until it is steady, and stand by."""
-        self.opened = self.ask("open", cores=cores_for(self.case.threads))
+        """Load, call until it is steady, and stand by; an engine that compiles may do so for as long as a build."""
+        busy = 1 if engines.get(self.case.engine).compiled is None else BUSY
+        self.opened = self.ask("open", busy, cores=cores_for(self.case.threads))
         self._worker.suspend()
 
     def __enter__(self) -> Session:
@@ -261,6 +262,13 @@ class Shared:
             self._sessions.pop().close()
         self._case = None
 
+    def mend(self) -> None:
+        """End the baseline's processes where one of them has died since the last case, so that it is begun anew: within
+        a case a launch keeps its processes.
+        """
+        if not all(session.alive for session in self._sessions):
+            self.drop()
+
     def probe(self, threads: int) -> dict[str, float]:
         """Probe the machine on the cores of a case of so many threads."""
         try:
@@ -307,8 +315,7 @@ class Shared:
     def sessions(self, case: Case, count: int) -> list[Baseline]:
         """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
         try:
-            dead = not all(session.alive for session in self._sessions)
-            if case != self._case or dead:
+            if case != self._case:
                 self.drop()
                 reason = unsupported(case, self._bench.data)
                 if reason is not None:

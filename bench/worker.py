@@ -187,10 +187,15 @@ class Worker:
 
     def _kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep it for a while
+            self._process.wait(timeout=GONE_S)
 
     def _obituary(self, question: str) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=GONE_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return f"the worker closed its answers while it answered {question!r}; it was killed{self._last()}"
         how = f"was ended by signal {-code}" if code < 0 else f"exited with status {code}"
         if code == -9:
             how += " (as the kernel does where memory runs out)"

@@ -19,7 +19,7 @@ from toy_compiler import COMPILING_S
 from bench import Case, Recipe, engines, progress
 from bench.artifact import Store
 from bench.errors import BenchWarning, WorkerError
-from bench.measure import contradiction, measure, prepare
+from bench.measure import _warnings, contradiction, measure, prepare
 from bench.noise import snapshot
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
@@ -201,6 +201,7 @@ def test_where_computing_is_no_sign_of_life_the_limit_holds_as_it_is():
     [
         ("sleeps", r"no answer to 'odd' within 2 s without using the CPU; it was killed"),
         ("computes", r"no answer to 'odd' within 6 s of using the CPU; it was killed"),
+        ("closes", r"the worker closed its answers while it answered 'odd'; it was killed"),
         ("tells", None),
     ],
 )
@@ -216,7 +217,8 @@ def test_a_build_is_given_up_where_it_neither_computes_nor_tells(monkeypatch, do
 
 
 def test_the_cpu_time_of_what_a_process_started_counts():
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**8))'])"
+    spin = "import time\nwhile time.process_time() < 1: pass"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}])"
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         used_s = 0.0
         while process.poll() is None:
@@ -239,6 +241,8 @@ def test_baseline_sessions_that_died_between_two_cases_are_replaced(bench):
     with Shared(paired) as shared:
         assert measure(CASE, paired, CASE, shared).speedup["launches"] == 2
         psutil.Process(shared._sessions[1].pid).kill()
+        while shared._sessions[1].alive:
+            time.sleep(0.01)
         record = measure(CASE, paired, CASE, shared)
     assert record.speedup["launches"] == 2
     assert record.speedup["first"] == 2
@@ -250,28 +254,35 @@ def test_a_process_that_died_has_no_part_in_what_the_machine_did():
     assert snapshot([process.pid])["own_s"] > 0
 
 
-def test_what_an_engine_compiles_is_timed_once_with_nothing_kept_and_then_with_all_kept(tmp_path):
-    bench, case = Bench(tmp_path, plan=QUICK), dataclasses.replace(CASE, engine="toy_compiling")
+def test_what_an_engine_compiles_is_timed_once_with_nothing_kept_and_then_with_all_kept(bench):
+    case, kept = dataclasses.replace(CASE, engine="toy_compiling"), bench.cache / "compiled"
     first = measure(case, bench)
     assert first.status == "ok", first.reason
     assert first.first_call_cold_s > COMPILING_S  # it sleeps for so long
-    (made,) = (tmp_path / "compiled").glob("*/made")
+    (made,) = kept.glob("*/made")
     written = made.stat().st_mtime_ns
     again = measure(case, bench)
     assert again.first_call_cold_s == first.first_call_cold_s
     assert made.stat().st_mtime_ns == written
-    other = measure(dataclasses.replace(case, batch=2), bench)
-    assert other.first_call_cold_s > COMPILING_S
-    assert len(list((tmp_path / "compiled").glob("*/made"))) == 2
-
-
-def test_a_session_that_was_killed_while_it_compiled_leaves_nothing_that_is_taken_for_cold(tmp_path):
-    bench, case = Bench(tmp_path, plan=QUICK), dataclasses.replace(CASE, engine="toy_compiling")
-    cold_s = measure(case, bench).first_call_cold_s
-    (told,) = (tmp_path / "compiled").glob("*/first_call.json")
-    told.unlink()
+    assert measure(dataclasses.replace(case, batch=2), bench).first_call_cold_s > COMPILING_S  # a case of its own
+    assert len(list(kept.glob("*/made"))) == 2
+    (made.parent / "first_call.json").unlink()  # as a session leaves it that is killed while it compiles
     assert measure(case, bench).first_call_cold_s > COMPILING_S
-    assert cold_s > COMPILING_S
+    assert made.stat().st_mtime_ns > written
+
+
+def test_a_pace_above_the_peak_is_said():
+    used, steady = {"threads_used": None}, {"steady": True}
+    lines = [
+        [
+            line
+            for line in _warnings(CASE, used, steady, {"share_of_peak": share, "peak_by": "a product"})
+            if "pace" in line
+        ]
+        for share in (None, 1.0, 1.15)
+    ]
+    assert [len(some) for some in lines] == [0, 0, 1]
+    assert lines[2][0].startswith("its pace is 115% of the best that products and convolutions reach here, a product")
 
 
 def test_energy_is_that_of_the_slices_which_have_it():
