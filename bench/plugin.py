@@ -240,8 +240,10 @@ def _show_by_clock(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.benchmark(*arguments, **words), append=False)
 
 
-def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Say which words of a suite's own benchmark marks have no effect on what is timed elsewhere."""
+    if config.option.verbose < 0:
+        return []
     idle: dict[str, str] = {}
     for item in items:
         clock = item.stash.get(CLOCK, None)
