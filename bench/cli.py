@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import options
 from bench.errors import BadCase, BenchError, DataError, RunFileError
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument(
         "--tables", type=Path, default=Path("reports"), metavar="DIR", help="table definitions (default: reports)"
     )
-    report.add_argument("--rows", type=_names, metavar="AXIS,...", help="of a pivot (default: model,precision)")
-    report.add_argument("--columns", type=_names, metavar="AXIS,...", help="of a pivot (default: engine)")
+    report.add_argument("--rows", type=options.names, metavar="AXIS,...", help="of a pivot (default: model,precision)")
+    report.add_argument("--columns", type=options.names, metavar="AXIS,...", help="of a pivot (default: engine)")
     report.add_argument(
-        "--cell", type=_names, metavar="FIGURE,...", help="of a pivot (default: latency.p50_s,speedup.ratio)"
+        "--cell", type=options.names, metavar="FIGURE,...", help="of a pivot (default: latency.p50_s,speedup.ratio)"
     )
     report.add_argument("--plots", type=Path, metavar="DIR", help="draw the plots there and show them below the tables")
     report.add_argument("--plots-as", choices=("svg", "png"), default="svg", help="default: svg")
@@ -48,7 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     _runs(compare)
     compare.add_argument("--absolute", action="store_true", help="compare times of different machines too")
     compare.add_argument(
-        "--margin", type=_share, default=0.01, metavar="PERCENT", help="smaller changes are none (default: 1%%)"
+        "--margin",
+        type=options.percent,
+        default=0.01,
+        metavar="PERCENT",
+        help="smaller changes are none (default: 1%%)",
     )
     compare.add_argument(
         "--fail-on",
@@ -90,9 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
     tiles = data.add_parser("tiles", help="cut a calibration set from photographs: bright, dark, flat, detailed")
     tiles.add_argument("pictures", type=Path, metavar="SRC", help="a folder of photographs")
     tiles.add_argument("place", type=Path, metavar="DST", help="an empty or new folder")
-    tiles.add_argument("--size", type=int, default=256, metavar="N", help="pixels of a side (default: 256)")
-    tiles.add_argument("--count", type=int, default=50, metavar="N", help="how many (default: 50)")
-    tiles.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    tiles.add_argument("--size", type=options.count, default=256, metavar="N", help="pixels of a side (default: 256)")
+    tiles.add_argument("--count", type=options.count, default=50, metavar="N", help="how many (default: 50)")
+    tiles.add_argument("--seed", type=options.natural, default=0, metavar="N", help="of the choice (default: 0)")
     tiles.set_defaults(do=_tiles)
     sensitivity = commands.add_parser("sensitivity", help="which layers of a case cost the quality")
     sensitivity.add_argument("case", metavar="CASE", help="its id, such as resnet20-int8_static-torch-b1-t1")
@@ -105,9 +110,13 @@ def main(arguments: list[str] | None = None) -> int:
     selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
     selftest.add_argument("model", metavar="MODEL", help="a registered model")
     selftest.add_argument("trials", nargs="*", metavar="TRIAL", help="which to hold, of all that there are")
-    selftest.add_argument("--repeats", type=int, default=10, metavar="N", help="of each trial (default: 10)")
-    selftest.add_argument("--busy", type=int, default=0, metavar="N", help="processes that use a CPU meanwhile")
-    selftest.add_argument("--bench-budget", type=float, default=20.0, metavar="S", help="seconds a case (default: 20)")
+    selftest.add_argument("--repeats", type=options.count, default=10, metavar="N", help="of each trial (default: 10)")
+    selftest.add_argument(
+        "--busy", type=options.natural, default=0, metavar="N", help="processes that use a CPU meanwhile"
+    )
+    selftest.add_argument(
+        "--bench-budget", type=options.positive, default=20.0, metavar="S", help="seconds a case (default: 20)"
+    )
     _folders(selftest)
     selftest.set_defaults(do=_selftest)
     chosen = parser.parse_args(arguments)
@@ -134,17 +143,6 @@ def _folders(parser: argparse.ArgumentParser) -> None:
 
 def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _share(text: str) -> float:
-    share = float(text.removesuffix("%")) / 100
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"wants a percentage between 0 and 100, not {text!r}")
-    return share
 
 
 def _told(text: str, output: Path | None) -> None:
@@ -253,7 +251,11 @@ def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
     from bench.session import Bench
 
     load_conftest(Path.cwd())
-    cache = Path(chosen.bench_cache) if chosen.bench_cache else user_cache_path("bench-harness", appauthor=False)
+    cache = (
+        Path(chosen.bench_cache).expanduser().absolute()
+        if chosen.bench_cache
+        else user_cache_path("bench-harness", appauthor=False)
+    )
     return Bench(cache, Path(chosen.bench_data).expanduser().absolute() if chosen.bench_data else None, plan)
 
 
@@ -290,9 +292,7 @@ def _selftest(chosen: argparse.Namespace) -> int:
     from bench.selftest import selftest
 
     bench = _bench(chosen, Plan.within(chosen.bench_budget))
-    selftest(
-        chosen.model, bench, chosen.trials, max(1, chosen.repeats), chosen.busy, lambda line: print(line, flush=True)
-    )
+    selftest(chosen.model, bench, chosen.trials, chosen.repeats, chosen.busy, lambda line: print(line, flush=True))
     return 0
 
 

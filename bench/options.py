@@ -41,10 +41,10 @@ def count(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """A whole number from 0 to a million."""
-    if text.strip() != "0" and not 0 < _count(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"wants a whole number from 0 to {MOST}, not {text!r}")
-    return int(text)
+    """A whole number from 0 on."""
+    if text.strip() != "0" and not _count(text):
+        raise argparse.ArgumentTypeError(f"wants a whole number >= 0, not {text!r}")
+    return _count(text)
 
 
 def _count(text: str) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.session import Bench, Shared
 
 BENCHMARKS = "pytest-benchmark"
+SHARED = "_bench_shared"  # as a fixture's name: the everyday ones are its users'
 COMPARED: pytest.StashKey[Any] = pytest.StashKey()
 JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
@@ -156,11 +157,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test of each case of the function's grids, as the options narrow or widen them.
 
     A grid that a function has from its class or module is for those of their tests that take a `case`. A mark of this
-    name without a Grid, on a test without a `case`, is another's.
+    name without a Grid, on a test that does not measure, is another's.
     """
     marked = list(metafunc.definition.iter_markers_with_node("grid"))
-    takes_case = "case" in metafunc.fixturenames
-    if not marked or not (takes_case or any(isinstance(given, Grid) for _, mark in marked for given in mark.args)):
+    takes_case, measures = "case" in metafunc.fixturenames, SHARED in metafunc.fixturenames
+    if not marked or not (measures or any(isinstance(given, Grid) for _, mark in marked for given in mark.args)):
         return
     node = marked[0][0]
     if not takes_case and node is not metafunc.definition:
@@ -168,7 +169,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         cases = _cases_of([mark for owner, mark in marked if owner is node], takes_case, metafunc.config)
     except BenchError as error:
-        pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from None
     params = [pytest.param(case, id=case.id, marks=_marks(case, differs)) for case, differs in cases.items()]
     reason = f"no case is left: --bench-model names none of this grid's models {metafunc.config.option.bench_model}"
     metafunc.parametrize("case", params or [pytest.param(None, id="no-case", marks=pytest.mark.skip(reason=reason))])
@@ -241,8 +242,10 @@ def _show_by_clock(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.benchmark(*arguments, **words), append=False)
 
 
-def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """Say which words of a suite's own benchmark marks have no effect on what is timed elsewhere."""
+    if config.option.verbose < 0:
+        return []
     idle: dict[str, str] = {}
     for item in items:
         clock = item.stash.get(CLOCK, None)
@@ -376,7 +379,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         journal.end()
 
 
-@pytest.fixture(scope="session", name="_bench_shared")
+@pytest.fixture(scope="session", name=SHARED)
 def _shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
     """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
     from bench.session import Shared

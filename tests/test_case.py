@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from bench import Case, Grid
@@ -13,7 +14,18 @@ def test_an_id_names_every_axis_and_leaves_the_cpu_out():
     assert Case("resnet20", "fp32", "torch", device="cuda").id == "resnet20-fp32-torch-b1-t1-cuda"
 
 
-@pytest.mark.parametrize("axes", [{"batch": 0}, {"threads": -1}, {"batch": 1.0}, {"batch": True}, {"model": ""}])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"batch": 0},
+        {"threads": -1},
+        {"batch": 1.0},
+        {"batch": True},
+        {"model": ""},
+        {"batch": 1_000_001},
+        {"engine": 3},
+    ],
+)
 def test_an_axis_that_cannot_be_is_named_with_its_value(axes):
     given = {"model": "m", "precision": "p", "engine": "e"} | axes
     (axis,) = axes
@@ -30,6 +42,35 @@ def test_a_grid_is_the_product_of_its_axes_in_the_order_given():
 def test_a_grid_that_cannot_be_is_refused_where_it_is_written():
     with pytest.raises(BadCase, match="'batch'"):
         Grid("m", "fp32", "torch", batch=[1, 0])
+
+
+def test_a_grid_with_an_empty_axis_is_refused_by_its_name():
+    with pytest.raises(BadCase, match="at least one value of its axis 'engine'"):
+        Grid("m", "fp32", [])
+
+
+@pytest.mark.parametrize(
+    ("axes", "line"),
+    [
+        ({"baseline": {"colour": "red"}}, "a baseline has no axis colour; there are model, "),
+        ({"baseline": {"batch": 0}}, "'batch' must be a whole number"),
+        ({"batch": 2.0}, "'batch' must be a whole number >= 1, 1000000 at most: 2.0"),
+        ({"batch": "8"}, "'batch' must be a whole number >= 1, 1000000 at most: '8'"),
+        ({"device": None}, "'device' must be a name, not None"),
+    ],
+)
+def test_a_grid_says_which_of_its_axes_cannot_be(axes, line):
+    with pytest.raises(BadCase, match=line):
+        Grid("m", "fp32", "torch", **axes)
+
+
+def test_numbers_of_numpy_are_numbers_of_a_grid():
+    (first, second) = Grid("m", "fp32", "torch", batch=2 ** np.arange(2))
+    assert [type(first.batch), first.batch, second.batch] == [int, 1, 2]
+
+
+def test_a_choice_of_models_may_leave_none():
+    assert list(Grid("a", "fp32", "torch").chosen(model=("b",))) == []
 
 
 def test_a_choice_takes_the_place_of_an_axis_but_only_narrows_the_models():

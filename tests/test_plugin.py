@@ -1,5 +1,6 @@
 """Claims about the face to pytest, each through a pytest of its own."""
 
+import fnmatch
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import scipy.special  # noqa: F401 - pytester forgets what a test imports, and numpy cannot be imported twice
 from toy import CONFTEST
 
+from bench.runs import read
 from bench.statistics import speedup_interval
 
 pytest_plugins = "pytester"
@@ -129,14 +131,17 @@ def test_a_run_is_an_ordinary_pytest_benchmark_run_with_everything_on_record(ses
     assert set(first["extra_info"]) == {
         "id", "case", "status", "reason", "quality", "fidelity", "drop", "speedup", "latency", "throughput_items_per_s",
         "load_s", "first_call_s", "steady", "peak_rss_bytes", "artifact", "process", "efficiency", "noise",
-        "energy_j_per_call", "spent", "answers", "explained", "pictures", "warnings",
+        "energy_j_per_call", "spent", "answers", "explained", "pictures", "warnings", "lowered", "kernel",
+        "calibration", "resumed", "test",
     }  # fmt: skip
+    assert first["extra_info"]["test"] == first["fullname"] == "test_linear.py::test_linear[linear-fp32-toy-b1-t1]"
+    assert first["extra_info"]["resumed"] == {}
     assert first["extra_info"]["latency"]["p50_s"] == pytest.approx(first["stats"]["median"])
     assert run["machine_info"]["bench"]["versions"]["numpy"]
     assert [place.name for place in Path(".benchmarks").iterdir()] == [run["machine_info"]["bench"]["fingerprint"]]
-    assert [(case["id"], case["status"]) for case in run["bench"]["cases"]] == [
-        ("linear-bf16-toy-b1-t1", "unsupported"),
-        ("linear-bf16-toy-b16-t1", "unsupported"),
+    assert [(case["id"], case["status"], case["test"]) for case in run["bench"]["cases"]] == [
+        ("linear-bf16-toy-b1-t1", "unsupported", "test_linear.py::test_linear[linear-bf16-toy-b1-t1]"),
+        ("linear-bf16-toy-b16-t1", "unsupported", "test_linear.py::test_linear[linear-bf16-toy-b16-t1]"),
     ]
     compared = subprocess.run(
         [Path(sys.executable).with_name("pytest-benchmark"), "compare", "--group-by", "param:batch"],
@@ -265,8 +270,204 @@ def test_an_interrupted_run_is_resumed_and_saved_whole(session, pytester, monkey
     assert session("-k", "fp32").ret == -9
     pytester.makepyfile(test_linear=SUITE)
     monkeypatch.setenv("TOY_FAULT", "raise")  # whoever measured the finished case again would fail
+    other = session("-k", "fp32 and -b1-", "--bench-resume", "--bench-baseline=engine=toy,batch=2", "-x")
+    other.assert_outcomes(failed=1)
+    other.stdout.fnmatch_lines(["nothing was resumed: no interrupted run *"])
     resumed = session("-k", "fp32 and -b1-", "--bench-resume", "--benchmark-json=run.json")
     resumed.assert_outcomes(passed=1)
     saved = json.loads(Path("run.json").read_text())["benchmarks"]
     assert [len(entry["stats"]["data"]) for entry in saved] == [saved[0]["stats"]["rounds"]]
+    since = saved[0]["extra_info"]["resumed"]["from"]
+    resumed.stdout.fnmatch_lines([f"- Resumed this run: 1 of 1 records were measured before, {since}."])
     session("-k", "fp32 and -b1-", "--bench-resume").assert_outcomes(failed=1)  # the resumed run has come to its end
+
+
+HABITS = """
+import pytest
+from bench import Grid
+
+SMALL = Grid("linear", ["fp32", "bf16"], "toy", baseline={"engine": "toy"})
+
+@pytest.fixture
+def shared():
+    return 0.5
+
+@pytest.fixture
+def bench(shared):
+    return 2 * shared
+
+@pytest.fixture
+def supported():
+    return True
+
+@pytest.mark.benchmark(group="nightly")
+@pytest.mark.grid(SMALL)
+class TestLinear:
+    @pytest.mark.parametrize("start", ["cold", "warm"])
+    def test_speed(self, case, measure, bench, supported, start):
+        assert measure(case).quality["top1"] == bench
+
+    def test_name(self, shared):
+        assert shared == 0.5
+
+@pytest.mark.benchmark(min_rounds=5, timer=sum)
+@pytest.mark.grid(SMALL)
+def test_own_words(case, measure):
+    measure(case)
+    with pytest.raises(pytest.fail.Exception, match="a test measures one case once"):
+        measure(case)
+
+def test_plain(benchmark):
+    benchmark(int)
+"""
+
+
+def test_marks_classes_and_fixtures_of_a_users_own_stay_theirs_and_two_tests_of_one_case_are_two(session, pytester):
+    pytester.makepyfile(test_linear=HABITS)
+    result = session("--benchmark-json=run.json")
+    result.assert_outcomes(passed=5, skipped=3)
+    result.stdout.fnmatch_lines(
+        ["bench: of @pytest.mark.benchmark only group has an effect on a case, not min_rounds, timer (*test_own_words)"]
+    )
+    run = json.loads(Path("run.json").read_text())
+    groups = {entry["name"]: entry["group"] for entry in run["benchmarks"]}
+    case, other = "linear-fp32-toy-b1-t1", "linear-bf16-toy-b1-t1"
+    assert groups == {
+        f"test_speed[{case}-cold]": "nightly",
+        f"test_speed[{case}-warm]": "nightly",
+        f"test_own_words[{case}]": "linear b1 t1",
+        "test_plain": None,
+    }
+    tests = [entry["extra_info"]["test"] for entry in run["benchmarks"] if entry["extra_info"]]
+    assert sorted(tests) == sorted(entry["fullname"] for entry in run["benchmarks"] if entry["extra_info"])
+    assert {lost["test"].partition("::")[2] for lost in run["bench"]["cases"]} == {
+        f"TestLinear::test_speed[{other}-cold]",
+        f"TestLinear::test_speed[{other}-warm]",
+        f"test_own_words[{other}]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--benchmark-disable"], "benchmarks are disabled (--benchmark-disable)"),
+        (["--benchmark-skip"], "Skipping benchmark (--benchmark-skip active)."),
+        (["--benchmark-disable", "-n2"], "benchmarks are disabled (--benchmark-disable)"),
+    ],
+)
+def test_benchmarks_that_are_switched_off_are_skipped_at_once_and_nothing_is_built(session, tmp_path, options, reason):
+    if "-n2" in options:
+        pytest.importorskip("xdist")
+    result = session(f"--bench-cache={tmp_path / 'cache'}", "-rs", *options)
+    result.assert_outcomes(skipped=4)
+    result.stdout.fnmatch_lines([f"SKIPPED * {reason}"])
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_pytest_benchmark_cases_are_refused_in_one_line_and_other_tests_run(session, pytester):
+    pytester.makepyfile(test_plain="def test_plain(): pass")
+    result = session("-p", "no:benchmark")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.errlines if line] == [
+        "ERROR: bench measures through pytest-benchmark, which is switched off here: take '-p no:benchmark' away, or "
+        'leave the cases out by -m "not grid"'
+    ]
+    session("-p", "no:benchmark", "-m", "not grid").assert_outcomes(passed=1, deselected=4)
+
+
+def test_cases_are_refused_beside_others_under_xdist_and_other_tests_run(session, pytester):
+    pytest.importorskip("xdist")
+    pytester.makepyfile(test_plain="def test_plain(): pass")
+    result = session("-n2")
+    result.assert_outcomes()
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*bench measures one case at a time: run its 4 cases without pytest-xdist (-n0), *"])
+    session("-n2", "-m", "not grid").assert_outcomes(passed=1)
+
+
+def test_a_run_without_any_success_is_saved_with_its_cases(session, monkeypatch):
+    monkeypatch.setenv("TOY_FAULT", "raise")
+    session("-k", "b16", "--benchmark-json=run.json", "--benchmark-autosave").assert_outcomes(failed=1, skipped=1)
+    (saved,) = Path(".benchmarks").rglob("*.json")
+    for file in (Path("run.json"), saved):
+        assert json.loads(file.read_text())["benchmarks"] == []
+        assert [(record["id"], record["status"], record["reason"]) for record in read(file).records] == [
+            ("linear-fp32-toy-b16-t1", "failed", "open: RuntimeError: the toy is broken"),
+            ("linear-bf16-toy-b16-t1", "unsupported", "the toy engine computes in FP32 only"),
+        ]
+
+
+def test_pytest_benchmark_compares_with_what_this_machine_saved(session):
+    session("-k", "fp32 and b16", "--benchmark-autosave").assert_outcomes(passed=1)
+    result = session("-k", "fp32 and b16", "--benchmark-compare", "--benchmark-compare-fail=min:100000%")
+    result.assert_outcomes(passed=1)
+    name = "test_linear[[]linear-fp32-toy-b16-t1[]]"
+    result.stdout.fnmatch_lines_random([f"{name} (0001_*", f"{name} (NOW)*"])
+    assert "Can't compare" not in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.parametrize(
+    ("marks", "arguments", "line"),
+    [
+        ("grid()", "case, measure", "@pytest.mark.grid takes Grids alone, one at least, not ()"),
+        ("grid", "case, measure", "@pytest.mark.grid takes Grids alone, one at least, not ()"),
+        ("grid('linear')", "case, measure", "@pytest.mark.grid takes Grids alone, one at least, not ('linear')"),
+        ("grid(TOY, threads=2)", "case, measure", "@pytest.mark.grid takes Grids alone, *, threads=...)"),
+        ("grid(TOY)", "", "it has a grid, but no argument 'case'; write def test(case, measure)"),
+        ("grid(TOY, TORCH)", "case, measure", "two of its grids hold linear-fp32-toy-b1-t1 with different baselines*"),
+        ("gate(1.5)\n@pytest.mark.grid(TOY)", "case, measure", "a gate reads gate(speedup=1.5, *, not gate(1.5)"),
+        ("gate(top1=0.1)\n@pytest.mark.grid(TOY)", "case, measure", "a gate reads *, not gate(top1=0.1)"),
+        ("gate(speedup='2')\n@pytest.mark.grid(TOY)", "case, measure", "a gate reads *, not gate(speedup='2')"),
+        ("baseline(color='red')\n@pytest.mark.grid(TOY)", "case, measure", "a baseline has no axis color; *"),
+    ],
+)
+def test_a_mark_that_cannot_be_is_refused_in_one_line(pytester, marks, arguments, line):
+    pytester.makeconftest(CONFTEST)
+    grids = 'TOY, TORCH = Grid("linear", "fp32", "toy", baseline={"engine": "toy"}), Grid("linear", "fp32", "toy")'
+    pytester.makepyfile(
+        f"import pytest\nfrom bench import Grid\n{grids}\n@pytest.mark.{marks}\ndef test_it({arguments}): pass"
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--collect-only")
+    assert result.ret != 0
+    told = result.outlines + result.errlines
+    assert any(fnmatch.fnmatch(text, f"*{line.replace('[', '[[]')}") for text in told), told
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_grid_that_the_chosen_models_leave_without_a_case_is_skipped_with_that_reason(session):
+    result = session("--bench-model=mobilenet", "-rs")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: no model is named 'mobilenet'; registered: linear"])
+
+
+def test_a_suite_that_has_nothing_to_do_with_cases_does_not_notice(pytester):
+    pytester.makeini("[pytest]\nmarkers = grid: a kind of layout")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def measure():
+            return 3
+
+        @pytest.mark.grid("two columns")
+        @pytest.mark.parametrize("case", ["upper", "lower"])
+        def test_plain(case, measure):
+            assert measure == 3
+
+        @pytest.mark.grid("two columns")
+        def test_other(benchmark):
+            benchmark(int)
+        """
+    )
+    result = pytester.runpytest_subprocess("-W", "error", "--strict-markers", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=3)
+    assert "bench:" not in result.stdout.str()
+    assert not Path("reports").exists()
+
+
+def test_a_place_where_the_report_cannot_be_written_is_refused_before_anything_is_measured(session, pytester):
+    pytester.makefile("", occupied="a file, no folder")
+    result = session("--bench-reports=occupied")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: cannot write reports to */occupied/out; choose another folder by *"])

@@ -19,8 +19,10 @@ from toy_compiler import COMPILING_S
 from bench import Case, Recipe, engines, progress
 from bench.artifact import Store
 from bench.errors import BenchWarning, WorkerError
-from bench.measure import _warnings, contradiction, measure, prepare
+from bench.interpreter import Interpreter
+from bench.measure import _warnings, contradiction, identity, measure, prepare, still_holds
 from bench.noise import snapshot
+from bench.record import Record
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
 from bench.session import Bench, Energy, Shared, find
@@ -424,3 +426,34 @@ def test_a_second_session_finds_what_the_first_has_built(bench, monkeypatch):
     prepare([CASE], bench, lambda *progress: told.append(progress))
     assert told == []
     assert len(list((Store(bench.cache).root / "artifact").glob("*/toy.json"))) == 1
+
+
+def test_a_record_holds_beside_its_baseline_alone_and_only_for_the_same_artefact_and_data(bench):
+    prepare([CASE], bench)
+    artifact, reference = find(CASE, bench)
+    baseline = dataclasses.replace(CASE, batch=1)
+    facts = {"digest": artifact.digest, "reference": reference.digest}
+    record = Record(CASE, "ok", artifact=facts, speedup={"baseline": {"case": baseline.axes()}})
+    assert still_holds(record, CASE, baseline, bench)
+    assert not still_holds(record, CASE, CASE, bench)
+    assert not still_holds(record, baseline, baseline, bench)
+    assert not still_holds(dataclasses.replace(record, speedup={}), CASE, baseline, bench)
+    for name in facts:
+        changed = dataclasses.replace(record, artifact=facts | {name: "other"})
+        assert not still_holds(changed, CASE, baseline, bench)
+
+
+def test_runs_are_alike_only_where_what_shapes_a_record_is_the_same(bench):
+    known = identity(bench)
+    assert identity(dataclasses.replace(bench, timeout_s=1.0)) == known  # a limit changes nothing in what was measured
+    for other in (
+        {"plan": Plan()},
+        {"data": bench.cache},
+        {"explain": True},
+        {"most_drop": 0.5},
+        {"memory_bytes": 1 << 40},
+        {"pictures": bench.cache},
+    ):
+        assert identity(dataclasses.replace(bench, **other)) != known
+    here, newer = (Interpreter("3.12.0", "/there", {"torch": version}, {}) for version in ("2.8.0", "2.9.1"))
+    assert len({str(identity(bench, one)["baseline_python"]) for one in (None, here, newer)}) == 3

@@ -98,11 +98,21 @@ def head(runs: Sequence[Run]) -> str:
         label = f"Measured {run.name}" if len(runs) > 1 else "Measured"
         at = f" at commit {run.commit[:10]}" if run.commit else ""
         lines += [f"{label}: {run.when}{at}."] if run.when else []
+        lines += _resumed(run)
     return "\n".join(f"- {escaped(line)}" for line in lines)
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "-"
+
+
+def _resumed(run: Run) -> list[str]:
+    """How many records an interrupted run had measured, and when; no line where none."""
+    resumed = [record.get("resumed") for record in run.records]
+    taken = [facts.get("from") if isinstance(facts, dict) else None for facts in resumed]
+    times = sorted(at for at in taken if isinstance(at, str))
+    span = " to ".join(dict.fromkeys([times[0], times[-1]])) if times else ""
+    return [f"Resumed {run.name}: {len(times)} of {len(taken)} records were measured before, {span}."] if times else []
 
 
 def described(machine: dict[str, Any]) -> str:
