@@ -149,7 +149,7 @@ def general(table: pd.DataFrame) -> str:
         "threads": lambda row: f"{row['threads']:d}",
     }
     if (known["name"] != known["id"]).any():
-        columns["test"] = lambda row: str(row["test"]) if row["name"] != row["id"] else "-"
+        columns["test"] = lambda row: row["name"].removeprefix(row["id"]).strip(" ()") or "-"
     for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
         for column in known.columns:
             metric = column.removeprefix(prefix)

@@ -53,9 +53,13 @@ def _rank(row: Mapping[Any, Any]) -> int:
     return 0 if _unlike(row) or _erring(row) else 1 if _below(row) else OTHERS
 
 
-def _unlike(row: Mapping[Any, Any]) -> bool:
-    sqnr_db, agreement = row.get("fidelity.sqnr_db"), row.get("fidelity.agreement")
+def unlike(sqnr_db: Any, agreement: Any) -> bool:
+    """Whether outputs have nothing of FP32's: as much noise as signal, and not the same answers either."""
     return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)
+
+
+def _unlike(row: Mapping[Any, Any]) -> bool:
+    return unlike(row.get("fidelity.sqnr_db"), row.get("fidelity.agreement"))
 
 
 def _erring(row: Mapping[Any, Any]) -> bool:

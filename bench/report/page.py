@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -41,9 +42,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
 
     Whatever a file says is text there: the template escapes it, and data are JSON that holds no markup.
     """
-    import altair
     import jinja2
-    import vl_convert
 
     table = frame(runs)
     varied = {axis for axis in AXES if table[axis].nunique() > 1}
@@ -54,9 +53,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         lines=[line.removeprefix("- ") for line in head(runs).splitlines()],
-        library=_script(
-            vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
-        ),
+        library=_library(),
         specs=_json(specs),
         rows=_json(rows_of(table)),
         axes={axis: sorted(map(str, table[axis].unique())) for axis in AXES if axis in varied},
@@ -79,9 +76,14 @@ def _json(value: Any) -> Any:
     return markupsafe.Markup(text)
 
 
-def _script(text: str) -> Any:
+@functools.cache
+def _library() -> Any:
+    """The plotting library, as a script element holds it."""
+    import altair
     import markupsafe
+    import vl_convert
 
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
     return markupsafe.Markup(text.replace("</script", "<\\/script"))
 
 
