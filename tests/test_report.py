@@ -306,7 +306,7 @@ def lowered(share, promised=None, layers=5):
 def test_the_share_that_was_lowered_is_counted_apart_from_the_time_in_int8():
     run = read(GOLDEN)
     run.records[2] |= {"lowered": lowered(0.031), "explained": {"time": {"int8": 0.5}, "diagnosis": "half of it"}}
-    run.records[1]["lowered"] = {"macs": {"fp32": 1.0}}
+    run.records[1]["lowered"] = {"macs": {"fp32": 1.0}}  # nothing of FP32 is to be lowered
     text = render([run])
     head = cells(text, ["model", "precision"])
     row = cells(text, ["resnet20", "int8_static"])

@@ -158,7 +158,7 @@ def general(table: pd.DataFrame) -> str:
                 columns[metric + suffix] = _figure_of(column)
     columns |= {
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
-        LOWERED: _lowered,
+        LOWERED: lambda row: _number(row.get("lowered.share"), "{:.1%}".format),
         "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
@@ -174,7 +174,7 @@ def general(table: pd.DataFrame) -> str:
     }
     if "explained.diagnosis" not in known:
         del columns[TIME]
-    if all(_lowered(row) == "-" for _, row in known.iterrows()):
+    if "lowered.share" not in known:
         del columns[LOWERED]
     lines = ["### All cases"]
     if len(known):
@@ -215,11 +215,6 @@ def notes(table: pd.DataFrame) -> list[str]:
             f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['name'])}: {escaped(_text(reason))}"
         )
     return lines
-
-
-def _lowered(row: Any) -> str:
-    low = row.get("lowered.format") not in (None, "fp32")
-    return _number(row.get("lowered.share"), "{:.1%}".format) if low else "-"
 
 
 def _figure_of(column: str) -> Callable[[Any], str]:

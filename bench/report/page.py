@@ -26,7 +26,7 @@ FIGURES = {
     "latency.p90_s": "90th percentile",
     "throughput_items_per_s": "items/s",
     "speedup.ratio": "speed-up (95%)",
-    "lowered.share": "multiply-accumulates lowered",
+    "lowered.share": "lowered",
     "explained.time.int8": "time in INT8",
     "kernel.kernel_db": "kernels",
     "efficiency.share_of_peak": "of peak",
