@@ -26,7 +26,14 @@ MOST = 1_000_000
 LEAST_S, MOST_S = 1e-12, 1e9
 IQR, MEDIAN = 1.349, 1.2533  # of a normal distribution: interquartile range by deviation, errors of median by mean
 SECTIONS = tuple(one.name for one in dataclasses.fields(Record) if one.default_factory is dict)
-FIGURES = ("throughput_items_per_s", "load_s", "first_call_s", "peak_rss_bytes", "energy_j_per_call")
+FIGURES = (
+    "throughput_items_per_s",
+    "load_s",
+    "first_call_s",
+    "first_call_cold_s",
+    "peak_rss_bytes",
+    "energy_j_per_call",
+)
 COLUMNS = (
     *("run", "machine", "when", "name", "id", "test", *AXES, "status", "reason", *FIGURES),
     *("latency.p50_s", "latency.p90_s", "artifact.bytes", "artifact.digest"),

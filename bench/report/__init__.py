@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 GENERAL, PIVOT = "cases", "pivot"
-LOWERED, TIME = "lowered", "time in INT8"
+LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
 
 
 def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
@@ -171,7 +171,10 @@ def general(table: pd.DataFrame) -> str:
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
         "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
+        COLD: lambda row: _number(row["first_call_cold_s"], lambda s: f"{s * 1e3:.1f}"),
     }
+    if not known["first_call_cold_s"].map(is_number).any():
+        del columns[COLD]
     if "explained.diagnosis" not in known:
         del columns[TIME]
     if "lowered.share" not in known:
@@ -283,4 +286,5 @@ def _footnotes(known: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         TIME: "of the time of a call, by the runtime's profiler",
     }
     lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
+    lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
     return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(told))}" for name, told in notes_of(rows))]

@@ -12,7 +12,7 @@ NOTED = (  # the columns of a frame that notes are made of
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", "kernel.kernel_db", "kernel.quantized_db"),
     *("kernel.agreement", "kernel.quantized_agreement", "lowered.format", "lowered.share", "lowered.promised"),
     *("lowered.left", "calibration.asked", "calibration.used", "artifact.left_in_fp32", "artifact.left_by"),
-    *("noise.why", "warnings", "speedup.reason", "quality.reason", "resumed.from"),
+    *("noise.why", "warnings", "speedup.reason", "quality.reason"),
 )
 NAMED, OTHERS = 3, 2
 LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
@@ -45,8 +45,7 @@ def doubts(row: Mapping[Any, Any]) -> list[str]:
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
     for name, words in (("speedup.reason", "no speed-up: "), ("quality.reason", "no quality: ")):
         lines += [f"{words}{row[name]}"] if isinstance(row.get(name), str) else []
-    since = row.get("resumed.from")
-    return [*lines, *([f"taken over from an interrupted run, measured {since}"] if isinstance(since, str) else [])]
+    return lines
 
 
 def _rank(row: Mapping[Any, Any]) -> int:

@@ -34,6 +34,7 @@ FIGURES = {
     "peak_rss_bytes": "peak memory",
     "load_s": "load",
     "first_call_s": "first call",
+    "first_call_cold_s": "first call, nothing compiled",
 }
 
 

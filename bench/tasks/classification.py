@@ -1,4 +1,7 @@
-"""Classification: one class of several for each input. An answer is the scores (classes,) of the classes."""
+"""Classification: one class of several for each input.
+
+An answer is the scores (classes,) of the classes, or () the class itself, of a network that ends in argmax.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ class Classification:
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, float]:
         """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores, NaN where no input has
-        one; top5 where there are more than five classes. And n, how many were judged, where some inputs have none.
+        one; top5 where there are scores of more than five classes. And n, how many were judged, where some inputs have
+        none.
         """
         found = self.scores(answers, targets)
         judged = len(next(iter(found.values()), ()))
@@ -34,14 +38,16 @@ class Classification:
         import numpy as np
 
         outputs, wanted = np.asarray(answers), np.array([-1 if one is None else one for one in targets])
-        if wanted.ndim != 1 or outputs.ndim != 2:
-            raise DataError(
-                f"classes are judged by scores (n, classes) and numbers (n,), not by {outputs.shape} and {wanted.shape}"
-            )
+        if wanted.ndim != 1 or outputs.ndim > 2:
+            told = f"by {outputs.shape} and {wanted.shape}"
+            raise DataError(f"classes are judged by scores (n, classes), or classes (n,), and numbers (n,), not {told}")
+        judged = wanted >= 0
+        if outputs.ndim == 1:
+            return {"top1": (outputs == wanted)[judged].astype(np.float64)}
         if wanted.max() >= outputs.shape[1]:
             told = f"the network scores {outputs.shape[1]} classes, from 0"
             raise DataError(f"a target is class {wanted.max()}, but {told}")
-        outputs, wanted = outputs[wanted >= 0], wanted[wanted >= 0]
+        outputs, wanted = outputs[judged], wanted[judged]
         sane = np.isfinite(outputs).all(axis=1)
         ranks = np.argsort(-outputs, axis=1, kind="stable") == wanted[:, None]
         return {
@@ -54,14 +60,15 @@ class Classification:
         """agreement: the share 0..1 of inputs to which both give the same class; NaN scores give none."""
         import numpy as np
 
-        sane = ~np.isnan(answers).any(axis=1)
-        return {"agreement": float(np.mean(sane & (np.argmax(answers, axis=1) == np.argmax(reference, axis=1))))}
+        pairs = zip(answers, reference, strict=True)
+        same = [bool(self.decided(one) == self.decided(known)) and not np.isnan(one).any() for one, known in pairs]
+        return {"agreement": float(np.mean(same))}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The class of the highest score."""
         import numpy as np
 
-        return np.argmax(answer, keepdims=True).astype(np.int32)
+        return np.atleast_1d(answer if np.ndim(answer) == 0 else np.argmax(answer)).astype(np.int32)
 
     def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
         """Nothing."""
