@@ -16,6 +16,7 @@ from bench.errors import BadLimit
 from bench.noise import PROBED_BY, fallen
 from bench.record import is_number
 from bench.report.markdown import escaped, markdown_table
+from bench.report.notes import unlike
 from bench.report.pivot import formed
 from bench.runs import Run, is_time, names, share_lowered
 from bench.statistics import CONFIDENCE, Change, Interval, Level, change, change_of_levels, holm, launch_ratio, level_of
@@ -241,10 +242,14 @@ def _quality(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _computed(was: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
-    """Whether kernels came nearer to what the quantized network says, or farther from it; and whether more of the
-    network, or less, is in the number format asked for.
+    """Whether outputs have lost all likeness of FP32's, kernels came nearer to what the quantized network says, or
+    farther from it, and more of the network, or less, is in the number format asked for.
     """
     lines = []
+    fidelity = [record.get("fidelity", {}) for record in (was, now)]
+    like = [not unlike(told.get("sqnr_db"), told.get("agreement")) for told in fidelity]
+    if like == [True, False]:
+        lines.append(f"broken: its outputs keep no likeness of FP32's any more, {fidelity[1]['sqnr_db']:.1f} dB")
     old, new = (record.get("kernel", {}).get("kernel_db") for record in (was, now))
     if is_number(old) and is_number(new) and abs(new - old) >= KERNEL_DB:
         lines.append(f"kernel_db {old:.1f} -> {new:.1f} dB")

@@ -248,7 +248,8 @@ def _plain_machine(info: dict[str, Any]) -> dict[str, Any]:
 def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
     """One row a record: its run and machine, its axes by their names, all else by dotted names such as `latency.p50_s`,
     `quality.top1`; `name`, what tells it from all others of its run; `lowered.share`, the share of the
-    multiply-accumulates in the number format that its recipe asks for. The columns of COLUMNS are always there.
+    multiply-accumulates in `lowered.format`, the number format below FP32 that its recipe asks for. The columns of
+    COLUMNS are always there.
     """
     import pandas as pd
 
@@ -267,8 +268,8 @@ def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
 
 
 def share_lowered(record: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The number format that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that its
-    artefact computes in it; None where that was not counted.
+    """The number format below FP32 that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that
+    its artefact computes in it; None where none is asked for, or that was not counted.
     """
     from bench.recipe import recipes
 
@@ -278,7 +279,7 @@ def share_lowered(record: Mapping[str, Any]) -> tuple[str, float] | None:
     else:  # a recipe that this machine does not know
         wanted = max((name for name in macs if precision.startswith(name)), key=len, default="")
     share = macs.get(wanted)
-    return (wanted, float(share)) if is_number(share) and 0 <= share <= 1 else None
+    return (wanted, float(share)) if wanted != "fp32" and is_number(share) and 0 <= share <= 1 else None
 
 
 def _flatten(values: dict[str, Any], prefix: str, row: dict[str, Any]) -> None:

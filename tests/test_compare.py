@@ -438,6 +438,63 @@ def test_shards_that_contradict_each_other_are_refused_by_name(tmp_path, capsys)
     assert not (tmp_path / "whole.json").exists()
 
 
+def shards(tmp_path, *parts):
+    """Files that hold the golden run with so much of it replaced; their names."""
+    names = []
+    for place, part in enumerate(parts):
+        (tmp_path / f"shard{place}.json").write_text(json.dumps(json.loads(GOLDEN.read_text()) | part))
+        names.append(str(tmp_path / f"shard{place}.json"))
+    return names
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"bench": None},
+        {"bench": []},
+        {"bench": {"cases": None}},
+        {"bench": {"cases": [None, "x", {"id": []}]}},
+        {"datetime": None},
+        {"datetime": 3},
+    ],
+)
+def test_odd_files_are_put_together_too(tmp_path, part):
+    whole = tmp_path / "whole.json"
+    assert main(["merge", *shards(tmp_path, part, {}), "--output", str(whole)]) == 0
+    names = [record["id"] for record in read(whole).records if record["id"]]
+    assert set(names) >= {record["id"] for record in read(GOLDEN).records}
+    assert json.loads(whole.read_text())["datetime"] == json.loads(GOLDEN.read_text())["datetime"]
+
+
+def test_entries_that_are_none_are_left_out(tmp_path):
+    entries = json.loads(GOLDEN.read_text())["benchmarks"]
+    odd = {"benchmarks": [None, 3, *entries, {"fullname": ["x"], "extra_info": None}]}
+    assert main(["merge", *shards(tmp_path, odd, {}), "--output", str(tmp_path / "whole.json")]) == 0
+    assert len(read(tmp_path / "whole.json").records) == 5
+
+
+def test_infinities_of_a_shard_become_null(tmp_path):
+    entries = json.loads(GOLDEN.read_text())["benchmarks"]
+    entries[0]["extra_info"]["load_s"] = float("inf")
+    assert main(["merge", *shards(tmp_path, {"benchmarks": entries}), "--output", str(tmp_path / "whole.json")]) == 0
+    assert "Infinity" not in (tmp_path / "whole.json").read_text()
+
+
+def test_a_case_of_two_tests_is_in_two_shards(tmp_path):
+    case = json.loads(GOLDEN.read_text())["bench"]["cases"][0]
+    lost = [case | {"test": f"test_{name}.py::test_it[{case['id']}]"} for name in "ab"]
+    measured = json.loads(GOLDEN.read_text())["benchmarks"][0]
+    measured["fullname"] = measured["extra_info"]["test"] = lost[0]["test"]
+    measured["extra_info"] |= {"id": case["id"], "case": case["case"]}
+    parts = [{"benchmarks": [measured], "bench": {"cases": []}}, {"benchmarks": [], "bench": {"cases": lost}}]
+    assert main(["merge", *shards(tmp_path, *parts), "--output", str(tmp_path / "whole.json")]) == 0
+    found = read(tmp_path / "whole.json").records
+    assert [(one["test"], one["status"]) for one in found] == [
+        (lost[0]["test"], "ok"),
+        (lost[1]["test"], "unsupported"),
+    ]
+
+
 def test_runs_of_other_machines_are_no_shards(tmp_path, capsys):
     saved = json.loads(GOLDEN.read_text())
     saved["machine_info"]["bench"]["cpu"] = "Another"

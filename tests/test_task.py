@@ -51,7 +51,7 @@ def test_classes_of_inputs_that_have_none_are_not_judged():
 def test_a_class_that_the_network_does_not_score_is_refused():
     with pytest.raises(DataError, match="a target is class 2, but the network scores 2 classes, from 0"):
         tasks.get("classification").quality([[0.9, 0.1], [0.2, 0.8]], [0, 2])
-    with pytest.raises(DataError, match="not by"):
+    with pytest.raises(DataError, match=r"not by \(2, 2\) and \(2, 2\)"):
         tasks.get("classification").quality([[0.9, 0.1], [0.2, 0.8]], [[1, 0], [0, 1]])
 
 
@@ -85,3 +85,9 @@ def test_a_split_without_truth_is_told_with_the_reason():
     assert told_of_truth({"map": float("nan")}, "faces")["reason"] == "the test side of faces has no truth to judge by"
     assert told_of_truth({"map": 0.5, "ap_easy": float("nan")}, "faces").keys() == {"map", "ap_easy"}
     assert told_of_truth({}, "features") == {}
+
+
+def test_classes_of_a_network_that_ends_in_argmax_are_judged_as_they_are():
+    task = tasks.get("classification")
+    assert task.quality([1, 0, 2], [1, 1, -1]) == {"top1": 0.5, "n": 2}
+    assert task.fidelity(np.array([1, 0, 2]), np.array([1, 1, 2])) == {"agreement": pytest.approx(2 / 3)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 GENERAL, PIVOT = "cases", "pivot"
-LOWERED, TIME = "lowered", "time in INT8"
+LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
 
 
 def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
@@ -159,7 +159,7 @@ def general(table: pd.DataFrame) -> str:
         "threads": lambda row: f"{row['threads']:d}",
     }
     if (known["name"] != known["id"]).any():
-        columns["test"] = lambda row: str(row["test"]) if row["name"] != row["id"] else "-"
+        columns["test"] = lambda row: row["name"].removeprefix(row["id"]).strip(" ()") or "-"
     for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
         for column in known.columns:
             metric = column.removeprefix(prefix)
@@ -168,7 +168,7 @@ def general(table: pd.DataFrame) -> str:
                 columns[metric + suffix] = _figure_of(column)
     columns |= {
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
-        LOWERED: _lowered,
+        LOWERED: lambda row: _number(row.get("lowered.share"), "{:.1%}".format),
         "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
@@ -181,10 +181,13 @@ def general(table: pd.DataFrame) -> str:
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
         "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
+        COLD: lambda row: _number(row["first_call_cold_s"], lambda s: f"{s * 1e3:.1f}"),
     }
+    if not known["first_call_cold_s"].map(is_number).any():
+        del columns[COLD]
     if "explained.diagnosis" not in known:
         del columns[TIME]
-    if all(_lowered(row) == "-" for _, row in known.iterrows()):
+    if "lowered.share" not in known:
         del columns[LOWERED]
     lines = ["### All cases"]
     if len(known):
@@ -225,11 +228,6 @@ def notes(table: pd.DataFrame) -> list[str]:
             f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['name'])}: {escaped(_text(reason))}"
         )
     return lines
-
-
-def _lowered(row: Any) -> str:
-    low = row.get("lowered.format") not in (None, "fp32")
-    return _number(row.get("lowered.share"), "{:.1%}".format) if low else "-"
 
 
 def _figure_of(column: str) -> Callable[[Any], str]:
@@ -298,4 +296,5 @@ def _footnotes(known: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         TIME: "of the time of a call, by the runtime's profiler",
     }
     lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
+    lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
     return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(told))}" for name, told in notes_of(rows))]

@@ -196,7 +196,7 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
             label = " ".join(line.label for line in (row, column) if line.figure is None)
             if label not in missing.setdefault(reason, []):
                 missing[reason].append(label)
-    known = [case.to_dict() for case in found.values() if case["status"] == "ok"]
+    known = list({case["name"]: case.to_dict() for case in found.values() if case["status"] == "ok"}.values())
     if not known:
         return None
     shown_rows = [at for at, row in enumerate(rows) if row.absent or at in {place[0] for place in found}]
@@ -214,9 +214,9 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
         lines.append(line)
     sources = dict.fromkeys(f"{case['model']}: {judged(case)}" for case in known)
     told = [f"{', '.join(labels)}: {reason}" for reason, labels in missing.items()]
+    shown = {str(case["name"]) for case in found.values()}
     told += [
-        f"{name}: not shown; {shown} is what this table asks for, too, and comes first"
-        for name, shown in others.items()
+        f"{name}: not shown, since {first} fits its cell too" for name, first in others.items() if name not in shown
     ]
     told += [f"{name}: {'; '.join(lines)}" for name, lines in notes_of(known, worst=True)]
     notes = "".join(f"\n- {escaped(line)}" for line in told)

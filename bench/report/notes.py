@@ -12,7 +12,7 @@ NOTED = (  # the columns of a frame that notes are made of
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", "kernel.kernel_db", "kernel.quantized_db"),
     *("kernel.agreement", "kernel.quantized_agreement", "lowered.format", "lowered.share", "lowered.promised"),
     *("lowered.left", "calibration.asked", "calibration.used", "artifact.left_in_fp32", "artifact.left_by"),
-    *("noise.why", "warnings", "speedup.reason", "quality.reason", "resumed.from"),
+    *("noise.why", "warnings", "speedup.reason", "quality.reason"),
 )
 NAMED, OTHERS = 3, 2
 LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
@@ -45,17 +45,20 @@ def doubts(row: Mapping[Any, Any]) -> list[str]:
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
     for name, words in (("speedup.reason", "no speed-up: "), ("quality.reason", "no quality: ")):
         lines += [f"{words}{row[name]}"] if isinstance(row.get(name), str) else []
-    since = row.get("resumed.from")
-    return [*lines, *([f"taken over from an interrupted run, measured {since}"] if isinstance(since, str) else [])]
+    return lines
 
 
 def _rank(row: Mapping[Any, Any]) -> int:
     return 0 if _unlike(row) or _erring(row) else 1 if _below(row) else OTHERS
 
 
-def _unlike(row: Mapping[Any, Any]) -> bool:
-    sqnr_db, agreement = row.get("fidelity.sqnr_db"), row.get("fidelity.agreement")
+def unlike(sqnr_db: Any, agreement: Any) -> bool:
+    """Whether outputs have nothing of FP32's: as much noise as signal, and not the same answers either."""
     return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)
+
+
+def _unlike(row: Mapping[Any, Any]) -> bool:
+    return unlike(row.get("fidelity.sqnr_db"), row.get("fidelity.agreement"))
 
 
 def _erring(row: Mapping[Any, Any]) -> bool:

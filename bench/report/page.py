@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ FIGURES = {
     "latency.p90_s": "90th percentile",
     "throughput_items_per_s": "items/s",
     "speedup.ratio": "speed-up (95%)",
-    "lowered.share": "multiply-accumulates lowered",
+    "lowered.share": "lowered",
     "explained.time.int8": "time in INT8",
     "kernel.kernel_db": "kernels",
     "efficiency.share_of_peak": "of peak",
@@ -33,6 +34,7 @@ FIGURES = {
     "peak_rss_bytes": "peak memory",
     "load_s": "load",
     "first_call_s": "first call",
+    "first_call_cold_s": "first call, nothing compiled",
 }
 
 
@@ -41,9 +43,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
 
     Whatever a file says is text there: the template escapes it, and data are JSON that holds no markup.
     """
-    import altair
     import jinja2
-    import vl_convert
 
     table = frame(runs)
     varied = {axis for axis in AXES if table[axis].nunique() > 1}
@@ -54,9 +54,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         lines=[line.removeprefix("- ") for line in head(runs).splitlines()],
-        library=_script(
-            vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
-        ),
+        library=_library(),
         specs=_json(specs),
         rows=_json(rows_of(table)),
         axes={axis: sorted(map(str, table[axis].unique())) for axis in AXES if axis in varied},
@@ -79,9 +77,14 @@ def _json(value: Any) -> Any:
     return markupsafe.Markup(text)
 
 
-def _script(text: str) -> Any:
+@functools.cache
+def _library() -> Any:
+    """The plotting library, as a script element holds it."""
+    import altair
     import markupsafe
+    import vl_convert
 
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
     return markupsafe.Markup(text.replace("</script", "<\\/script"))
 
 
