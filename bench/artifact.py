@@ -18,13 +18,16 @@ from typing import Any
 from bench.errors import BenchError, BenchWarning, CacheError
 
 MANIFEST = "manifest.json"
+BESIDE = "beside"
 
 
 @dataclass(frozen=True)
 class Artifact:
     """Something built, in a folder of its own.
 
-    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key.
+    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key. Files in
+            its folder BESIDE are in neither: they are kept to check it by, verified like the others, and are no part
+            of what runs.
     """
 
     folder: Path
@@ -65,7 +68,8 @@ class Store:
             return None
         damage, files = self._examine(folder)
         if damage is None:
-            return Artifact(folder, _digest_of(files), sum(size for _, size in files.values()), made_from)
+            own = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
+            return Artifact(folder, _digest_of(own), sum(size for _, size in own.values()), made_from)
         warnings.warn(f"cache entry {folder} is damaged ({damage}); it is built again", BenchWarning, stacklevel=2)
         with refusals(self.root):
             doomed = tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent)

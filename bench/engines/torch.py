@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine, quiet
+from bench.engines import Emulation, Engine, quiet
 from bench.engines.equivalents import without_transposed
 from bench.errors import BuildError, Unsupported
 from bench.explain import CALLS, Operation, format_of
@@ -64,6 +64,16 @@ class Torch(Engine):
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with the time that is its own."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The same lowered network, with the stored scales and weights, its INT8 operators in floating point."""
+        from bench.engines.emulation_torch import emulation
+
+        module = lowered(network(), recipe, example[:1])
+        restore(module, folder / STATE)
+        return emulation(predictor(module), module)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import quiet
+from bench.engines import Emulation, quiet
 from bench.engines.torch import Torch, lowered, predictor, quantized_engine
 from bench.recipe import Recipe
 
@@ -43,6 +43,14 @@ class TorchScript(Torch):
         torch.backends.quantized.engine = quantized_engine()
         with quiet():
             return predictor(torch.jit.load(str(folder / ARCHIVE)))
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The archive itself, its INT8 operators in floating point; its scales and packed weights are its own."""
+        from bench.engines.emulation_torch import emulation
+
+        return emulation(self.load(folder, recipe, network, example, threads))
 
 
 ENGINE = TorchScript()
