@@ -388,7 +388,11 @@ def _kernel(facts: dict[str, Any]) -> dict[str, Any]:
     case, reference = session.case, Path(facts["reference"])
     emulation = engines.get(case.engine).emulated(*session.opened)
     if emulation is None:
-        return {"kernel_db": None, "by": None, "reason": f"{case.engine} tells of no floating-point form of its artefacts"}
+        return {
+            "kernel_db": None,
+            "by": None,
+            "reason": f"{case.engine} tells of no floating-point form of its artefacts",
+        }
     inputs = np.load(reference / "inputs.npy", allow_pickle=False)
     known = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
     count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)

@@ -193,7 +193,9 @@ def _forms() -> dict[str, Form]:
         "dropout": same,
         "layer_norm": lambda x, shape, weight, bias, eps, *_: functional.layer_norm(x, shape, weight, bias, eps),
         "group_norm": lambda x, groups, weight, bias, eps, *_: functional.group_norm(x, groups, weight, bias, eps),
-        "instance_norm": lambda x, weight, bias, eps, *_: functional.instance_norm(x, None, None, weight, bias, eps=eps),
+        "instance_norm": lambda x, weight, bias, eps, *_: functional.instance_norm(
+            x, None, None, weight, bias, eps=eps
+        ),
         "batch_norm": normalized(same),
     }
     for axes in (1, 2, 3):

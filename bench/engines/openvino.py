@@ -121,8 +121,8 @@ class OpenVino(Engine):
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The IR compiled without the plugin's low-precision transformations, so that its FakeQuantize stay operations of
-        their own between float ones. Raises Unsupported where a node multiplies whole numbers still.
+        """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays an
+        operation of its own between float ones. Raises Unsupported where a node multiplies whole numbers still.
         """
         compiled = self._compile(folder, recipe, example, threads, LP_TRANSFORMS_MODE=False)
         for node in compiled.get_runtime_model().get_ordered_ops():
