@@ -24,18 +24,19 @@ from bench.errors import BenchError, BenchWarning, CacheError
 from bench.progress import waited
 
 MANIFEST = "manifest.json"
+BESIDE = "beside"
 FOLLOWED = "followed"
 HALF = re.compile(r"\.(building|damaged)-(?:([0-9a-f]{32})-)?")
 DAY_S = 86400.0
-NOTES = ("left.json", "calibration.json")  # what a build tells of itself: no session needs to be shipped with it
 
 
 @dataclass(frozen=True)
 class Artifact:
     """Something built, in a folder of its own.
 
-    digest  sha256 over the names and contents of its files, hex; bytes  their size, without a build's notes; made_from
-            its whole key.
+    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key. Files in
+            its folder BESIDE are in neither: they tell of the build, or are kept to check it by, verified like the
+            others, and are no part of what runs.
     """
 
     folder: Path
@@ -236,8 +237,8 @@ class Store:
 
 
 def _artifact(folder: Path, made_from: dict[str, Any], files: dict[str, tuple[str, int]]) -> Artifact:
-    size = sum(size for name, (_, size) in files.items() if name not in NOTES)
-    return Artifact(folder, _digest_of(files), size, made_from)
+    own = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
+    return Artifact(folder, _digest_of(own), sum(size for _, size in own.values()), made_from)
 
 
 def _finish(half: Path, place: Path, manifest: dict[str, Any]) -> None:

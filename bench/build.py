@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import sensitivity
-from bench.artifact import FOLLOWED, Artifact, Store, Used
+from bench.artifact import BESIDE, FOLLOWED, Artifact, Store, Used
 from bench.artifact import source_digest as source_digest
 from bench.artifact import versions as versions
 from bench.code import HARNESS, Code, code_of, users_modules
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 SEED = 0
-LEFT, CALIBRATION, INTERFACE = "left.json", "calibration.json", "interface.json"
+LEFT, CALIBRATION, INTERFACE = f"{BESIDE}/left.json", f"{BESIDE}/calibration.json", "interface.json"
 NETWORK = "network.json"
 TIED = "tied"
 # the harness's own rooms that shape what is built
@@ -269,11 +269,13 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
         tried = trial(builder, recipe, source, network_weights)
         if recipe.most_drop is not None:
             recipe = sensitivity.settled(tried, recipe, source, load_data(source, "train"))
+        builder.build(tried.network(), recipe, tried.samples, folder)
+        (folder / BESIDE).mkdir(exist_ok=True)
+        if recipe.most_drop is not None:
             (folder / LEFT).write_text(json.dumps({"left": recipe.left, "by": recipe.left_by}))
         if recipe.calibrated:
             used = {"asked": source.model.calibration, "used": len(tried.samples)}
             (folder / CALIBRATION).write_text(json.dumps(used))
-        builder.build(tried.network(), recipe, tried.samples, folder)
     except (BenchError, OSError):
         raise
     except Exception as error:

@@ -82,6 +82,7 @@ def test_no_layer_stays_where_quality_may_fall_as_it_likes():
 def test_an_artefact_remembers_what_stayed(tmp_path):
     from bench.build import LEFT, as_built
 
+    (tmp_path / LEFT).parent.mkdir()
     (tmp_path / LEFT).write_text('["middle"]')
     recipe = as_built(recipes.get("int8_auto"), tmp_path)
     assert recipe.left_alone(network()) == ["middle"]

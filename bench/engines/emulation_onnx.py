@@ -120,7 +120,7 @@ class _Place:
         self.gives(self.add("QuantizeLinear", name, *filter(None, self.input[scale : scale + 2]), axis=0))
 
     def bias(self, name: str, *scales: str, factor: float = 1.0) -> str:
-        """A whole-number bias as the number that it stands for: in units of the product of the scales and the factor."""
+        """The number that a whole-number bias stands for: its unit is the product of the scales and the factor."""
         import numpy as np
 
         unit = self.add("Mul", *scales)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine, pt2e, quiet
+from bench.artifact import BESIDE
+from bench.engines import Emulation, Engine, pt2e, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.recipe import Recipe
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from bench.engines import Predict
     from bench.model import Output
 
-MODEL = "model.pte"
+MODEL, PROGRAM = "model.pte", "model.pt2"
 
 
 class ExecuTorch(Engine):
@@ -63,6 +64,8 @@ class ExecuTorch(Engine):
                 quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
                 module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
                 program = pt2e.exported(module, example)
+                (folder / BESIDE).mkdir()
+                torch.export.save(program, folder / BESIDE / PROGRAM)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         (folder / MODEL).write_bytes(lowered.buffer)
 
@@ -87,6 +90,24 @@ class ExecuTorch(Engine):
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return predict
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The program that was lowered to XNNPACK, kept beside, in eager mode: float operators between those that
+        quantize and dequantize; for each item of a batch.
+        """
+        import numpy as np
+
+        whole = pt2e.emulation(folder / BESIDE / PROGRAM)
+
+        def predict(inputs: np.ndarray) -> Output:
+            found = [whole.predict(item) for item in np.split(inputs, len(inputs))]
+            if isinstance(found[0], tuple):
+                return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+            return np.concatenate(found)
+
+        return Emulation(predict, whole.by)
 
     def pool(self) -> dict[str, object]:
         """The size of ExecuTorch's own pool."""

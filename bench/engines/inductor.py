@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, pt2e, quiet, two_of
+from bench.engines import Emulation, Engine, pt2e, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
@@ -91,6 +91,12 @@ class Inductor(Engine):
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with the time that is its own."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The program itself, not compiled: float operators between those that quantize and dequantize."""
+        return pt2e.emulation(folder / PROGRAM)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""

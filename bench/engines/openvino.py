@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet, two_of
+from bench.engines import Emulation, Engine, quiet, two_of
+from bench.errors import Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import cpu_flags
 from bench.lowered import Layer, with_reasons
@@ -26,6 +27,7 @@ PRODUCTS = (
     *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
     *("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell"),
 )
+MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "LSTMSequence", "GRUSequence", "RNNSeq")
 
 
 class OpenVino(Engine):
@@ -117,7 +119,7 @@ class OpenVino(Engine):
         return [
             Operation(
                 runs[0].node_type,
-                format_of(runs[0].node_type, runs[0].exec_type.upper().endswith(("I8", "U8"))),
+                format_of(runs[0].node_type, _in_int8(runs[0].exec_type)),
                 statistics.median(node.real_time.total_seconds() for node in runs),
                 kernel=runs[0].exec_type,
             )
@@ -138,6 +140,25 @@ class OpenVino(Engine):
         model.reshape({place: list(port.shape) for place, port in enumerate(compiled.inputs)})
         layers = layers_of(model, compiled.get_runtime_model(), int(compiled.input(0).shape[0]))
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays an
+        operation of its own between float ones. Raises Unsupported where a node multiplies whole numbers still.
+        """
+        compiled = self._compile(folder, recipe, example, threads, LP_TRANSFORMS_MODE=False)
+        for node in compiled.get_runtime_model().get_ordered_ops():
+            kind, kernel = (str(node.get_rt_info()[name].value) for name in ("layerType", "primitiveType"))
+            if kind in MULTIPLYING and _in_int8(kernel):
+                raise Unsupported(f"OpenVINO's CPU plugin runs {kind} as {kernel} without low precision, too")
+        request = compiled.create_infer_request()
+
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = tuple(output.copy() for output in request.infer({0: inputs}).values())
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return Emulation(predict, "the IR on OpenVINO without low precision")
 
     def pool(self) -> dict[str, object]:
         """What the compiled model tells of its streams, threads and precision."""
@@ -189,6 +210,11 @@ def keep_precise(file: Path, names: set[str]) -> None:
 def _belongs(node: Any, modules: list[str]) -> bool:
     """Whether an operation was converted from one of the modules, whose names are in its own."""
     return any(node.get_friendly_name().startswith(f"__module.{name}/") for name in modules)
+
+
+def _in_int8(kernel: str) -> bool:
+    """Whether a kernel of the executed graph computes in whole numbers, by its name."""
+    return kernel.upper().endswith(("I8", "U8"))
 
 
 ENGINE = OpenVino()

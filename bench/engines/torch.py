@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet
+from bench.engines import Emulation, Engine, quiet
 from bench.engines.attention import closed_attention, with_open_attention
 from bench.engines.equivalents import without_padding_modes, without_transposed
 from bench.errors import BuildError, Unsupported
@@ -90,6 +90,16 @@ class Torch(Engine):
         predict = self.load(folder, recipe, network, example, threads)
         layers = layers_of(products_of(lambda: predict(example)), batch_of(example))
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The same lowered network, with the stored scales and weights, its INT8 operators in floating point."""
+        from bench.engines.emulation_torch import emulation
+
+        module = lowered(network(), recipe, example[:1])
+        restore(module, folder / STATE)
+        return emulation(predictor(module), module)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import quiet, two_of
+from bench.engines import Emulation, quiet, two_of
 from bench.engines.torch import Torch, lowered, predictor, quantized_engine
 from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
@@ -62,6 +62,14 @@ class TorchScript(Torch):
             pairs = zip(products, named, strict=True)
             products = [replace(one, module=other.module, box=other.box) for one, other in pairs]
         return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The archive itself, its INT8 operators in floating point; its scales and packed weights are its own."""
+        from bench.engines.emulation_torch import emulation
+
+        return emulation(self.load(folder, recipe, network, example, threads))
 
 
 ENGINE = TorchScript()
