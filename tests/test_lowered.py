@@ -26,7 +26,7 @@ def mixed():
 
         def forward(self, x):
             x = torch.relu(self.up(torch.relu(self.depthwise(torch.relu(self.first(x))))))
-            return self.head(self.lstm(x.flatten(2).transpose(1, 2).reshape(len(x), 64, 16))[0][:, -1])
+            return self.head(self.lstm(x.flatten(2).transpose(1, 2).reshape(-1, 64, 16))[0][:, -1])
 
     torch.manual_seed(0)
     return Mixed().eval().requires_grad_(False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.engines import Engine, pt2e, quiet
 from bench.engines.equivalents import without_reflection
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -82,6 +83,15 @@ class ExecuTorch(Engine):
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return predict
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What the program hands to XNNPACK, by the formats that its graph states, and what it does not."""
+        from bench.engines.executorch_count import layers_of
+
+        layers = layers_of((folder / MODEL).read_bytes())
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """The size of ExecuTorch's own pool."""

@@ -12,6 +12,7 @@ from bench.engines import Engine, pt2e, quiet
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
 from bench.isa import has_vnni
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -84,6 +85,30 @@ class Inductor(Engine):
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with the time that is its own."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What a call of the network or of the exported program multiplies; in INT8, what Inductor's compiled code calls
+        so: a quantized pattern that it did not find is computed in floating point.
+        """
+        import torch
+
+        from bench.engines.torch_count import as_compiled, batch_of, interpreted, layers_of, products_of, tally
+
+        predict = self.load(folder, recipe, network, example, threads)
+        if recipe.number_format == "int8":
+            with quiet():
+                program = torch.export.load(folder / PROGRAM).module()
+            products = interpreted(program, lambda call: predictor(call)(example))
+            predict(example)
+            with tally(compiled=True) as called:
+                predict(example)
+            products = as_compiled(products, called)
+        else:
+            with torch.compiler.set_stance("force_eager"):
+                products = products_of(lambda: predict(example))
+        return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""
