@@ -6,6 +6,7 @@ All on the training side: the test side judges what comes of it.
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.dataset import Samples
 from bench.errors import BuildError
 from bench.inference import answered
+from bench.lowered import within
 from bench.model import Source
 from bench.progress import progress
 from bench.recipe import Recipe
@@ -27,14 +29,18 @@ if TYPE_CHECKING:
 
 ITEMS = 512
 BATCH = 8
+SUSPECT_DB = 90.0  # outputs so near to FP32's are those of a layer that costs nothing, or that stayed as it was
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8."""
+    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8; None where the
+    engine does not lower it, with the reason.
+    """
 
     name: str
-    sqnr_db: float
+    sqnr_db: float | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,16 @@ class Trial:
         self.engine.build(self.network(), recipe, self.samples, folder)
         return self.engine.load(folder, recipe, self.network, self.samples[:BATCH], self.threads)
 
+    def stayed(self, recipe: Recipe, name: str, folder: Path) -> str | None:
+        """Give the reason why nothing became INT8 of what was built in the folder to lower one layer alone; None where
+        something did, or the engine cannot be counted.
+        """
+        layers = self.engine.layers(folder, recipe, self.network, self.samples[:BATCH], self.threads)
+        if layers is None or any(layer.format == recipe.number_format for layer in layers):
+            return None
+        own = (layer.reason for layer in layers if layer.reason and within(name, (layer.name,)))
+        return next(own, "the engine computes it in floating point")
+
 
 def layers_of(network: torch.nn.Module) -> list[str]:
     """The names of the modules that multiply by weights, in the order of the network."""
@@ -65,7 +81,9 @@ def layers_of(network: torch.nn.Module) -> list[str]:
 
 
 def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
-    """The layers, the one that costs most first, by the outputs for the first of the samples."""
+    """The layers, the one that costs most first, by the outputs for the first of the samples; after them those that the
+    engine does not lower, each with the reason.
+    """
     import numpy as np
 
     from bench.engines.torch import predictor
@@ -79,8 +97,10 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
         with tempfile.TemporaryDirectory() as folder:
             predict = trial.lowered(replace(recipe, only=(name,)), Path(folder))
             outputs = np.concatenate([_flat(one) for one in _predicted(predict, inputs)])
-        found.append(Layer(name, sqnr_db(outputs, known)))
-    return sorted(found, key=lambda layer: layer.sqnr_db)
+            figure = sqnr_db(outputs, known)
+            reason = trial.stayed(replace(recipe, only=(name,)), name, Path(folder)) if figure > SUSPECT_DB else None
+        found.append(Layer(name, figure if reason is None else None, reason))
+    return sorted(found, key=lambda layer: math.inf if layer.sqnr_db is None else layer.sqnr_db)
 
 
 def _predicted(predict: Predict, inputs: np.ndarray) -> Iterator[Any]:
@@ -119,7 +139,7 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
         return value
 
     whole = quality(predictor(trial.network()))
-    order = [layer.name for layer in ranked(trial, recipe)]
+    order = [layer.name for layer in ranked(trial, recipe) if layer.sqnr_db is not None]
 
     def holds(left: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:
@@ -133,15 +153,16 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
 
 
 def rendered(layers: Sequence[Layer]) -> str:
-    """The ranking as markdown."""
+    """The ranking as markdown, and below it the layers that stay in floating point, each with the reason."""
     from bench.report.markdown import markdown_table
 
-    return markdown_table(
-        [
-            {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
-            for place, layer in enumerate(layers, 1)
-        ]
-    )
+    ranking = [
+        {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
+        for place, layer in enumerate((layer for layer in layers if layer.sqnr_db is not None), 1)
+    ]
+    table = [markdown_table(ranking)] if ranking else []
+    stayed = [f"- not lowered: {layer.name}: {layer.reason}" for layer in layers if layer.sqnr_db is None]
+    return "\n".join([*table, *(["", *stayed] if stayed else [])])
 
 
 def chart(layers: Sequence[Layer], title: str) -> Any:
@@ -149,7 +170,8 @@ def chart(layers: Sequence[Layer], title: str) -> Any:
     import altair as alt
     import pandas as pd
 
-    table = pd.DataFrame({"layer": [layer.name for layer in layers], "sqnr_db": [layer.sqnr_db for layer in layers]})
+    ranked = [layer for layer in layers if layer.sqnr_db is not None]
+    table = pd.DataFrame({"layer": [layer.name for layer in ranked], "sqnr_db": [layer.sqnr_db for layer in ranked]})
     return (
         alt.Chart(table, title=title)
         .mark_bar()

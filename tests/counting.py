@@ -9,7 +9,7 @@ from pathlib import Path
 
 SHAPES = {  # the documents' models, at small inputs where any size will do
     "resnet20": (3, 32, 32),
-    "fsrcnn_x2": (1, 32, 32),
+    "fsrcnn_x2": (3, 32, 32),
     "dncnn_25": (1, 32, 32),
     "conv_k3": (16, 32, 32),
     "img2col_k3": (16, 32, 32),
@@ -72,7 +72,10 @@ def by_onnxruntime(file, example):
     whole = set()
     for event in events:
         kind = event.get("args", {}).get("op_name", "")
-        if kind in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "DynamicQuantizeMatMul") or "Integer" in kind:
+        if (
+            kind in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "DynamicQuantizeMatMul")
+            or "Integer" in kind
+        ):
             name = event["name"].removesuffix("_kernel_time")
             whole.add(max((one for one in macs if name.startswith(one)), key=len))
     return sum(macs[name] for name in whole) / sum(macs.values()), sum(macs.values())
@@ -85,7 +88,9 @@ def by_openvino(compiled, example):
     shapes = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         ports = [[tuple(port.get_shape()) for port in side] for side in (node.inputs(), node.outputs())]
-        names = str(getattr(node.get_rt_info()["originalLayersNames"], "value", node.get_rt_info()["originalLayersNames"]))
+        names = str(
+            getattr(node.get_rt_info()["originalLayersNames"], "value", node.get_rt_info()["originalLayersNames"])
+        )
         shapes[node.get_friendly_name()] = (*ports, names)
     request = compiled.create_infer_request()
     request.infer({0: example})
@@ -96,9 +101,7 @@ def by_openvino(compiled, example):
         if kind in ("Convolution", "Deconvolution"):
             sizes = given[1][2:] if len(given[1]) > len(given[0]) else given[1][1:]
             macs = math.prod(made[0] if kind == "Convolution" else given[0]) * math.prod(sizes)
-        elif kind == "FullyConnected":
-            macs = math.prod(made[0]) * given[0][-1]
-        elif kind == "MatMul":
+        elif kind in ("FullyConnected", "MatMul"):
             macs = math.prod(made[0]) * given[0][-1]
         elif kind == "Subgraph" and "oftmax" in names and "MatMul" in names:
             (items, queries, heads, planes), keys = given[0], given[-1][1]

@@ -1,6 +1,4 @@
-"""The multiplications of an ExecuTorch program: of what XNNPACK was handed, and of the operators left to ExecuTorch's own
-kernels.
-"""
+"""The multiplications of an ExecuTorch program: of what XNNPACK was handed, and of what ExecuTorch's own kernels do."""
 
 from __future__ import annotations
 
@@ -42,7 +40,9 @@ def layers_of(program: bytes) -> list[Layer]:
                 elif kind == "KernelCall":
                     name = method.operators[call.op_index].name
                     values = [method.values[place].val for place in call.args]
-                    if (layer := _unhanded(name, [one for one in values if type(one).__name__ == "Tensor"])) is not None:
+                    if (
+                        layer := _unhanded(name, [one for one in values if type(one).__name__ == "Tensor"])
+                    ) is not None:
                         layers.append(layer)
     return [Layer(**{**vars(layer), "name": f"{layer.name} {place}"}) for place, layer in enumerate(layers)]
 

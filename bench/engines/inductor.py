@@ -89,8 +89,8 @@ class Inductor(Engine):
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What a call of the network or of the exported program multiplies; in INT8, what Inductor's compiled code calls
-        so: a quantized pattern that it did not find is computed in floating point.
+        """What a call of the network or of the exported program multiplies; in INT8, what the compiled code calls so: a
+        quantized pattern that Inductor did not find is computed in floating point.
         """
         import torch
 

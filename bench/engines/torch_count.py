@@ -71,7 +71,10 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
     def enter(module: torch.nn.Module, given: Any) -> None:
         if not running:
             names.clear()
-            names.update((id(part), name.removeprefix("_orig_mod.").removeprefix(_WRAPPED)) for name, part in module.named_modules())
+            names.update(
+                (id(part), name.removeprefix("_orig_mod.").removeprefix(_WRAPPED))
+                for name, part in module.named_modules()
+            )
             origins.update((_place(one), _Origin(False, False)) for one in _tensors(given))
         running.append(module)
 
