@@ -86,9 +86,9 @@ def with_reasons(
     of the kinds in `dynamic`, or by `unlowered`, which tells by kind why an engine leaves them.
     """
     return [
-        layer
+        replace(layer, reason=None)
         if layer.format == recipe.number_format
-        else replace(layer, reason=_unpromised(layer, recipe, dynamic) or layer.reason or unlowered.get(layer.kind))
+        else replace(layer, reason=layer.reason or _unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind))
         for layer in layers
     ]
 

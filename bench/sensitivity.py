@@ -17,6 +17,7 @@ from bench.dataset import Samples
 from bench.errors import BuildError
 from bench.inference import TENSOR, answered, outputs_of, stacked
 from bench.interface import Interface
+from bench.lowered import within
 from bench.model import Source
 from bench.progress import progress
 from bench.recipe import Recipe
@@ -29,14 +30,18 @@ if TYPE_CHECKING:
 
 ITEMS = 512
 BATCH = 8
+SUSPECT_DB = 90.0  # outputs so near to FP32's are those of a layer that costs nothing, or that stayed as it was
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8."""
+    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8; None where the
+    engine does not lower it, with the reason.
+    """
 
     name: str
-    sqnr_db: float
+    sqnr_db: float | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,21 @@ class Trial:
     def lowered(self, recipe: Recipe, folder: Path) -> Predict:
         """A session of the network in the recipe's number format."""
         self.engine.build(self.network(), recipe, self.samples, folder)
-        example = stacked([self.samples[place % len(self.samples)] for place in range(BATCH)])
-        return self.engine.load(folder, recipe, self.network, example, self.threads)
+        return self.engine.load(folder, recipe, self.network, self._example, self.threads)
+
+    @property
+    def _example(self) -> np.ndarray:
+        return stacked([self.samples[place % len(self.samples)] for place in range(BATCH)])
+
+    def stayed(self, recipe: Recipe, name: str, folder: Path) -> str | None:
+        """Give the reason why nothing became INT8 of what was built in the folder to lower one layer alone; None where
+        something did, or the engine cannot be counted.
+        """
+        layers = self.engine.layers(folder, recipe, self.network, self._example, self.threads)
+        if layers is None or any(layer.format == recipe.number_format for layer in layers):
+            return None
+        own = (layer.reason for layer in layers if layer.reason and within(name, (layer.name,)))
+        return next(own, "the engine computes it in floating point")
 
 
 def layers_of(network: torch.nn.Module) -> list[str]:
@@ -70,7 +88,9 @@ def layers_of(network: torch.nn.Module) -> list[str]:
 
 
 def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
-    """The layers, the one that costs most first, by the outputs for the samples."""
+    """The layers, the one that costs most first, by the outputs for the samples; after them those that the engine does
+    not lower, each with the reason.
+    """
     import numpy as np
 
     from bench.engines.torch import predictor
@@ -86,8 +106,10 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
     for name in progress(names, "one layer after the other in INT8", len(names)):
         with tempfile.TemporaryDirectory() as folder:
             predict = trial.lowered(replace(recipe, only=(name,)), Path(folder))
-            found.append(Layer(name, sqnr_db(outputs(predict), known)))
-    return sorted(found, key=lambda layer: layer.sqnr_db)
+            figure = sqnr_db(outputs(predict), known)
+            reason = trial.stayed(replace(recipe, only=(name,)), name, Path(folder)) if figure > SUSPECT_DB else None
+        found.append(Layer(name, figure if reason is None else None, reason))
+    return sorted(found, key=lambda layer: math.inf if layer.sqnr_db is None else layer.sqnr_db)
 
 
 def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
@@ -122,7 +144,7 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
             f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by, and "
             f"FP32's answers there show no agreement that could be judged instead"
         )
-    order = [layer.name for layer in ranked(trial, recipe)]
+    order = [layer.name for layer in ranked(trial, recipe) if layer.sqnr_db is not None]
 
     def drop(predict: Predict) -> float:
         found = answers(predict)
@@ -142,15 +164,16 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
 
 
 def rendered(layers: Sequence[Layer]) -> str:
-    """The ranking as markdown."""
+    """The ranking as markdown, and below it the layers that stay in floating point, each with the reason."""
     from bench.report.markdown import markdown_table
 
-    return markdown_table(
-        [
-            {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
-            for place, layer in enumerate(layers, 1)
-        ]
-    )
+    ranking = [
+        {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
+        for place, layer in enumerate((layer for layer in layers if layer.sqnr_db is not None), 1)
+    ]
+    table = [markdown_table(ranking)] if ranking else []
+    stayed = [f"- not lowered: {layer.name}: {layer.reason}" for layer in layers if layer.sqnr_db is None]
+    return "\n".join([*table, *(["", *stayed] if stayed else [])])
 
 
 def chart(layers: Sequence[Layer], title: str) -> Any:
@@ -158,7 +181,8 @@ def chart(layers: Sequence[Layer], title: str) -> Any:
     import altair as alt
     import pandas as pd
 
-    table = pd.DataFrame({"layer": [layer.name for layer in layers], "sqnr_db": [layer.sqnr_db for layer in layers]})
+    ranked = [layer for layer in layers if layer.sqnr_db is not None]
+    table = pd.DataFrame({"layer": [layer.name for layer in ranked], "sqnr_db": [layer.sqnr_db for layer in ranked]})
     return (
         alt.Chart(table, title=title)
         .mark_bar()

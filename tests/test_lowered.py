@@ -1,5 +1,8 @@
 """Claims about what of a network an artefact holds in which number format, by counting."""
 
+import os
+
+import counting
 import numpy as np
 import pytest
 
@@ -26,7 +29,7 @@ def mixed():
 
         def forward(self, x):
             x = torch.relu(self.up(torch.relu(self.depthwise(torch.relu(self.first(x))))))
-            return self.head(self.lstm(x.flatten(2).transpose(1, 2).reshape(len(x), 64, 16))[0][:, -1])
+            return self.head(self.lstm(x.flatten(2).transpose(1, 2).reshape(-1, 64, 16))[0][:, -1])
 
     torch.manual_seed(0)
     return Mixed().eval().requires_grad_(False)
@@ -130,3 +133,173 @@ def test_what_static_int8_leaves_is_named_with_its_share_and_reason(engine, left
     stayed = sum(MACS[name] for name in left)
     assert found["macs"]["int8"] == pytest.approx(1 - stayed / sum(MACS.values()))
     assert sum(layer["macs"] for layer in found["left"]) == pytest.approx(stayed / sum(MACS.values()))
+
+
+@pytest.mark.parametrize("precision", ["int8_static", "int8_dynamic"])
+def test_torchs_int8_of_an_encoder_layer_is_the_head_alone_and_says_so(precision, tmp_path):
+    found = lowered(layers("torch", precision, encoder, samples(12, 16), tmp_path), "int8")
+    assert found["macs"]["int8"] == pytest.approx(48 / 41520)
+    inside = [layer for layer in found["left"] if layer["name"].startswith("layer.")]
+    assert sum(layer["macs"] for layer in inside) == pytest.approx(1 - 48 / 41520)
+    if precision == "int8_static":
+        assert {layer["reason"] for layer in inside} == {
+            "inside TransformerEncoderLayer, which FX takes for one operation"
+        }
+
+
+def test_onnxruntime_quantizes_an_encoder_layer_but_for_dynamic_products_of_activations(tmp_path):
+    found = lowered(layers("onnxruntime", "int8_dynamic", encoder, samples(12, 16), tmp_path), "int8")
+    assert found["macs"]["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
+    assert {layer["kind"] for layer in found["left"]} == {"matmul"}
+
+
+def test_bfloat16_is_counted_as_such(tmp_path):
+    found = lowered(layers("torch", "bf16", mixed, samples(3, 8, 8), tmp_path), "bf16")
+    assert found["macs"] == {"bf16": 1.0}
+    assert found["weights"] == {"bf16": 1.0}
+
+
+def test_openvinos_bfloat16_under_fp32_is_found_by_counting(tmp_path, monkeypatch):
+    from bench.isa import cpu_flags
+
+    if cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
+        pytest.skip("this CPU has no bfloat16")
+    engine, recipe = engines.get("openvino"), recipes.get("fp32")
+    inputs = samples(3, 8, 8)
+    engine.build(mixed(), recipe, inputs, tmp_path)
+    compile_as = engine._compile
+    monkeypatch.setattr(
+        engine, "_compile", lambda folder, _, *more, **words: compile_as(folder, recipes.get("bf16"), *more, **words)
+    )
+    found = lowered(engine.layers(tmp_path, recipe, mixed, inputs[:2], 1), "fp32")
+    assert found["macs"]["bf16"] > 0.5
+    assert "in bf16 of the multiply-accumulates" in contradiction(recipe, 120.0, found)
+
+
+def test_dynamic_int8_of_recurrent_layers_in_torch_is_counted():
+    import torch
+    from torch.ao.quantization import quantize_dynamic
+
+    from bench.engines.torch import predictor
+    from bench.engines.torch_count import layers_of, products_of
+
+    for kind, gates in (("LSTM", 4), ("GRU", 3)):
+        network = quantize_dynamic(recurrent(kind), {getattr(torch.nn, kind), torch.nn.Linear})
+        predict, inputs = predictor(network), samples(16, 8)
+        found = layers_of(products_of(lambda predict=predict, inputs=inputs: predict(inputs)), len(inputs))
+        assert {layer.name: (layer.format, layer.stored, layer.macs) for layer in found} == {
+            "rnn": ("int8", "int8", 16 * gates * 50 * (8 + 50)),
+            "out": ("int8", "int8", 50),
+        }
+
+
+LAYERS = [
+    Layer("encoder.conv", "conv2d", "int8", "int8", 600, 60),
+    Layer("decoder.conv", "conv2d", "fp32", "fp32", 300, 30),
+    Layer("head", "linear", "fp32", "fp32", 100, 10),
+]
+
+
+def test_shares_are_by_multiplications_and_by_weights():
+    found = lowered(LAYERS, "int8", promised=0.6)
+    assert found["macs"] == {"int8": 0.6, "fp32": 0.4}
+    assert found["weights"] == {"int8": 0.6, "fp32": 0.4}
+    assert (found["wanted"], found["promised"], found["layers"]) == ("int8", 0.6, 3)
+    assert [(layer["name"], layer["macs"]) for layer in found["left"]] == [("decoder.conv", 0.3), ("head", 0.1)]
+    assert lowered([], "int8") == {}
+
+
+def test_a_recipe_promises_all_or_its_part_or_what_dynamic_int8_covers():
+    static = Recipe("int8", "int8", "static")
+    assert promised(LAYERS, static, ("linear",)) == 1.0
+    assert promised(LAYERS, Recipe("part", "int8", "static", only=("encoder",)), ()) == 0.6
+    assert promised(LAYERS, Recipe("auto", "int8", "static", left=("head",)), ()) == 0.9
+    assert promised(LAYERS, Recipe("dynamic", "int8", "dynamic"), ("linear",)) == 0.1
+
+
+def test_what_stays_has_the_reason_that_is_known():
+    part = Recipe("part", "int8", "static", only=("encoder", "head"), left=("head",))
+    reasons = {layer.name: layer.reason for layer in with_reasons(LAYERS, part, (), {"conv2d": "no kernel"})}
+    assert reasons == {
+        "encoder.conv": None,
+        "decoder.conv": "not in the part that the recipe lowers: encoder, head",
+        "head": "left in FP32 by the recipe, to keep the quality",
+    }
+    whole = {
+        layer.name: layer.reason for layer in with_reasons(LAYERS, Recipe("r", "int8", "static"), (), {"conv2d": "x"})
+    }
+    assert whole == {"encoder.conv": None, "decoder.conv": "x", "head": None}
+
+
+INT8, FP32, BF16 = recipes.get("int8_static"), recipes.get("fp32"), recipes.get("bf16")
+
+
+def counted(format, wanted):
+    return lowered([Layer("head", "linear", format, format, 5, 5, "a closed box")], wanted)
+
+
+@pytest.mark.parametrize("recipe", [INT8, BF16])
+def test_nothing_lowered_is_a_failure_that_names_what_stayed(recipe):
+    reason = contradiction(recipe, 30.0, counted("fp32", recipe.number_format))
+    assert reason == f"nothing was computed in {recipe.number_format}: left are head (a closed box)"
+
+
+def test_what_was_lowered_by_the_count_is_not_failed_for_equal_outputs():
+    assert contradiction(INT8, float("inf"), counted("int8", "int8")) is None
+    assert contradiction(INT8, 95.0, counted("int8", "int8")) is None
+
+
+def test_fp32_must_be_computed_in_fp32_alone():
+    assert contradiction(FP32, 120.0, counted("fp32", "fp32")) is None
+    reason = contradiction(FP32, 70.0, counted("bf16", "fp32"))
+    assert reason == "not all was computed in FP32: 100.0% in bf16 of the multiply-accumulates"
+
+
+def test_whole_numbers_are_judged_by_agreement():
+    whole = {"whole": True, "agreement": 1.0, "finite": True}
+    assert contradiction(INT8, float("inf"), {}, whole) is None
+    assert contradiction(FP32, 40.0, {}, whole | {"agreement": 0.999}) is None
+    assert "50.0% of the outputs" in contradiction(FP32, 40.0, {}, whole | {"agreement": 0.5})
+
+
+def test_outputs_that_are_no_numbers_fail():
+    for figure, raw in ((float("nan"), {}), (40.0, {"finite": False})):
+        for recipe in (FP32, INT8, BF16):
+            assert contradiction(recipe, figure, {}, raw) == "the outputs hold NaN or infinity"
+
+
+def test_an_engine_that_cannot_be_counted_keeps_the_rule_by_its_outputs():
+    assert "nothing was computed in int8" in contradiction(INT8, 95.0)
+    assert contradiction(INT8, 40.0) is None
+    assert "was not computed in FP32" in contradiction(FP32, 40.0)
+
+
+CHEAP = ("resnet20", "conv_k3")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", counting.SHAPES)
+def test_the_share_in_int8_is_that_of_a_second_count_by_shapes_and_profilers(name, engine, tmp_path):
+    import torch
+
+    import fixtures.models  # noqa: F401 - registers them
+    from bench import models
+
+    if name not in CHEAP and not os.environ.get("BENCH_ALL_MODELS"):
+        pytest.skip("takes minutes: set BENCH_ALL_MODELS")
+    if name.startswith("img2col") and engine == "openvino":
+        pytest.skip("OpenVINO has no im2col")
+
+    def network():
+        torch.manual_seed(0)
+        return models.get(name).network().eval().requires_grad_(False)
+
+    inputs = np.random.default_rng(0).random((2, *counting.SHAPES[name])).astype(np.float32)
+    recipe = recipes.get("int8_static")
+    found = lowered(layers(engine, "int8_static", network, inputs, tmp_path), "int8")
+    if engine == "onnxruntime":
+        share, _ = counting.by_onnxruntime(tmp_path / "model.onnx", inputs[:2])
+    else:
+        compiled = engines.get(engine)._compile(tmp_path, recipe, inputs[:2], 1, PERF_COUNT=True)
+        share, _ = counting.by_openvino(compiled, inputs[:2])
+    assert found["macs"]["int8"] == pytest.approx(share, abs=0.001)

@@ -10,7 +10,7 @@ from bench.case import Case
 from bench.cli import main
 from bench.errors import BadCase, BuildError
 from bench.model import Source
-from bench.sensitivity import Trial, layers_of, ranked, settled
+from bench.sensitivity import Trial, layers_of, ranked, rendered, settled
 from bench.tasks.detection import Objects
 
 CHANNELS, SIDE, COUNT = 8, 8, 64
@@ -55,6 +55,32 @@ def test_the_layer_whose_input_has_an_outlier_costs_most(engine):
     assert found[0].name == "first"
     assert found[0].sqnr_db < 15
     assert found[1].sqnr_db > found[0].sqnr_db + 10
+
+
+def test_layers_in_a_closed_box_are_named_and_not_ranked():
+    import torch
+    from torch import nn
+
+    class Boxed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x).mean(1))
+
+    def made():
+        torch.manual_seed(0)
+        return Boxed().eval().requires_grad_(False)
+
+    given = np.random.default_rng(0).normal(size=(8, 12, 16)).astype(np.float32)
+    found = ranked(Trial(engines.get("torch"), made, given, 1), recipes.get("int8_static"))
+    assert [layer.name for layer in found if layer.sqnr_db is not None] == ["head"]
+    boxed = {layer.name: layer.reason for layer in found if layer.sqnr_db is None}
+    assert boxed.keys() == {"layer.self_attn.out_proj", "layer.linear1", "layer.linear2"}
+    assert set(boxed.values()) == {"inside TransformerEncoderLayer, which FX takes for one operation"}
+    lines = rendered(found).splitlines()
+    assert f"- not lowered: layer.linear1: {boxed['layer.linear1']}" in lines
 
 
 def judged(targets=None):

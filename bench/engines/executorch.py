@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.artifact import BESIDE
 from bench.engines import Emulation, Engine, pt2e, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -108,6 +109,15 @@ class ExecuTorch(Engine):
             return np.concatenate(found)
 
         return Emulation(predict, whole.by)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What the program hands to XNNPACK, by the formats that its graph states, and what it does not."""
+        from bench.engines.executorch_count import layers_of
+
+        layers = layers_of((folder / MODEL).read_bytes())
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """The size of ExecuTorch's own pool."""

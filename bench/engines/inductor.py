@@ -13,6 +13,7 @@ from bench.engines.equivalents import without_transposed
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
 from bench.isa import has_vnni
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -97,6 +98,30 @@ class Inductor(Engine):
     ) -> Emulation:
         """The program itself, not compiled: float operators between those that quantize and dequantize."""
         return pt2e.emulation(folder / PROGRAM)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What a call of the network or of the exported program multiplies; in INT8, what the compiled code calls so: a
+        quantized pattern that Inductor did not find is computed in floating point.
+        """
+        import torch
+
+        from bench.engines.torch_count import as_compiled, batch_of, interpreted, layers_of, products_of, tally
+
+        predict = self.load(folder, recipe, network, example, threads)
+        if recipe.number_format == "int8":
+            with quiet():
+                program = torch.export.load(folder / PROGRAM).module()
+            products = interpreted(program, lambda call: predictor(call)(example))
+            predict(example)
+            with tally(compiled=True) as called:
+                predict(example)
+            products = as_compiled(products, called)
+        else:
+            with torch.compiler.set_stance("force_eager"):
+                products = products_of(lambda: predict(example))
+        return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""

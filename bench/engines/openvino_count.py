@@ -60,14 +60,15 @@ def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
     that multiply as often; what stands in neither is inside a fused subgraph, whose format it has.
     """
     products, steps = list(products_of(model)), list(steps_of(runtime))
-    found: dict[int, Step] = {}
-    free = list(steps)
-    for by in (_named, _alike, _beside):
-        for place, product in enumerate(products):
-            if place not in found and (step := by(product, free)) is not None:
-                found[place] = step
-                if step.macs:  # a subgraph may hold several
-                    free.remove(step)
+    found = {place: step for place, product in enumerate(products) if (step := _named(product, steps)) is not None}
+    free = [step for step in steps if not any(step is known for known in found.values())]
+    for place, product in enumerate(products):
+        if place not in found and (step := _alike(product, free)) is not None:
+            found[place] = step
+            free.remove(step)
+    for place, product in enumerate(products):
+        if place not in found and (step := _beside(product, steps)) is not None:
+            found[place] = step
     layers = []
     for place, product in enumerate(products):
         format = found[place].format if place in found else "fp32"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from bench.errors import BuildError
 from bench.lowered import Layer
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
     def enter(module: torch.nn.Module, given: Any) -> None:
         if not running:
             names.clear()
-            names.update((id(part), name.removeprefix(_WRAPPED)) for name, part in module.named_modules())
+            names.update(
+                (id(part), name.removeprefix("_orig_mod.").removeprefix(_WRAPPED))
+                for name, part in module.named_modules()
+            )
             origins.update((_place(one), _Origin(False, False)) for one in _tensors(given))
         running.append(module)
 
@@ -157,6 +161,44 @@ def products_of(call: Callable[[], Any]) -> list[Product]:
     return products
 
 
+def interpreted(program: torch.fx.GraphModule, run: Callable[[Callable[..., Any]], Any]) -> list[Product]:
+    """The multiplications of an exported program, run node by node, by the modules that it notes of its nodes.
+
+    run  calls what it is given with the program's inputs.
+    """
+    import torch
+
+    class Noting(torch.fx.Interpreter):
+        def run_node(self, node: torch.fx.Node) -> Any:
+            before = len(products)
+            output = super().run_node(node)
+            stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+            for place in range(before, len(products)):
+                products[place] = replace(products[place], module=stack[-1] if stack else "")
+            return output
+
+    with tally() as products:
+        run(Noting(program).run)
+    return products
+
+
+def as_compiled(products: Sequence[Product], called: Sequence[Product]) -> list[Product]:
+    """The products of a quantized program, those in INT8 that compiled code calls so: by order and how much each is.
+
+    Raises BuildError where the compiled code calls one that the program has not.
+    """
+    found = list(products)
+    for product in called:
+        if product.format != "int8":
+            continue
+        alike = [place for place, one in enumerate(found) if one.format != "int8" and one.macs == product.macs]
+        best = next((place for place in alike if found[place].dequantized), alike[0] if alike else None)
+        if best is None:
+            raise BuildError(f"the compiled code's {product.operator} of {product.macs} is not in the program")
+        found[best] = replace(found[best], format="int8", stored="int8")
+    return found
+
+
 def batch_of(example: Any) -> int:
     """How many items there are in an example, an array or several whose first axis they are."""
     return len(example[0]) if isinstance(example, (tuple, list)) else len(example)
@@ -168,7 +210,8 @@ def layers_of(products: Sequence[Product], batch: int) -> list[Layer]:
     """
     layers: dict[tuple[str, ...], Layer] = {}
     for number, product in enumerate(products):
-        reason = None if product.box is None else f"inside {product.box}, which FX takes for one operation"
+        reason = "quantized, but not found as a pattern: computed in floating point" if product.dequantized else None
+        reason = reason if product.box is None else f"inside {product.box}, which FX takes for one operation"
         name = product.module or f"{product.operator.rpartition('::')[2]} {number}"
         key = (name, product.kind, product.format)
         known = layers.get(key)
