@@ -96,8 +96,8 @@ def test_what_is_no_p_value_counts_for_no_test(none):
 def test_one_case_that_cannot_be_judged_hides_no_other(monkeypatch):
     from bench import compare as module
 
-    def broken(before, after, margin):
-        found = change(before, after, margin)
+    def broken(before, after, margin, first):
+        found = change(before, after, margin, first)
         return replace(found, p=float("nan")) if before == launch_ratios[0] else found
 
     base, other = run_of(0), run_of(1, slowed=CASES[3], by=0.9)

@@ -62,9 +62,9 @@ class Classification:
         """agreement: the share 0..1 of inputs to which both give the same class; NaN scores give none."""
         import numpy as np
 
-        sane = [not np.isnan(answer).any() for answer in answers]
-        pairs = zip(sane, map(self.decided, answers), map(self.decided, reference), strict=True)
-        return {"agreement": float(np.mean([whole and answer == known for whole, answer, known in pairs]))}
+        pairs = zip(answers, reference, strict=True)
+        same = [bool(self.decided(one) == self.decided(known)) and not np.isnan(one).any() for one, known in pairs]
+        return {"agreement": float(np.mean(same))}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The class of the highest score."""
