@@ -215,7 +215,8 @@ def _difference(
     lost = tuple(metric for metric in old if metric not in new)
     interval = intervals[1] if intervals[0] is None else intervals[0]
     verdict = "same" if was == now else _verdict(interval, p, margin)  # one measurement, however little it tells
-    why = _doubts(was, now, runs, intervals[0] is None) if verdict in ("faster", "slower") else []
+    alone = {"slower": 1, "faster": 0}.get(verdict) if intervals[0] is None else None
+    why = _doubts(was, now, runs, alone) if verdict in ("faster", "slower") else []
     doubt = f"{verdict} by its figures, but {' and '.join(why)}" if why else None
     return Difference(
         name,
@@ -272,9 +273,11 @@ def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
     return "unclear"
 
 
-def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alone: bool) -> list[str]:
-    """What control probes say of the machine while the case was measured, of each run in which it was slower itself;
-    and what else disturbed a run, where the case was measured alone and not in turn with its baseline.
+def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alone: int | None) -> list[str]:
+    """What control probes say of the machine while the case was measured, of each run in which it was slower itself.
+
+    alone  of a case that was not measured in turn with its baseline, the place of the run in which it took longer: only
+           what made that run slow is a doubt then, and so is all else that disturbed it.
 
     Runs of one machine with one version of what the probes call are held against the better of both.
     """
@@ -285,11 +288,13 @@ def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alo
         names = {name for one in best for name in one}
         best = [{name: max(one.get(name, 0.0) for one in best) for name in names}] * 2
     doubts = []
-    for run, noise, most in zip(runs, noises, best, strict=True):
+    for place, (run, noise, most) in enumerate(zip(runs, noises, best, strict=True)):
+        if alone not in (None, place):
+            continue
         probes = noise.get("probes")
         why = fallen([_figures(one) for one in probes] if isinstance(probes, list) else [], most)
         told = noise.get("why")
-        why += [str(one) for one in told if str(one) not in why] if alone and isinstance(told, list) else []
+        why += [str(one) for one in told if str(one) not in why] if alone == place and isinstance(told, list) else []
         doubts += [f"in {run.name} {' and '.join(why)}"] if why else []
     return doubts
 

@@ -93,7 +93,7 @@ def rendered(found: Sequence[History]) -> str:
             told = f"changed, {times[place]:.3f}x the one before" if place in one.changes else ""
             rows.append(
                 {
-                    "when": str(row["when"])[:19],
+                    "when": row["when"][:19] if isinstance(row["when"], str) else "-",
                     "run": str(row["run"]),
                     "commit": row["commit"][:10] if isinstance(row["commit"], str) else "-",
                     one.figure: formed(one.figure, row["value"]),

@@ -274,6 +274,8 @@ def share_lowered(record: Mapping[str, Any]) -> tuple[str, float] | None:
     from bench.recipe import recipes
 
     macs, precision = _dict(_dict(record.get("lowered")).get("macs")), record["case"]["precision"]
+    if not macs:
+        return None
     if precision in recipes.names():
         wanted = recipes.get(precision).number_format
     else:  # a recipe that this machine does not know

@@ -251,6 +251,8 @@ def test_a_disturbed_run_calls_no_change_of_own_times():
     found = compare(Run([was]), [Run([now])])[0][0]
     assert found.verdict == "unclear"
     assert found.doubt == "slower by its figures, but in this run other processes used 1.20 cores"
+    quiet, loud = now | {"noise": {}}, was | {"noise": now["noise"]}
+    assert compare(Run([loud]), [Run([quiet])])[0][0].verdict == "slower", "what was disturbed was the faster run"
 
 
 def test_quick_runs_of_one_launch_are_compared_with_what_launches_differ_by():

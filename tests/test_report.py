@@ -561,6 +561,12 @@ def test_a_page_is_made_of_figures_that_are_none(saved, tmp_path, value):
     assert "nan" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
 
 
+def test_a_baseline_that_is_not_told_has_no_name():
+    run = Run(read(GOLDEN).records[2:3])
+    run.records[0]["speedup"]["baseline"]["case"]["precision"] = None
+    assert "Speed-up over a baseline that is not on record, sampled in turn" in render([run])
+
+
 def test_infinity_and_nan_are_read_and_shown_as_a_dash(saved, tmp_path):
     saved["benchmarks"][0]["extra_info"]["load_s"] = float("inf")
     saved["benchmarks"][0]["extra_info"]["fidelity"]["sqnr_db"] = float("nan")

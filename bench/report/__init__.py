@@ -283,7 +283,8 @@ def _footnotes(known: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     lines = []
     rows = known.to_dict("records")
     if known["speedup.ratio"].map(is_number).any():
-        bases = sorted({f"{engine} {precision}" for engine, precision, *_ in map(_baseline, rows) if engine == engine})
+        told = [base[:2] for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
+        bases = sorted({" ".join(base) for base in told}) or ["a baseline that is not on record"]
         count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
         launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"
         sure = f"with its 95% interval over {launches} launches of fresh processes"
