@@ -16,7 +16,7 @@ from bench.artifact import Artifact, Store
 from bench.case import BASELINE, Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, CacheError, LackingData
+from bench.errors import BaselineError, BenchError, CacheError, DataError, LackingData
 from bench.machine import cores_for, energy_j
 from bench.model import models, source
 from bench.noise import Pace
@@ -320,7 +320,8 @@ class Builder:
         try:
             return self._worker_for(case).ask(question, 10 * self._bench.timeout_s, **facts_of(case, self._bench))
         except BenchError as error:
-            self.close()  # what broke in it may break what comes after
+            if not isinstance(error, DataError):  # whose files were refused: what broke in it may break what follows
+                self.close()
             if not isinstance(error, CacheError):  # of a cache the user can make room in
                 failures[known] = error
             raise
