@@ -418,7 +418,7 @@ def folded(network: torch.nn.Module) -> torch.nn.Module:
     measured computes them no more.
     """
     from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
-    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
     from torch.nn.utils.weight_norm import WeightNorm
 
     for module in list(network.modules()):
@@ -430,6 +430,10 @@ def folded(network: torch.nn.Module) -> torch.nn.Module:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
+                loading = module._load_state_dict_pre_hooks  # PyTorch 2.15.0 leaves its own there
+                for place, wrapped in list(loading.items()):
+                    if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
+                        del loading[place]
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
     return network

@@ -24,6 +24,7 @@ INSTALLED = ("site-packages", "dist-packages")
 STDLIB = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))
 HARNESS = Path(__file__).parent
 NEVER_BUILT_FROM = ("pytest", "_pytest")
+NEVER_SHAPING = ("errors.py", "progress.py", "__init__.py")  # of the harness: what it says, not what it makes
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def code_of(starts: Iterable[tuple[str, Path]]) -> Code:
 
     Of an installed package its distribution counts, but the package that a start itself is of counts by its files.
     Of a package's own `__init__` only those imports are followed that bind what is taken from it: else each model of a
-    package would be made by all of them. Of this harness the files that are named count, and nothing that they import.
+    package would be made by all of them. Of this harness the files that are named count, if they shape anything, and
+    nothing that they import.
     """
     found = Code()
     waiting = list(starts)
@@ -122,7 +124,7 @@ def _reach(
     if top == HARNESS.name:
         for name in (module, f"{module}.{imported.name}"):
             inner = file_of(name)
-            if inner is not None and inner.name != "__init__.py":
+            if inner is not None and inner.name not in NEVER_SHAPING:
                 found.files[inner] = name
         return
     if top not in own and place is not None:

@@ -19,7 +19,7 @@ from bench.artifact import Artifact, Store, key, refusals
 from bench.case import BASELINE, Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, LackingData, WorkerError
+from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, DataError, LackingData, WorkerError
 from bench.machine import cores_for, describe
 from bench.model import models, source
 from bench.noise import Pace, Peak
@@ -423,7 +423,8 @@ class Builder:
             worker = self._worker_for(case)
             return worker.ask(question, self._bench.timeout_s, BUSY, **facts_of(case, self._bench))
         except BenchError as error:
-            self.close()  # what broke in it may break what comes after
+            if not isinstance(error, DataError):  # whose files were refused: what broke in it may break what follows
+                self.close()
             if not isinstance(error, CacheError):  # of a cache the user can make room in
                 failures[known] = error
             raise

@@ -114,6 +114,7 @@ def test_a_model_that_cannot_be_built_is_tried_once(asked, tmp_path):
     assert [question[:2] for question in asked].count(("refer", "one_model")) == 1
     assert not [question for question in asked if question[:2] == ("build", "one_model")]
     assert len([question for question in asked if question[:2] == ("build", "two_model")]) == 4
+    assert max(question[-1] for question in asked) == 2  # a file that is refused costs no process
 
 
 @pytest.mark.parametrize(("kind", "status"), [(Unsupported, "unsupported"), (BuildError, "failed")])

@@ -1,6 +1,7 @@
 """Claims about the tables of members."""
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 
@@ -133,3 +134,16 @@ def test_the_command_knows_what_the_conftests_of_a_team_and_above_it_register(tm
     command = [sys.executable, "-m", "bench", "data", "list"]
     told = subprocess.check_output(command, cwd=tmp_path / "team", text=True)
     assert [line.split()[0] for line in told.splitlines()] == ["above", "own"]
+
+
+def test_the_code_behind_an_entry_point_is_known_once_it_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "of_an_outsider.py").write_text("import near_an_outsider\nMEMBER = 5\n")
+    (tmp_path / "near_an_outsider.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = importlib.metadata.EntryPoint("theirs", "of_an_outsider:MEMBER", "bench.things")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
+    registry = Registry("thing")
+    assert registry.get("theirs") == 5
+    names = ("near_an_outsider.py", "of_an_outsider.py")
+    assert registry.origin("theirs").files() == [str(tmp_path / name) for name in names]
+    assert registry.origins() == {}  # a worker finds it as this process did

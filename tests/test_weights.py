@@ -6,8 +6,10 @@ import pytest
 from bench import build
 from bench.artifact import Store
 from bench.dataset import Dataset, Samples
+from bench.engines import engines
 from bench.errors import DataError
 from bench.model import Model, Source, Weights
+from bench.recipe import recipes
 
 
 def source(network):
@@ -81,3 +83,19 @@ def test_a_state_that_is_no_tensor_is_refused_in_one_line(tmp_path):
 
     with pytest.raises(DataError, match="keeps _extra_state in its state dict, a dict; only tensors are kept"):
         build.weights(Store(tmp_path), source(lambda: Odd(8, 8)))
+
+
+def test_what_an_engine_keeps_of_folded_weights_fits_the_folded_architecture(tmp_path):
+    import torch
+
+    chosen, store = source(parametrized), Store(tmp_path)
+    built, weights = build.artifact(store, chosen, "torch", "fp32"), build.weights(store, chosen)
+    inputs = np.random.default_rng(0).normal(0, 1, (4, 8)).astype(np.float32)
+
+    def network():
+        return build.folded(build.architecture(chosen))
+
+    predict = engines.get("torch").load(built.folder, recipes.get("fp32"), network, inputs, 1)
+    with torch.inference_mode():
+        known = build.trained_network(chosen, weights)(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(predict(inputs), known, rtol=1e-5, atol=1e-6)

@@ -117,7 +117,7 @@ class Run:
     def __init__(self, place: Path, model: str, bench: Bench, cold: bool) -> None:
         self._place, self._mark = place, uuid.uuid4().hex
         self._cache = place / "cache"
-        kinds = ["weights", "reference"] if cold else ["weights", "reference", "artifact"]
+        kinds = ["network", "weights", "reference", *([] if cold else ["artifact"])]
         for kind in kinds:
             shutil.copytree(bench.cache / kind, self._cache / kind)
         told = [asdict(origin) for origin in origins()]
