@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bench import interface as interfaces
 from bench import sensitivity
 from bench.artifact import Artifact, Store, file_digest
 from bench.dataset import Dataset, Samples, datasets
@@ -123,6 +124,7 @@ def reference(store: Store, source: Source, make: bool = True) -> Artifact | Non
         "code": _code(models.origins(), source.model.name),
         "data": data_facts(source.dataset, source.folder),
         "versions": versions(("torch",)),
+        "interface": source_digest(Path(interfaces.__file__)),
         "files": ["answers.npz", "outputs.npy", "whole.npy", "inputs.npy", "macs.json", INTERFACE],
     }
     if not make:
@@ -178,6 +180,7 @@ def artifact(
         "search": None if recipe.most_drop is None else source_digest(Path(sensitivity.__file__)),
         "weights": network_weights.digest,
         "code": _code(models.origins(), source.model.name),
+        "interface": source_digest(Path(interfaces.__file__)),
         "calibration": (
             {**data_facts(source.dataset, source.folder), "samples": source.model.calibration, "seed": SEED}
             if recipe.calibrated
