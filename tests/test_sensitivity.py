@@ -83,6 +83,14 @@ def test_layers_in_a_closed_box_are_named_and_not_ranked():
     assert f"- not lowered: layer.linear1: {boxed['layer.linear1']}" in lines
 
 
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_layers_are_ranked_by_fewer_samples_than_a_batch(engine, count):
+    found = ranked(replace(trial(engine), samples=inputs(0)[:count]), recipes.get("int8_static"))
+    assert {layer.name for layer in found} == {"first", "middle", "last"}
+    assert found[0].name == "first"
+
+
 def judged(targets=None):
     """The source and the training side of a model whose classes are FP32's own answers."""
     import torch
