@@ -46,6 +46,25 @@ def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
     return replaced(network, torch.nn.ReflectionPad2d, lambda module: _mirrored(module.padding))
 
 
+def without_prelu(network: torch.nn.Module) -> torch.nn.Module:
+    """A network that gives the same and in which a call of the function stands for each nn.PReLU."""
+    import torch
+    from torch import nn
+
+    def other(module: Any) -> torch.nn.Module:
+        class Slope(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = module.weight
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return nn.functional.prelu(x, self.weight)
+
+        return Slope().eval()
+
+    return replaced(network, torch.nn.PReLU, other)
+
+
 def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
     """A network that gives the same and in which a padding of its own stands before each convolution that pads by
     anything but a number of zeros: "same", "valid", reflection, replication, circular.
