@@ -133,7 +133,7 @@ def replaced(
     found = {module: other(module) for module in network.modules() if isinstance(module, kinds)}
     others = {module: new for module, new in found.items() if new is not None}
     if network in others:
-        return others[network]
+        return _alone(others[network])
     places = [
         (name, others[module]) for name, module in network.named_modules(remove_duplicate=False) if module in others
     ]
@@ -144,6 +144,17 @@ def replaced(
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, new)
     return network
+
+
+def _alone(module: torch.nn.Module) -> torch.nn.Module:
+    """The module as a network of one input: FX takes what else may be given to a network for inputs."""
+
+    class Alone(type(module)):  # type: ignore[misc]  # derived, so that the names of its parts stay
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x)
+
+    module.__class__ = Alone
+    return module
 
 
 def _mirrored(padding: tuple[int, int, int, int]) -> torch.nn.Module:
