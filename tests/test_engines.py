@@ -403,6 +403,19 @@ def test_dynamic_int8_of_a_network_without_linear_layers_is_unsupported_in_torch
             engines.get(engine).build(network, recipes.get("int8_dynamic"), example, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("engine", "precision"), [("torch", "int8_static"), ("onnxruntime", "int8_dynamic"), ("openvino", "int8_static")]
+)
+def test_int8_of_a_network_in_which_nothing_can_be_lowered_is_unsupported(engine, precision, tmp_path):
+    import numpy as np
+
+    from bench.errors import Unsupported
+
+    samples = np.zeros((4, 5, 16), np.float32)
+    with pytest.raises(Unsupported, match="in this network"):
+        engines.get(engine).build(recurrent("GRU")().eval(), recipes.get(precision), samples, tmp_path)
+
+
 def test_an_engine_that_cannot_simulate_few_bits_says_so():
     import fixtures.models  # noqa: F401
 

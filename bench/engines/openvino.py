@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Engine, quiet
+from bench.errors import Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import cpu_flags
 from bench.recipe import Recipe
@@ -64,6 +65,8 @@ class OpenVino(Engine):
             ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
             dataset = nncf.Dataset([sample[None] for sample in samples])
             model = nncf.quantize(model, dataset, subset_size=len(samples), ignored_scope=ignored)
+            if not recipe.partial and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
+                raise Unsupported("OpenVINO has no right static INT8 for anything in this network")
         openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
 
     def load(

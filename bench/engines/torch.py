@@ -192,7 +192,10 @@ def lowered(
     with quiet():
         from torch.ao.quantization.quantize_fx import convert_fx
 
-        return convert_fx(watched, backend_config=patterns())
+        converted = convert_fx(watched, backend_config=patterns())
+    if not recipe.partial and not any(node.target is torch.quantize_per_tensor for node in converted.graph.nodes):
+        raise Unsupported("torch.ao has no INT8 with scales from calibration for anything in this network")
+    return converted
 
 
 def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
