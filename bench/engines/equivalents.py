@@ -46,6 +46,25 @@ def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
     return replaced(network, torch.nn.ReflectionPad2d, lambda module: _mirrored(module.padding))
 
 
+def without_prelu(network: torch.nn.Module) -> torch.nn.Module:
+    """A network that gives the same and in which a call of the function stands for each nn.PReLU."""
+    import torch
+    from torch import nn
+
+    def other(module: Any) -> torch.nn.Module:
+        class Slope(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = module.weight
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return nn.functional.prelu(x, self.weight)
+
+        return Slope().eval()
+
+    return replaced(network, torch.nn.PReLU, other)
+
+
 def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
     """A network that gives the same and in which a padding of its own stands before each convolution that pads by
     anything but a number of zeros: "same", "valid", reflection, replication, circular.
@@ -114,7 +133,7 @@ def replaced(
     found = {module: other(module) for module in network.modules() if isinstance(module, kinds)}
     others = {module: new for module, new in found.items() if new is not None}
     if network in others:
-        return others[network]
+        return _alone(others[network])
     places = [
         (name, others[module]) for name, module in network.named_modules(remove_duplicate=False) if module in others
     ]
@@ -125,6 +144,17 @@ def replaced(
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, new)
     return network
+
+
+def _alone(module: torch.nn.Module) -> torch.nn.Module:
+    """The module as a network of one input: FX takes what else may be given to a network for inputs."""
+
+    class Alone(type(module)):  # type: ignore[misc]  # derived, so that the names of its parts stay
+        def forward(self, x: torch.Tensor) -> Any:
+            return super().forward(x)
+
+    module.__class__ = Alone
+    return module
 
 
 def _mirrored(padding: tuple[int, int, int, int]) -> torch.nn.Module:

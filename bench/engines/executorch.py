@@ -37,9 +37,7 @@ class ExecuTorch(Engine):
         if recipe.number_format == "bf16":
             return "ExecuTorch's XNNPACK backend computes in FP32, FP16 and INT8"
         if recipe.activations == "dynamic":
-            return (
-                "ExecuTorch's XNNPACK backend quantizes activations at run time in linear layers, not in convolutions"
-            )
+            return "ExecuTorch's XNNPACK backend could find scales at run time for linear layers alone: not built here"
         if recipe.partial:
             return "PT2E's quantizer for XNNPACK lowers whole networks here"
         return None

@@ -78,6 +78,10 @@ class OnnxRuntime(Engine):
                 quantize_dynamic(prepared, folder / MODEL, weight_type=QuantType.QUInt8)
             else:
                 quantize(prepared, folder / MODEL, samples, left)
+            if not recipe.partial and not has_int8(folder / MODEL):
+                raise Unsupported(
+                    f"ONNX Runtime's quantizer finds nothing in this network to lower with {recipe.activations} scales"
+                )
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -217,6 +221,14 @@ def forget_weight_shapes(file: Path) -> None:
     del model.graph.value_info[:]
     model.graph.value_info.extend(others)
     onnx.save(model, file)
+
+
+def has_int8(file: Path) -> bool:
+    """Whether an ONNX file quantizes anything."""
+    import onnx
+
+    nodes = onnx.load(file, load_external_data=False).graph.node
+    return any("Quantize" in node.op_type or "Integer" in node.op_type for node in nodes)
 
 
 def unshare_weights(file: Path) -> None:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL = "model.xml"
+RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")
 PRODUCTS = (
     *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
-    *("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell"),
+    *RECURRENT,
 )
 MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "LSTMSequence", "GRUSequence", "RNNSeq")
 
@@ -43,9 +44,7 @@ class OpenVino(Engine):
         if device != "cpu":
             return f"only the CPU is served so far, not {device!r}"
         if recipe.activations == "dynamic":
-            return (
-                "OpenVINO's CPU plugin quantizes activations at run time in fully connected layers, not in convolutions"
-            )
+            return "OpenVINO's CPU plugin could find scales at run time for linear layers alone: not built here"
         if recipe.number_format == "bf16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
             return "this CPU has neither avx512_bf16 nor amx_bf16"
         return None
@@ -68,9 +67,12 @@ class OpenVino(Engine):
 
             nncf.set_log_level(logging.ERROR)
             left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
-            ignored = nncf.IgnoredScope(names=left, validate=False) if left else None
+            # its INT8 LSTM errs: 1 or 22 dB of signal to noise, by the size of the batch (OpenVINO 2026.4.1)
+            ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
             dataset = nncf.Dataset([sample[None] for sample in samples])
             model = nncf.quantize(model, dataset, subset_size=len(samples), ignored_scope=ignored)
+            if not recipe.partial and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
+                raise Unsupported("OpenVINO has no right static INT8 for anything in this network")
         openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
         if recipe.number_format == "bf16":
             keep_precise(folder / MODEL, before_whole_numbers(model))

@@ -53,7 +53,7 @@ def quantized(
     module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: np.ndarray, batch: int = CALIBRATION_BATCH
 ) -> torch.nn.Module:
     """An exported module with quantize and dequantize operators, calibrated on samples (n, ...) where static, so many
-    at a time.
+    at a time. Raises Unsupported where nothing is quantized.
     """
     import torch
 
@@ -64,6 +64,8 @@ def quantized(
         if recipe.activations == "dynamic":
             break
     converted = pt2e.convert(prepared)
+    if not any("quantized_decomposed" in str(node.target) for node in converted.graph.nodes):
+        raise Unsupported(f"PT2E's quantizer finds nothing in this network to lower with {recipe.activations} scales")
     used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*converted.named_parameters(), *converted.named_buffers()) if name not in used]:
         owner, _, leaf = name.rpartition(".")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import pickle
 import platform
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, quiet
 from bench.engines.attention import closed_attention, with_open_attention
-from bench.engines.equivalents import without_padding_modes, without_transposed
+from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
 from bench.errors import BuildError, Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import has_vnni
@@ -224,7 +225,10 @@ def lowered(
     with quiet():
         from torch.ao.quantization.quantize_fx import convert_fx
 
-        return convert_fx(watched, backend_config=patterns())
+        converted = convert_fx(watched, backend_config=patterns())
+    if not recipe.partial and not any(node.target is torch.quantize_per_tensor for node in converted.graph.nodes):
+        raise Unsupported("torch.ao has no INT8 with scales from calibration for anything in this network")
+    return converted
 
 
 def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
@@ -260,7 +264,7 @@ def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> to
 def patterns() -> Any:
     """torch.ao's table of what has INT8 kernels, without those that err or that compute in FP32 (PyTorch 2.15.0).
 
-    Its PReLU scales what is above zero as well (3 dB of signal to noise, not 35). Transposed convolutions give rubbish,
+    Transposed convolutions give rubbish,
     oneDNN's where they change the number of channels, FBGEMM's for 2x2 at stride 2; normalization is folded wrongly
     into those of several groups. The product of two activations is computed in FP32 between a dequantization and a
     quantization: that is no INT8.
@@ -270,7 +274,7 @@ def patterns() -> Any:
 
     axes = (1, 2, 3)
     barred = {
-        *(torch.nn.PReLU, torch.matmul),
+        torch.matmul,
         *(getattr(torch.nn, f"ConvTranspose{count}d") for count in axes),
         *(getattr(torch.nn.functional, f"conv_transpose{count}d") for count in axes),
     }
@@ -368,7 +372,9 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
             mapping.set_module_name(name, usual)
         for name in recipe.left:
             mapping.set_module_name(name, None)
-        network = without_padding_modes(without_transposed(with_open_attention(network, example), example))
+        network = without_transposed(with_open_attention(network, example), example)
+        # the kernel of nn.PReLU scales what is above zero as well: 3 dB of signal to noise, not 35 (PyTorch 2.15.0)
+        network = without_prelu(without_padding_modes(network))
         try:
             example_tensor = (torch.from_numpy(example),)
             watched = prepare_fx(in_order(network), mapping, example_tensor, backend_config=patterns())
@@ -382,8 +388,9 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
 
 
 def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
-    """Take observers from what is no float, which they cannot observe, and give convolutions that are called as
-    functions all their arguments, without which conversion fails.
+    """Take observers from what is no float, which they cannot observe; give convolutions that are called as functions
+    all their arguments, without which conversion fails; and name products of activations so that conversion leaves them
+    in FP32, see `patterns`.
     """
     import torch
     from torch.ao.quantization import ObserverBase
@@ -406,6 +413,8 @@ def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
         if node in useless:
             node.replace_all_uses_with(node.all_input_nodes[0])
             watched.graph.erase_node(node)
+        elif node.target in (torch.matmul, operator.matmul, "matmul"):
+            node.op, node.target = "call_function", torch.ops.aten.matmul.default
         elif node.target in axes_of:
             usual = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
             given = dict(zip(("input", "weight", *usual), node.args, strict=False)) | node.kwargs
