@@ -386,13 +386,14 @@ def _explain(facts: dict[str, Any]) -> dict[str, Any]:
     return {} if found is None else explained(found, session.opened[1].number_format == "int8")
 
 
-_probes: dict[str, Any] = {}
-
-
 def _installed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Which libraries this interpreter finds, and where; the models' modules are imported, and have had their say."""
     from bench.interpreter import Interpreter
 
     return asdict(Interpreter.here(facts["packages"]))
+
+
+_probes: dict[str, Any] = {}
 
 
 def _probe(facts: dict[str, Any]) -> dict[str, float]:
