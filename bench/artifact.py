@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, BenchWarning, CacheError
+from bench.progress import waited
 
 MANIFEST = "manifest.json"
+BESIDE = "beside"
+FOLLOWED = "followed"
+HALF = re.compile(r"\.(building|damaged)-(?:([0-9a-f]{32})-)?")
+DAY_S = 86400.0
 
 
 @dataclass(frozen=True)
 class Artifact:
     """Something built, in a folder of its own.
 
-    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key.
+    digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key. Files in
+            its folder BESIDE are in neither: they tell of the build, or are kept to check it by, verified like the
+            others, and are no part of what runs.
     """
 
     folder: Path
@@ -33,10 +45,37 @@ class Artifact:
     made_from: dict[str, Any]
 
 
+@dataclass
+class Used:
+    """What turned out to shape a thing only while it was made: files, and installed distributions by their names."""
+
+    files: set[Path] = field(default_factory=set)
+    packages: set[str] = field(default_factory=set)
+
+
 def file_digest(path: Path) -> str:
     """The sha256 of a file's content, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_digest(path: Path) -> str:
+    """The sha256 of a file that things are made from, read again only where its size or time has changed."""
+    status = path.stat()
+    return _digest_as_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _digest_as_of(path: Path, size: int, mtime_ns: int) -> str:
+    return file_digest(path)
+
+
+version = functools.cache(importlib.metadata.version)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed versions of distributions."""
+    return {package: version(package) for package in packages}
 
 
 def key(made_from: dict[str, Any]) -> str:
@@ -50,82 +89,212 @@ class Store:
 
     Several sessions may use one store at once: an artefact is built under a file lock in a folder beside its place,
     and renamed to it when it is whole, so what has a name is always complete.
+
+    What a thing is made from may show only while it is made: modules that its code imports by a name it computes, files
+    it opens. Then the entry at its key is a signpost, a manifest that names these, and the thing itself lies at the
+    key that covers their digests and versions too; as ccache and ninja do it. A signpost is never changed: files that
+    bring other files lead to another key, where the next one stands.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, kind: str, made_from: dict[str, Any]) -> Artifact | None:
+    def find(self, kind: str, made_from: dict[str, Any], beside: Path | None = None) -> Artifact | None:
         """Give the artefact made from these facts, None where there is none.
+
+        beside  the folder that signposts name files from, None for this process's own.
 
         One that was damaged is removed with a BenchWarning, and None is given.
         """
-        folder = self.root / kind / key(made_from)
-        if not folder.is_dir():
-            return None
-        damage, files = self._examine(folder)
-        if damage is None:
-            return Artifact(folder, _digest_of(files), sum(size for _, size in files.values()), made_from)
-        warnings.warn(f"cache entry {folder} is damaged ({damage}); it is built again", BenchWarning, stacklevel=2)
-        with refusals(self.root):
-            doomed = tempfile.mkdtemp(prefix=".damaged-", dir=folder.parent)
-            folder.replace(Path(doomed) / folder.name)
-            shutil.rmtree(doomed)
-        return None
+        return self._walk(kind, made_from, beside)[1]
 
-    def get(self, kind: str, made_from: dict[str, Any], make: Callable[[Path], None]) -> Artifact:
-        """Give the artefact made from these facts; where there is none, `make(folder)` writes its files.
+    def get(
+        self,
+        kind: str,
+        made_from: dict[str, Any],
+        make: Callable[[Path], Used | None],
+        beside: Path | None = None,
+    ) -> Artifact:
+        """Give the artefact made from these facts; where there is none, `make(folder)` writes its files, and tells what
+        else they were made from, if anything.
 
         Raises CacheError where the store cannot be written, and then leaves nothing half done.
         """
-        from filelock import FileLock
-
         place = self.root / kind / key(made_from)
         with refusals(self.root):
             place.parent.mkdir(parents=True, exist_ok=True)
-        with refusals(self.root, FileLock(f"{place}.lock")):
-            found = self.find(kind, made_from)
+        lock = waited(self._lock(kind, key(made_from)), f"waiting for the session that makes {kind} {place.name}")
+        with refusals(self.root, lock):
+            known, found = self._walk(kind, made_from, beside, key(made_from))
             if found is None:
-                self._make(place, made_from, make)
-                found = self.find(kind, made_from)
+                place = self._make(place, known, beside, make)
+                found = self._walk(kind, made_from, beside, key(made_from))[1]
         if found is None:
             raise CacheError(f"cannot keep {place}: what was written there reads back damaged; check the disk")
         return found
 
-    def _make(self, place: Path, made_from: dict[str, Any], make: Callable[[Path], None]) -> None:
-        half = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+    def at(self, folder: Path) -> Artifact | None:
+        """The artefact in a folder of this store, None where there is none that is whole."""
+        manifest, files = self._read(folder, None)
+        return None if manifest is None else _artifact(folder, manifest["made_from"], files)
+
+    def _walk(
+        self, kind: str, made_from: dict[str, Any], beside: Path | None, held: str | None = None
+    ) -> tuple[dict[str, Any], Artifact | None]:
+        """Follow the signposts: the whole key at their end, and what lies there.
+
+        held  the key whose lock this process has.
+        """
+        while True:
+            folder = self.root / kind / key(made_from)
+            manifest, files = self._read(folder, held)
+            if manifest is None:
+                return made_from, None
+            if FOLLOWED not in manifest:
+                return made_from, _artifact(folder, made_from, files)
+            made_from = made_from | {FOLLOWED: _as_they_are(manifest[FOLLOWED], beside)}
+
+    def _read(self, folder: Path, held: str | None) -> tuple[dict[str, Any] | None, dict[str, tuple[str, int]]]:
+        """An entry's manifest and its files' facts, if it is whole; one that is damaged is removed.
+
+        It is looked at once more under its lock: another session may have removed it meanwhile, and built it again.
+        Where another session has the lock the entry is in its hands.
+        """
+        if not folder.is_dir():
+            return None, {}
+        damage, manifest, files = self._examine(folder)
+        if damage is None:
+            return manifest, files
+        from filelock import Timeout
+
+        lock = contextlib.nullcontext() if held == folder.name else self._lock(folder.parent.name, folder.name, 0)
         try:
-            make(half)
-            manifest = {"made_from": made_from, "files": {name: [*facts] for name, facts in _facts(half).items()}}
-            (half / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-            for path in half.rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
-            half.rename(place)
+            with refusals(self.root, lock):
+                if not folder.is_dir():
+                    return None, {}
+                damage, manifest, files = self._examine(folder)
+                if damage is None:
+                    return manifest, files
+                doomed = Path(tempfile.mkdtemp(prefix=f".damaged-{folder.name}-", dir=folder.parent))
+                folder.replace(doomed / folder.name)
+                shutil.rmtree(doomed)
+        except Timeout:
+            return None, {}
+        warnings.warn(f"cache entry {folder} is damaged ({damage}); it is built again", BenchWarning, stacklevel=4)
+        return None, {}
+
+    def _lock(self, kind: str, address: str, timeout_s: float = -1) -> Any:
+        from filelock import FileLock
+
+        return FileLock(self.root / kind / f"{address}.lock", timeout=timeout_s)
+
+    def _make(
+        self, place: Path, made_from: dict[str, Any], beside: Path | None, make: Callable[[Path], Used | None]
+    ) -> Path:
+        """Build an entry at the end of the signposts that begin at `place`, whose lock is held; and put a further
+        signpost there where more was used than they name.
+        """
+        _clear(place)
+        half = Path(tempfile.mkdtemp(prefix=f".building-{place.name}-", dir=place.parent))
+        try:
+            (half / "entry").mkdir()
+            used = make(half / "entry") or Used()
+            followed = made_from.get(FOLLOWED, {"files": {}, "versions": {}})
+            names = {
+                "files": sorted({*followed["files"], *(_name(file, beside) for file in used.files)}),
+                "versions": sorted({*followed["versions"], *used.packages}),
+            }
+            if any(names[what] != sorted(followed[what]) for what in names):
+                (half / "signpost").mkdir()
+                _finish(half / "signpost", place.parent / key(made_from), {"made_from": made_from, FOLLOWED: names})
+                made_from = made_from | {FOLLOWED: _as_they_are(names, beside)}
+            place = place.parent / key(made_from)
+            _finish(half / "entry", place, {"made_from": made_from})
         except Exception as error:
             if not isinstance(error, OSError) and shutil.disk_usage(half).free < 2**20:
                 raise OSError(errno.ENOSPC, str(error)) from error  # libraries say it in words of their own
             raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
+        return place
 
     @staticmethod
-    def _examine(folder: Path) -> tuple[str | None, dict[str, tuple[str, int]]]:
-        """What is wrong with a stored artefact, None where nothing is, and its files' digests and sizes."""
+    def _examine(folder: Path) -> tuple[str | None, dict[str, Any], dict[str, tuple[str, int]]]:
+        """What is wrong with an entry, None where nothing is; its manifest, and its files' digests and sizes."""
         try:
-            stored = json.loads((folder / MANIFEST).read_text())["files"]
+            manifest = dict(json.loads((folder / MANIFEST).read_text()))
+            stored, files = manifest["files"], _facts(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"its manifest cannot be read: {error}", {}
-        files = _facts(folder)
+            return f"its manifest cannot be read: {error}", {}, {}
         for name in sorted(stored.keys() | files.keys()):
             if name not in files:
-                return f"{name} is missing", files
+                return f"{name} is missing", manifest, files
             if name not in stored:
-                return f"{name} was added", files
+                return f"{name} was added", manifest, files
             if tuple(stored[name]) != files[name]:
-                return f"{name} was changed", files
-        return None, files
+                return f"{name} was changed", manifest, files
+        return None, manifest, files
+
+
+def _artifact(folder: Path, made_from: dict[str, Any], files: dict[str, tuple[str, int]]) -> Artifact:
+    own = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
+    return Artifact(folder, _digest_of(own), sum(size for _, size in own.values()), made_from)
+
+
+def _finish(half: Path, place: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of an entry, have all of it on disk, and give it its name, unless it is there already."""
+    files = {name: [*facts] for name, facts in _facts(half).items()}
+    (half / MANIFEST).write_text(json.dumps(manifest | {"files": files}, indent=1, sort_keys=True))
+    for path in half.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    if not place.is_dir():
+        half.rename(place)
+
+
+def _clear(place: Path) -> None:
+    """Remove what processes that died have left half built, or half removed, beside an entry whose lock is held.
+
+    Whoever builds holds the lock of the key that his folder names, and it ends with him. Folders that name none are of
+    older versions: they go after a day.
+    """
+    from filelock import FileLock, Timeout
+
+    for folder in place.parent.iterdir():
+        half = HALF.match(folder.name)
+        if half is None:
+            continue
+        address = half.group(2)
+        try:
+            if address is None and time.time() - folder.stat().st_mtime < DAY_S:
+                continue
+            held = address in (None, place.name)
+            with contextlib.nullcontext() if held else FileLock(place.parent / f"{address}.lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except (Timeout, FileNotFoundError):  # it is being built, or another session was quicker
+            continue
+
+
+def _name(file: Path, beside: Path | None) -> str:
+    """A file by its place beside a folder, so that a project that is moved keeps what it has built."""
+    return Path(os.path.relpath(file.resolve(), Path(beside or Path.cwd()).resolve())).as_posix()
+
+
+def _as_they_are(names: dict[str, list[str]], beside: Path | None) -> dict[str, dict[str, str | None]]:
+    """The digests of files and the versions of distributions that a signpost names; None for those that are gone."""
+    folder = Path(beside or Path.cwd()).resolve()
+    return {
+        "files": {name: source_digest(folder / name) if (folder / name).is_file() else None for name in names["files"]},
+        "versions": {package: _version(package) for package in names["versions"]},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _facts(folder: Path) -> dict[str, tuple[str, int]]:

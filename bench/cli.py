@@ -5,12 +5,12 @@ tiles`, `bench doctor`, `bench selftest MODEL`.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import options
 from bench.errors import BadCase, BenchError, DataError, RunFileError
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bench.sampling import Plan
     from bench.session import Bench
 
-PATIENCE = 100  # building once for each layer takes so many times as long as an answer may
+PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")  # tell a project's root
+PATIENCE = 100  # how many times the limit building for one layer may compute without telling how far it is
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="smaller changes are none (default: 1%%)",
     )
     compare.add_argument(
-        "--fail-on", metavar="NAME:LIMIT,...", help="end with 1 beyond it: slower:2%%, top1:0.5%%, missing, failed"
+        "--fail-on",
+        metavar="NAME:LIMIT,...",
+        help="end with 1 beyond it: slower:2%%, top1:0.5%%; missing and failed, both with what became unsupported",
     )
     _output(compare)
     compare.set_defaults(do=_compare)
@@ -274,7 +277,7 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     if reason is not None:
         raise BadCase(f"{case.id} cannot be ranked: {reason}")
     with Bar() as bar, worker_for(case, bench, os.cpu_count() or 1, bar.told) as worker:
-        found = worker.ask("rank", PATIENCE * bench.timeout_s, **facts_of(case, bench))
+        found = worker.ask("rank", bench.timeout_s, PATIENCE, **facts_of(case, bench))
     layers = [sensitivity.Layer(**one) for one in found]
     if chosen.plot is not None:
         from bench.report.plots import drawn
@@ -322,19 +325,18 @@ def _tiles(chosen: argparse.Namespace) -> int:
 
 
 def load_conftest(folder: Path) -> None:
-    """Import the nearest conftest.py of the folder or above, and the plugins it names, as pytest would.
+    """Import the nearest conftest.py of the folder or above, those above it in the same project first, and the plugins
+    they name, as pytest would.
 
     It is where models and data sets are registered; without one only those of installed packages are known.
     """
-    for place in (folder, *folder.parents):
-        if (place / "conftest.py").is_file():
-            sys.path.insert(0, str(place))
-            spec = importlib.util.spec_from_file_location("conftest", place / "conftest.py")
-            assert spec is not None
-            assert spec.loader is not None
-            conftest: Any = importlib.util.module_from_spec(spec)
-            sys.modules["conftest"] = conftest
-            spec.loader.exec_module(conftest)
-            for plugin in getattr(conftest, "pytest_plugins", ()):
+    from bench.registry import Origin
+
+    places = [folder, *folder.parents]
+    holding = [place for place in places if (place / "conftest.py").is_file()]
+    root = next((place for place in places if any((place / name).is_file() for name in PYTEST_FILES)), None)
+    for place in reversed(holding):
+        if place == holding[0] or (root is not None and (place == root or root in place.parents)):
+            Origin("conftest", str((place / "conftest.py").resolve()), str(place)).load()
+            for plugin in getattr(sys.modules["conftest"], "pytest_plugins", ()):
                 importlib.import_module(plugin)
-            return

@@ -1,12 +1,13 @@
 """Two or more saved runs, case by case: what differs between the machines, what became faster, slower, better, worse.
 
-Speed-ups are compared, each measured in turn with its baseline, since they carry from machine to machine; absolute
-times only between runs of one machine, unless asked for.
+Speed-ups are compared, each measured in turn with its baseline, since they carry from machine to machine. Where a case
+has none, or is its own baseline, its own times are, between runs of one machine, or where that is asked for.
 """
 
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -15,13 +16,23 @@ from bench.errors import BadLimit
 from bench.noise import PROBED_BY, fallen
 from bench.record import is_number
 from bench.report.markdown import escaped, markdown_table
+from bench.report.notes import unlike
 from bench.report.pivot import formed
-from bench.runs import Run
-from bench.statistics import CONFIDENCE, Interval, change, holm, launch_ratio
+from bench.runs import Run, is_time, names, share_lowered
+from bench.statistics import CONFIDENCE, Change, Interval, Level, change, change_of_levels, holm, launch_ratio, level_of
 
 MARGIN = 0.01
+RUNS_SD = (
+    0.02  # of what one process has from another and one hour from the next, as measured with PyTorch on a quiet day
+)
+UNKNOWN_SD = 0.16  # the same on the worst day that was measured: taken where a run does not tell its own scatter
+KERNEL_DB, LOWERED = 1.0, 0.0005  # changes of kernel_db and of shares that are worth a note
 MEASURED = ("same", "faster", "slower", "unclear")
-APART = ("n", "dataset_s")  # figures of quality that are none
+LOST = {  # limit -> the verdicts that it counts: a case that has become unsupported is lost under either name
+    "missing": ("missing", "ok -> unsupported"),
+    "failed": ("ok -> failed", "ok -> unsupported"),
+}
+APART = ("n", "dataset_s", "dataset", "weights", "reason")  # what of quality is no figure of it
 FACTS = (
     *("cpu", "cores_physical", "cores_logical", "ram_bytes", "isa", "numa_nodes", "hypervisor", "governor"),
     *("cgroup", "affinity", "system", "python"),
@@ -38,8 +49,11 @@ class Difference:
     absolute  how many times as fast its median call has become, None where the machines differ.
     quality   metric -> how much it rose; those that did not change are left out.
     answers   of how many items the answer changed, of how many; None where it is not on record.
-    notes     what else is to be said, each a line; the doubt first.
+    notes     what else is to be said, each a line; the doubt first, then what is computed.
     doubt     why a change is not called though its figures tell one; None where there is no such doubt.
+    times     where the verdict is by its own times, for want of speed-ups: how many times as fast it has become.
+    computed  what the artefact or its kernels now compute otherwise, each a line.
+    lost      the metrics of quality that it had and has no more.
     """
 
     case: str
@@ -50,6 +64,14 @@ class Difference:
     answers: tuple[int, int] | None
     notes: tuple[str, ...]
     doubt: str | None = None
+    times: Interval | None = None
+    computed: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> Interval | None:
+        """What the verdict rests on: how many times as fast it has become."""
+        return self.times if self.speedup is None else self.speedup
 
 
 def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: float = MARGIN) -> list[list[Difference]]:
@@ -60,34 +82,92 @@ def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: fl
     control probes say that the machine itself was slower in one of the runs: INT8 and FP32 do not suffer alike.
     """
     pairs = [_pairs(base, other) for other in others]
+    here = [absolute or other.fingerprint == base.fingerprint for other in others]
     changes = [
-        [None if was is None or now is None else _change(was, now, margin) for was, now in pair.values()]
-        for pair in pairs
+        [(None, None) if was is None or now is None else _changes(was, now, margin, own) for was, now in pair.values()]
+        for pair, own in zip(pairs, here, strict=True)
     ]
-    corrected = iter(holm([one.p for row in changes for one in row if one is not None and one.p is not None]))
+    judged = [one for row in changes for by_pairs, by_times in row if (one := by_pairs or by_times) is not None]
+    corrected = iter(holm([one.p for one in judged]))
     found = []
-    for other, pair, row in zip(others, pairs, changes, strict=True):
-        here = absolute or other.fingerprint == base.fingerprint
+    for other, pair, row, own in zip(others, pairs, changes, here, strict=True):
         differences = []
-        for (name, (was, now)), one in zip(pair.items(), row, strict=True):
-            interval = None if one is None else one.interval
-            p = None if one is None or one.p is None else next(corrected)
-            differences.append(_difference(name, was, now, interval, p, margin, here, (base, other)))
+        for (name, (was, now)), (by_pairs, by_times) in zip(pair.items(), row, strict=True):
+            p = next(corrected) if by_pairs or by_times else None
+            intervals = (
+                None if by_pairs is None else by_pairs.interval,
+                None if by_times is None else by_times.interval,
+            )
+            differences.append(_difference(name, was, now, intervals, p, margin, own, (base, other)))
         found.append(differences)
     return found
 
 
 def _pairs(base: Run, other: Run) -> dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]]:
-    was, now = ({record["id"]: record for record in run.records} for run in (base, other))
+    runs = (base, other)
+    was, now = (dict(zip(called, run.records, strict=True)) for called, run in zip(names(runs), runs, strict=True))
     return {name: (was.get(name), now.get(name)) for name in dict.fromkeys([*was, *now])}
 
 
-def _change(was: dict[str, Any], now: dict[str, Any], margin: float) -> Any:
-    """How the speed-up of a case over the same baseline changed, None where they have none in common."""
-    if _baseline(was) is None or _baseline(was) != _baseline(now):
+def _changes(
+    was: dict[str, Any], now: dict[str, Any], margin: float, here: bool
+) -> tuple[Change | None, Change | None]:
+    """How the speed-up of a case over the same baseline changed; where they have none in common, how its own pace did,
+    if that may be compared. None for what cannot be told, or is not asked for.
+    """
+    if {str(record["status"]) for record in (was, now)} != {"ok"}:
+        return None, None
+    if _baseline(was) is not None and _baseline(was) == _baseline(now) != was["case"]:
+        before, after = _launches(was), _launches(now)
+        if min(len(before), len(after)) > 1:
+            first = (_first(was, before), _first(now, after))
+            return change(_ratios(before), _ratios(after), margin, first), None
+        if before and after:
+            return change_of_levels(_in_turn(before), _in_turn(after), margin, RUNS_SD, UNKNOWN_SD), None
+    old, new = _pace(was), _pace(now)
+    return None, change_of_levels(old, new, margin, RUNS_SD, UNKNOWN_SD) if here and old and new else None
+
+
+def _ratios(launches: Sequence[tuple[list[float], list[float]]]) -> list[float]:
+    return [launch_ratio(*pair) for pair in launches]
+
+
+def _in_turn(launches: Sequence[tuple[list[float], list[float]]]) -> Level:
+    """The level of a speed-up by its launches, or by the rounds of its only one."""
+    (case_s, baseline_s), *_ = launches
+    rounds = [base / case for case, base in zip(case_s, baseline_s, strict=True)]
+    return _over_launches(_ratios(launches)) or level_of(rounds)
+
+
+def _over_launches(figures: Sequence[float]) -> Level | None:
+    """The level of figures of independent launches; None where fewer than two tell none."""
+    import numpy as np
+
+    logs = np.log(figures)
+    if len(logs) < 2:
         return None
-    before, after = _launches(was), _launches(now)
-    return change(before, after, margin) if before and after else None
+    return Level(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1)
+
+
+def _first(record: dict[str, Any], launches: Sequence[Any]) -> int | None:
+    """How many of its launches were of the first stage; None where it is not on record, as in older runs."""
+    first = record.get("speedup", {}).get("first")
+    return first if isinstance(first, int) and 0 < first <= len(launches) else None
+
+
+def _pace(record: dict[str, Any]) -> Level | None:
+    """How many calls a second a case makes: by its launches, else by pytest-benchmark's rounds, else by its median."""
+    import numpy as np
+
+    by_launch = _over_launches([1 / float(np.median(case_s)) for case_s, _ in _launches(record)])
+    if by_launch is not None:
+        return by_launch
+    calls = record.get("calls") or {}
+    median_s = calls.get("median_s", record.get("latency", {}).get("p50_s"))
+    if not is_time(median_s):
+        return None
+    error, count = calls.get("error"), calls.get("count", 1)
+    return Level(-math.log(median_s), error, None if error is None else count - 1)
 
 
 def _baseline(record: dict[str, Any]) -> Any:
@@ -95,25 +175,23 @@ def _baseline(record: dict[str, Any]) -> Any:
     return told.get("case") if isinstance(told, dict) else None
 
 
-def _launches(record: dict[str, Any]) -> list[float]:
-    """The speed-up in each launch; empty where the record has none, or what it has is no such thing."""
+def _launches(record: dict[str, Any]) -> list[tuple[list[float], list[float]]]:
+    """The rounds' medians (case_s, baseline_s) of each launch; none where the record has none, or no such thing."""
     told = record.get("speedup", {}).get("medians")
     launches = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
     pairs = [(one.get("case_s"), one.get("baseline_s")) for one in launches]
-    return [
-        launch_ratio(case, base) for case, base in pairs if _times(case) and _times(base) and len(case) == len(base)
-    ]
+    return [(case, base) for case, base in pairs if _times(case) and _times(base) and len(case) == len(base)]
 
 
 def _times(values: Any) -> TypeGuard[list[float]]:
-    return isinstance(values, list) and bool(values) and all(is_number(value) and 0 < value < 1e9 for value in values)
+    return isinstance(values, list) and bool(values) and all(map(is_time, values))
 
 
 def _difference(
     name: str,
     was: dict[str, Any] | None,
     now: dict[str, Any] | None,
-    interval: Interval | None,
+    intervals: tuple[Interval | None, Interval | None],
     p: float | None,
     margin: float,
     here: bool,
@@ -130,27 +208,58 @@ def _difference(
         )
         verdict = states[0] if states[0] == states[1] else " -> ".join(states)
         return Difference(name, verdict, None, None, {}, None, tuple(dict.fromkeys(reasons)))
-    times = [record.get("latency", {}).get("p50_s") for record in (was, now)]
-    ratio = times[0] / times[1] if here and all(is_number(one) and one > 0 for one in times) else None
-    quality = {
-        metric: now["quality"][metric] - value
-        for metric, value in was.get("quality", {}).items()
-        if metric not in APART and is_number(value) and is_number(now.get("quality", {}).get(metric))
-    }
-    changed = _answers(was, now)
+    p50_s = [record.get("latency", {}).get("p50_s") for record in (was, now)]
+    ratio = p50_s[0] / p50_s[1] if here and all(map(is_time, p50_s)) else None
+    old, new = (_quality(record) for record in (was, now))
+    changed, computed = _answers(was, now), _computed(was, now)
+    lost = tuple(metric for metric in old if metric not in new)
+    interval = intervals[1] if intervals[0] is None else intervals[0]
     verdict = "same" if was == now else _verdict(interval, p, margin)  # one measurement, however little it tells
-    why = _doubts(was, now, runs) if verdict in ("faster", "slower") else []
+    why = _doubts(was, now, runs, intervals[0] is None) if verdict in ("faster", "slower") else []
     doubt = f"{verdict} by its figures, but {' and '.join(why)}" if why else None
     return Difference(
         name,
         verdict if doubt is None else "unclear",
-        interval,
+        intervals[0],
         ratio,
-        {metric: rise for metric, rise in quality.items() if rise},
+        {metric: new[metric] - value for metric, value in old.items() if metric in new and new[metric] != value},
         changed,
-        (*([] if doubt is None else [doubt]), *_notes(was, now, changed, runs)),
+        (
+            *([] if doubt is None else [doubt]),
+            *computed,
+            *(f"{metric} is lost: {formed(f'quality.{metric}', old[metric])} before" for metric in lost),
+            *_notes(was, now, changed, runs),
+        ),
         doubt,
+        intervals[1],
+        computed,
+        lost,
     )
+
+
+def _quality(record: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in record.get("quality", {}).items() if name not in APART and is_number(value)}
+
+
+def _computed(was: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
+    """Whether outputs have lost all likeness of FP32's, kernels came nearer to what the quantized network says, or
+    farther from it, and more of the network, or less, is in the number format asked for.
+    """
+    lines = []
+    fidelity = [record.get("fidelity", {}) for record in (was, now)]
+    like = [not unlike(told.get("sqnr_db"), told.get("agreement")) for told in fidelity]
+    if like == [True, False]:
+        lines.append(f"broken: its outputs keep no likeness of FP32's any more, {fidelity[1]['sqnr_db']:.1f} dB")
+    old, new = (record.get("kernel", {}).get("kernel_db") for record in (was, now))
+    if is_number(old) and is_number(new) and abs(new - old) >= KERNEL_DB:
+        lines.append(f"kernel_db {old:.1f} -> {new:.1f} dB")
+    elif is_number(old) and now.get("kernel") and not is_number(new):
+        lines.append(f"kernel_db {old:.1f} dB -> none ({now['kernel'].get('reason')})")
+    shares = [share_lowered(record) for record in (was, now)]
+    if shares[0] and shares[1] and abs(shares[1][1] - shares[0][1]) >= LOWERED:
+        told = " -> ".join(f"{share:.1%}" for _, share in filter(None, shares))
+        lines.append(f"in {shares[1][0].upper()}: {told} of the multiply-accumulates")
+    return tuple(lines)
 
 
 def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
@@ -163,8 +272,9 @@ def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
     return "unclear"
 
 
-def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run]) -> list[str]:
-    """What control probes say of the machine while the case was measured, of each run in which it was slower itself.
+def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alone: bool) -> list[str]:
+    """What control probes say of the machine while the case was measured, of each run in which it was slower itself;
+    and what else disturbed a run, where the case was measured alone and not in turn with its baseline.
 
     Runs of one machine with one version of what the probes call are held against the better of both.
     """
@@ -178,6 +288,8 @@ def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run]) -> 
     for run, noise, most in zip(runs, noises, best, strict=True):
         probes = noise.get("probes")
         why = fallen([_figures(one) for one in probes] if isinstance(probes, list) else [], most)
+        told = noise.get("why")
+        why += [str(one) for one in told if str(one) not in why] if alone and isinstance(told, list) else []
         doubts += [f"in {run.name} {' and '.join(why)}"] if why else []
     return doubts
 
@@ -249,11 +361,12 @@ def _told(fact: str, value: Any) -> str:
 def rendered(base: Run, others: Sequence[Run], found: Sequence[Sequence[Difference]]) -> str:
     """The comparison as markdown: the machines first, then each run against the base."""
     parts = ["### What differs", machines([base, *others])]
-    count = sum(one.speedup is not None and one.speedup.low is not None for row in found for one in row)
+    count = sum(one.judged is not None and one.judged.low is not None for row in found for one in row)
     for other, differences in zip(others, found, strict=True):
-        measured = [one for one in differences if one.verdict in MEASURED]
+        measured = sorted((one for one in differences if one.verdict in MEASURED), key=lambda one: not one.computed)
         parts.append(f"### {escaped(other.name)} against {escaped(base.name)}")
-        parts += [markdown_table([_row(one) for one in measured])] if measured else []
+        table = [_row(one) for one in differences if one.verdict in MEASURED]
+        parts += [markdown_table(table)] if table else []
         lines = [f"{one.case}: {'; '.join(one.notes)}" for one in measured if one.notes]
         lines += [f"{one.case}: {'; '.join([one.verdict, *one.notes])}" for one in differences if one not in measured]
         parts += ["\n".join(f"- {escaped(line)}" for line in lines)] if lines else []
@@ -263,26 +376,32 @@ def rendered(base: Run, others: Sequence[Run], found: Sequence[Sequence[Differen
             f"{escaped(told)}. Changes of speed-ups with their 95% intervals; verdicts by Holm's correction over "
             f"{count} comparisons."
         )
+        if any(one.speedup is None and one.times is not None for one in measured):
+            parts.append(
+                "\\* judged by its own times, for want of a speed-up over another case in both runs. The interval "
+                f"holds what its calls scattered, and {RUNS_SD:.0%} (sd) from run to run, or {UNKNOWN_SD:.0%} where a "
+                "run does not tell its scatter; a bad hour differs by more."
+            )
     return "\n\n".join(parts)
 
 
 def _row(one: Difference) -> dict[str, str]:
     quality = [f"{metric} {_rise(metric, rise)}" for metric, rise in one.quality.items()]
+    own = "-" if one.absolute is None else f"{one.absolute:.3f}x"
     return {
         "case": one.case,
         "verdict": one.verdict,
-        "speed-up": _speedup(one),
-        "own time": "-" if one.absolute is None else f"{one.absolute:.3f}x",
-        "quality": ", ".join(quality) or "-",
+        "speed-up": _interval(one.speedup),
+        "own time": own if one.times is None else f"{_interval(one.times)}*",
+        "quality": ", ".join([*quality, *(f"{metric} lost" for metric in one.lost)]) or "-",
     }
 
 
-def _speedup(one: Difference) -> str:
-    if one.speedup is None:
+def _interval(one: Interval | None) -> str:
+    if one is None:
         return "-"
-    low, high = one.speedup.low, one.speedup.high
-    sure = "no interval" if low is None or high is None else f"{low:.3f}-{high:.3f}"
-    return f"{one.speedup.ratio:.3f}x ({sure})"
+    sure = f"{one.low:.3f}-{one.high:.3f}" if is_number(one.low) and is_number(one.high) else "no interval"
+    return f"{one.ratio:.3f}x ({sure})"
 
 
 def _rise(metric: str, rise: float) -> str:
@@ -291,26 +410,28 @@ def _rise(metric: str, rise: float) -> str:
 
 def broken(runs: Sequence[Run], found: Sequence[Sequence[Difference]], limits: Mapping[str, float]) -> list[str]:
     """What is beyond the limits, a line each: `slower` by more than a share; more than so many cases `missing`, or
-    `failed` that had not; a metric of quality that fell by more than so much. Raises BadLimit for a name of none.
+    `failed` that had not, both with those that have become unsupported; a metric of quality that fell by more than so
+    much, or is lost. Raises BadLimit for a name of none.
     """
-    metrics = {name for run in runs for record in run.records for name in record.get("quality", {})}
+    metrics = {name for run in runs for record in run.records for name in record.get("quality", {})} - {*APART}
     lines = []
     for name, limit in limits.items():
-        if name not in ("slower", "missing", "failed") and name not in metrics:
-            raise BadLimit(
-                f"nothing is named {name!r} that could be limited; there are slower, missing, failed, "
-                f"{', '.join(sorted(map(str, metrics - {*APART, 'dataset', 'weights'})))}"
-            )
+        if name not in ("slower", *LOST) and name not in metrics:
+            there = ", ".join(["slower", *LOST, *sorted(map(str, metrics))])
+            raise BadLimit(f"nothing is named {name!r} that could be limited; there are {there}")
         for row in found:
             if name == "slower":
-                lost = [one for one in row if one.verdict == name and one.speedup and one.speedup.ratio < 1 - limit]
-                lines += [f"{one.case}: slower, {_speedup(one)}" for one in lost]
-            elif name in ("missing", "failed"):
-                lost = [one for one in row if one.verdict in ("missing", "ok -> failed") and one.verdict.endswith(name)]
+                lost = [one for one in row if one.verdict == name and one.judged and one.judged.ratio < 1 - limit]
+                lines += [f"{one.case}: slower, {_interval(one.judged)}" for one in lost]
+            elif name in LOST:
+                lost = [one for one in row if one.verdict in LOST[name]]
                 lines += [f"{one.case}: {one.verdict}" for one in lost] if len(lost) > limit else []
             else:
-                lost = [one for one in row if -one.quality.get(name, 0.0) > limit]
-                lines += [f"{one.case}: {name} {_rise(name, one.quality[name])}" for one in lost]
+                lines += [
+                    f"{one.case}: {name} is lost" if name in one.lost else f"{one.case}: {name} {_rise(name, rise)}"
+                    for one in row
+                    if -(rise := one.quality.get(name, 0.0)) > limit or name in one.lost
+                ]
     return lines
 
 

@@ -35,7 +35,7 @@ def _line(
     if value is None:
         return f"ambiguous: there is no {name}, wanted {limit:g}"
     if low is None or high is None:
-        return f"ambiguous: {name} {value:.4g} has no interval (one launch), wanted {limit:g}"
+        return f"ambiguous: {name} {value:.4g} has no interval (one launch, or one item), wanted {limit:g}"
     figure = f"{name} {value:.4g} (95% interval {low:.4g} to {high:.4g})"
     if low >= limit if more_is_better else high <= limit:
         return None

@@ -41,17 +41,17 @@ def histories(runs: Sequence[Run], cases: Sequence[str], figure: str) -> list[Hi
     """
     table = frame(runs)
     commits = {run.name: run.commit for run in runs}
-    unknown = set(cases) - set(table["id"])
+    unknown = set(cases) - {*table["id"], *table["name"]}
     if unknown:
         raise RunFileError(
             f"no run holds {', '.join(sorted(unknown))}; there are {', '.join(dict.fromkeys(table['id']))}"
         )
     if figure not in table or not table[figure].map(is_number).any():
         raise RunFileError(f"no case of these runs has a figure {figure!r}")
-    chosen = table[table["id"].isin(cases) if cases else table["id"].notna()]
+    chosen = table[table["id"].isin(cases) | table["name"].isin(cases)] if cases else table
     chosen = chosen[(chosen["status"] == "ok") & chosen[figure].map(is_number)]
     found = []
-    for (case, machine), rows in chosen.groupby(["id", "machine"], sort=False):
+    for (case, machine), rows in chosen.groupby(["name", "machine"], sort=False):
         rows = rows.sort_values(["when", "run"], na_position="first")
         noisy = rows["noise.verdict"] == "noisy" if "noise.verdict" in rows else False
         rows = rows.assign(value=rows[figure].astype(float), commit=rows["run"].map(commits), noisy=noisy)
@@ -95,7 +95,7 @@ def rendered(found: Sequence[History]) -> str:
                 {
                     "when": str(row["when"])[:19],
                     "run": str(row["run"]),
-                    "commit": str(row["commit"] or "-")[:10],
+                    "commit": row["commit"][:10] if isinstance(row["commit"], str) else "-",
                     one.figure: formed(one.figure, row["value"]),
                     "": "noisy" if row["noisy"] else told,
                 }

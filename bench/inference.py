@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import DataError
+from bench.interface import Interface, Outputs
 from bench.model import Model
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bench.engines import Predict
-    from bench.model import Output
 
 RAW_BYTES = 2**26
+FEW, OFTEN = 256, 100
+TENSOR = Interface()
 
 
 @dataclass(frozen=True)
@@ -25,29 +28,80 @@ class Answered:
     """What a network made of a data set.
 
     answers  what the task judges, one an item.
-    raw      (k, values) float32: the outputs for the first k inputs, as many as RAW_BYTES hold, those of a network with
+    raw      (k, values): the outputs for the first k inputs, as many as RAW_BYTES hold, those of a network with
              several put behind each other.
+    whole    (values,) bool: which of them are whole numbers, or few values again and again, as classes are: of those
+             it counts which are equal, and a ratio of signal to noise tells nothing.
     """
 
     answers: list[Any]
     raw: np.ndarray
+    whole: np.ndarray
+
+
+def preprocessed(model: Model, item: Any) -> np.ndarray:
+    """An item as the network takes it, without the batch: in C order, floating numbers as float32, made from a copy, so
+    that a `preprocess` that writes does not change the data set. Raises DataError where it is not one array.
+    """
+    import numpy as np
+
+    try:
+        made = model.preprocess(np.array(item)[None])
+    except (TypeError, ValueError) as error:
+        if not isinstance(item, (tuple, list, dict)):
+            raise
+        parts = item.values() if isinstance(item, dict) else item
+        shapes = ", ".join(dict.fromkeys(str(np.shape(part)) for part in parts))
+        raise DataError(
+            f"an item of {model.name}'s data is a {type(item).__name__} of shapes {shapes}; bench gives a network one "
+            "input of one shape: pack them into one array, and part that in the network"
+        ) from error
+    if isinstance(made, (tuple, list, dict)):
+        raise DataError(
+            f"the preprocess of {model.name} gives a {type(made).__name__} of {len(made)}; bench gives a network one "
+            "input of one shape: have it give one array (n, ...)"
+        )
+    array = np.asarray(np.asarray(made)[0], order="C")
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 def inputs_of(model: Model, item: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     """An item, preprocessed (channels, ...), and the network's inputs that it is cut to: itself, or its tiles."""
-    import numpy as np
-
-    whole = model.preprocess(np.asarray(item)[None])[0]
+    whole = preprocessed(model, item)
     return whole, [whole] if model.tile is None else model.tile.cut(whole)
 
 
 def inputs_of_all(model: Model, items: Iterable[Any]) -> Iterator[np.ndarray]:
-    """The network's inputs for all items, (channels, ...) float32 each."""
+    """The network's inputs for all items, (channels, ...) each."""
     return itertools.chain.from_iterable(inputs_of(model, item)[1] for item in items)
 
 
-def answered(predict: Predict, model: Model, items: Sequence[Any], batch: int) -> Answered:
-    """Answer all items with a session, in batches of exactly `batch`."""
+def stacked(inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Inputs of one shape put together (n, ...), in C order and in memory of their own: runtimes are known to read
+    others in the wrong order. Raises DataError where the shapes differ.
+    """
+    import numpy as np
+
+    one_shape(array.shape for array in inputs)
+    return np.array(np.stack(inputs), order="C", copy=None)
+
+
+def one_shape(shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise DataError where inputs of a network differ in shape."""
+    different = list(dict.fromkeys(shapes))
+    if len(different) > 1:
+        raise DataError(
+            f"the network's inputs differ in shape, {different[0]} and {different[1]}; bench gives a network one "
+            "input of one shape: pad them in the model's preprocess, or give the Model a tile"
+        )
+
+
+def answered(
+    predict: Predict, model: Model, items: Sequence[Any], batch: int, interface: Interface = TENSOR
+) -> Answered:
+    """Answer all items with a session, in batches of exactly `batch`; the model's `answer` gets several outputs by the
+    names that the interface tells.
+    """
     import numpy as np
 
     waiting: deque[tuple[Any, np.ndarray, int]] = deque()
@@ -59,32 +113,64 @@ def answered(predict: Predict, model: Model, items: Sequence[Any], batch: int) -
             yield from cut
 
     answers: list[Any] = []
-    raw: list[np.ndarray] = []
-    outputs = _outputs(predict, inputs(), batch)
+    raw: list[tuple[np.ndarray, ...]] = []
+    outputs = outputs_of(predict, inputs(), batch)
     for first in outputs:
         item, whole, count = waiting.popleft()
-        found = [first, *itertools.islice(outputs, count - 1)]
-        for output in found:
-            if len(raw) < max(1, RAW_BYTES // (raw[0].nbytes if raw else RAW_BYTES)):
-                raw.append(_flat(output))
-        answers.append(np.asarray(model.answer(first if model.tile is None else model.tile.join(found, whole), item)))
-    return Answered(answers, np.stack(raw))
+        parts = [first, *itertools.islice(outputs, count - 1)]
+        for part in parts:
+            if len(raw) < max(1, RAW_BYTES // (sum(output.nbytes for output in raw[0]) if raw else RAW_BYTES)):
+                raw.append(part)
+        if model.tile is not None:
+            first = tuple(model.tile.join(list(tiles), whole) for tiles in zip(*parts, strict=True))
+        answers.append(_answer(model, first, item, interface))
+    columns = [np.stack([np.ravel(part[place]) for part in raw]) for place in range(len(raw[0]))]
+    counted = np.concatenate([np.full(column.shape[1], _counted(column)) for column in columns])
+    return Answered(answers, np.concatenate(columns, axis=1), counted)
 
 
-def _outputs(predict: Predict, inputs: Iterator[np.ndarray], batch: int) -> Iterator[Output]:
-    """The output for each input; the last batch is filled up and cut again."""
+def outputs_of(predict: Predict, inputs: Iterator[np.ndarray], batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """The outputs for each input, one or several; the last batch is filled up and cut again."""
+    shape: tuple[int, ...] | None = None
+    while given := list(itertools.islice(inputs, batch)):
+        shape = shape or given[0].shape
+        one_shape((shape, given[0].shape))
+        outputs = predict(stacked([*given, *[given[-1]] * (batch - len(given))]))
+        for place in range(len(given)):
+            yield tuple(output[place] for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
+def _answer(model: Model, outputs: tuple[np.ndarray, ...], item: Any, interface: Interface) -> np.ndarray:
+    """What the model's `answer` makes of the outputs for an item."""
     import numpy as np
 
-    while chosen := list(itertools.islice(inputs, batch)):
-        found = predict(np.stack([*chosen, *[chosen[-1]] * (batch - len(chosen))]))
-        for place in range(len(chosen)):
-            yield tuple(one[place] for one in found) if isinstance(found, tuple) else found[place]
+    alone = interface.gives == "tensor" and len(outputs) == 1
+    names = interface.names if len(interface.names) == len(outputs) else tuple(range(len(outputs)))
+    answer = model.answer(outputs[0] if alone else Outputs(outputs, names), item)
+    try:
+        return np.asarray(answer)
+    except ValueError as error:
+        shapes = ", ".join(str(np.shape(part)) for part in answer)
+        raise DataError(
+            f"{model.name} has {len(outputs)} outputs, and what it answers is of shapes {shapes}; give the Model an "
+            "'answer' that takes one of them, or joins them to one array"
+        ) from error
 
 
-def _flat(output: Output) -> np.ndarray:
+def _counted(values: np.ndarray) -> bool:
+    """Whether these are classes: of a type of whole numbers, or up to 256 different values that are whole, or of which
+    there are a hundred of each.
+    """
     import numpy as np
 
-    return np.concatenate([np.ravel(one) for one in output]) if isinstance(output, tuple) else np.ravel(output)
+    if values.dtype.kind in "iub":
+        return True
+    few = np.unique(
+        values.ravel()[: FEW * OFTEN]
+    )  # of many different values a part is enough to tell that they are many
+    if len(few) > FEW or not np.isfinite(few).all() or not np.isin(values, few).all():
+        return False
+    return bool((few == np.round(few)).all()) or values.size >= OFTEN * len(few)
 
 
 def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:

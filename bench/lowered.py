@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from bench.recipe import Recipe
 
 KINDS = (
     *("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "matmul", "lstm", "gru", "rnn", "embedding"),
@@ -33,25 +35,74 @@ class Layer:
     reason: str | None = None
 
 
-def lowered(layers: Sequence[Layer], wanted: str) -> dict[str, Any]:
-    """What a record says: `macs` and `weights`, the shares 0..1 by number format; `left`, the layers that are not in
-    the format `wanted`, each with name, kind, format, its share of `macs` and the reason; `layers`, how many there are.
-    Empty where nothing multiplies.
+def lowered(layers: Sequence[Layer], wanted: str, promised: float = 1.0) -> dict[str, Any]:
+    """What a record says: `wanted`, the format asked for; `macs` and `weights`, the shares 0..1 by number format;
+    `promised`, the share of `macs` that the recipe promises in the format `wanted`; `left`, the layers that are not in
+    it, each with name, kind, format, its share of `macs` and the reason; `layers`, how many there are. Empty where
+    nothing multiplies.
     """
     macs, weights = sum(layer.macs for layer in layers), sum(layer.weights for layer in layers)
-    formats = dict.fromkeys([wanted, *(layer.format for layer in layers), *(layer.stored for layer in layers)])
     if not macs:
         return {}
+    formats = dict.fromkeys([wanted, *(layer.format for layer in layers), *(layer.stored for layer in layers)])
     return {
-        "macs": {name: sum(one.macs for one in layers if one.format == name) / macs for name in formats},
+        "wanted": wanted,
+        "macs": {name: sum(layer.macs for layer in layers if layer.format == name) / macs for name in formats},
         "weights": {
-            name: sum(one.weights for one in layers if one.stored == name) / weights if weights else 0.0
+            name: sum(layer.weights for layer in layers if layer.stored == name) / weights if weights else 0.0
             for name in formats
         },
+        "promised": promised,
         "left": [
-            {"name": one.name, "kind": one.kind, "format": one.format, "macs": one.macs / macs, "reason": one.reason}
-            for one in layers
-            if one.format != wanted and one.macs
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "format": layer.format,
+                "macs": layer.macs / macs,
+                "reason": layer.reason,
+            }
+            for layer in layers
+            if layer.format != wanted and layer.macs
         ],
         "layers": len(layers),
     }
+
+
+def promised(layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str]) -> float:
+    """The share 0..1 of a network's multiply-accumulates that a recipe promises in its number format: all, but for the
+    modules that it leaves, and with activations quantized at run time, but for kinds of layers not in `dynamic`.
+
+    layers  of the FP32 network, by its modules' names.
+    """
+    whole = sum(layer.macs for layer in layers)
+    kept = sum(layer.macs for layer in layers if _unpromised(layer, recipe, dynamic) is None)
+    return kept / whole if whole else 1.0
+
+
+def with_reasons(
+    layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str], unlowered: Mapping[str, str]
+) -> list[Layer]:
+    """The layers, those that are not in the recipe's format with the reason where it is known: left by the recipe, not
+    of the kinds in `dynamic`, or by `unlowered`, which tells by kind why an engine leaves them.
+    """
+    return [
+        replace(layer, reason=None)
+        if layer.format == recipe.number_format
+        else replace(layer, reason=layer.reason or _unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind))
+        for layer in layers
+    ]
+
+
+def _unpromised(layer: Layer, recipe: Recipe, dynamic: Sequence[str]) -> str | None:
+    if recipe.left and within(layer.name, recipe.left):
+        return "left in FP32 by the recipe, to keep the quality"
+    if recipe.only and not within(layer.name, recipe.only):
+        return f"not in the part that the recipe lowers: {', '.join(recipe.only)}"
+    if recipe.activations == "dynamic" and layer.kind not in dynamic:
+        return f"activations are quantized at run time in layers of these kinds alone: {', '.join(dynamic)}"
+    return None
+
+
+def within(name: str, modules: Sequence[str]) -> bool:
+    """Whether a module of that name is one of the modules or inside one."""
+    return f"{name}.".startswith(tuple(f"{module}." for module in modules))

@@ -88,10 +88,14 @@ def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) ->
 def energy_j(root: Path = Path("/sys/class/powercap")) -> float | None:
     """What all CPU packages have used since some start, in joules by RAPL; None where it cannot be read.
 
-    The counters wrap around after some hours at full load: a difference below 0 is to be thrown away.
+    Packages alone: the zone `psys` of the whole platform contains them, as they contain their cores and memory. AMD's
+    are told by the same files. The counters wrap around after some hours at full load: a difference below 0 is to be
+    thrown away.
     """
-    texts = [_text(folder / "energy_uj") for folder in root.glob("intel-rapl:[0-9]")]
-    return sum(int(text) for text in texts if text) / 1e6 if texts and all(texts) else None
+    zones = [zone for zone in root.glob("intel-rapl:*") if (_text(zone / "name") or "").startswith("package-")]
+    counts = [whole_number(zone / "energy_uj") for zone in zones]
+    known = [count for count in counts if count is not None]
+    return sum(known) / 1e6 if known and len(known) == len(counts) else None
 
 
 def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> dict[str, float | None]:
@@ -100,32 +104,64 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
     Reads version 2 (cpu.max, memory.max, the least of all ancestors) and version 1 (cfs quota, memory limit).
     """
     cpus: list[float] = []
-    memory: list[float] = []
-    path = next((line.split("::", 1)[1] for line in (_text(process) or "").splitlines() if line.startswith("0::")), "/")
-    place = root / path.strip().lstrip("/")
-    for folder in (place, *(parent for parent in place.parents if root in (parent, *parent.parents))):
-        quota, _, period = (_text(folder / "cpu.max") or "max").partition(" ")
-        if quota != "max":
-            cpus.append(int(quota) / int(period))
-        limit = _text(folder / "memory.max") or "max"
-        if limit != "max":
-            memory.append(int(limit))
-    quota = _text(root / "cpu" / "cpu.cfs_quota_us") or "-1"
-    if int(quota) > 0:
-        cpus.append(int(quota) / int(_text(root / "cpu" / "cpu.cfs_period_us") or 100_000))
-    limit = _text(root / "memory" / "memory.limit_in_bytes") or str(2**60)
-    if int(limit) < 2**60:  # version 1 tells "unlimited" as nearly 2^63
-        memory.append(int(limit))
+    for folder in _groups(root, process, "cpu"):
+        limit, _, period = (_text(folder / "cpu.max") or "max").partition(" ")
+        if limit.isdigit() and period.isdigit() and int(period):
+            cpus.append(int(limit) / int(period))
+        quota, period_us = (
+            whole_number(folder / "cpu.cfs_quota_us"),
+            whole_number(folder / "cpu.cfs_period_us") or 100_000,
+        )
+        if quota is not None and quota > 0:
+            cpus.append(quota / (period_us or 100_000))
+    limits = [_memory_limit(folder) for folder in _groups(root, process, "memory")]
+    memory = [limit for limit in limits if limit is not None]
     return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
 
 
-def available_bytes() -> float:
-    """How much memory new processes may take before the machine swaps, or their control group's limit is reached."""
+def _groups(root: Path, process: Path, controller: str) -> list[Path]:
+    """The folders of this process's control group and its ancestors, of version 2 and of a controller of version 1.
+
+    A container may see its own group as the root, whatever path the process is told to have.
+    """
+    folders: list[Path] = []
+    for line in (_text(process) or "0::/").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / controller if controllers else root
+        place = top / path.strip().lstrip("/")
+        folders += [folder for folder in (place, *place.parents) if top in (folder, *folder.parents)]
+    return list(dict.fromkeys([*folders, root, root / controller]))
+
+
+def _memory_limit(folder: Path) -> int | None:
+    limit = whole_number(folder / "memory.max")
+    if limit is None:
+        limit = whole_number(folder / "memory.limit_in_bytes")
+    return None if limit is None or limit >= 2**60 else limit  # version 1 tells "unlimited" as nearly 2^63
+
+
+def available_bytes(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> float:
+    """How much memory new processes may take before the machine swaps, or a control group's limit is reached: the least
+    of what the group and each of its ancestors have left, where files that were read and can be forgotten are no use.
+    """
     import psutil
 
-    limit = cgroup()["memory_bytes"]
-    available = float(psutil.virtual_memory().available)
-    return available if limit is None else min(available, limit)
+    left = [float(psutil.virtual_memory().available)]
+    for folder in _groups(root, process, "memory"):
+        limit = _memory_limit(folder)
+        used = whole_number(folder / "memory.current")
+        if used is None:
+            used = whole_number(folder / "memory.usage_in_bytes")
+        if limit is None or used is None:
+            left += [] if limit is None else [float(limit)]
+            continue
+        stat = dict(line.split(" ", 1) for line in (_text(folder / "memory.stat") or "").splitlines() if " " in line)
+        reclaimable = stat.get("total_inactive_file", stat.get("inactive_file", "0"))
+        left.append(max(0.0, float(limit - used + (int(reclaimable) if reclaimable.isdigit() else 0))))
+    return min(left)
 
 
 def _cpu_name() -> str | None:
@@ -137,8 +173,16 @@ def _cpu_name() -> str | None:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="replace").strip()
     except OSError:
+        return None
+
+
+def whole_number(path: Path) -> int | None:
+    """The whole number that a file of the kernel's tells, None where there is none."""
+    try:
+        return int(_text(path) or "")
+    except ValueError:
         return None
 
 

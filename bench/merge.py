@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MergeError
-from bench.runs import read
+from bench.runs import read, saved
 
 
 def merged(files: Sequence[Path]) -> dict[str, Any]:
@@ -29,20 +29,33 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
             raise MergeError(
                 f"no shards of one run: other {name} in {' and '.join(map(str, told.values()))}; compare them instead"
             )
-    saved = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    whole = dict(saved[0])
+    contents = [saved(file) for file in files]
+    whole = dict(contents[0])
     benchmarks: dict[str, tuple[Any, Path]] = {}
     lost: dict[str, tuple[Any, Path]] = {}
-    for one, file in zip(saved, files, strict=True):
-        for entry in one["benchmarks"]:
-            _put(benchmarks, str(entry.get("fullname")), entry, file)
-        for record in one.get("bench", {}).get("cases", []):
-            _put(lost, str(record.get("id")), record, file)
-    known = {entry.get("extra_info", {}).get("id") for entry, _ in benchmarks.values()}
+    for content, file in zip(contents, files, strict=True):
+        for entry in content["benchmarks"]:
+            _put(benchmarks, str(entry.get("fullname", entry.get("name"))), entry, file)
+        for record in content["bench"]["cases"]:
+            _put(lost, " in ".join(map(str, filter(None, _case(record)))), record, file)
+    measured = [_case(entry.get("extra_info")) for entry, _ in benchmarks.values()]
+    ids = [name for name, _ in measured]
     whole["benchmarks"] = [entry for entry, _ in benchmarks.values()]
-    whole["bench"] = {"schema": 1, "cases": [record for name, (record, _) in lost.items() if name not in known]}
-    whole["datetime"] = min(str(one.get("datetime")) for one in saved)
-    return whole
+    whole["bench"] = contents[0]["bench"] | {
+        "cases": [
+            record
+            for record, _ in lost.values()
+            if not (_case(record) in measured or (_case(record)[1] is None and _case(record)[0] in ids))
+        ]
+    }
+    times = [when for content in contents if isinstance(when := content.get("datetime"), str)]
+    return whole | ({"datetime": min(times)} if times else {})
+
+
+def _case(record: Any) -> tuple[Any, Any]:
+    """The id of a record's case and the test that it is of, as saved; None where it tells none."""
+    told = record if isinstance(record, dict) else {}
+    return told.get("id"), told.get("test")
 
 
 def _put(place: dict[str, tuple[Any, Path]], name: str, entry: Any, file: Path) -> None:

@@ -28,8 +28,8 @@ def as_float32(inputs: np.ndarray) -> np.ndarray:
 
 
 def as_given(output: Output, item: Any) -> Any:
-    """Pass an output on as the answer; for a model whose task judges its outputs themselves."""
-    return output
+    """Pass an output on as the answer, one in a tuple alone; for a model whose task judges its outputs themselves."""
+    return output[0] if isinstance(output, tuple) and len(output) == 1 else output
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,11 @@ class Model:
                  None where the weights' files hold it.
     weights      the sets it can run with, the first that the user's folder serves is taken; without a folder the
                  first that needs none.
-    preprocess   inputs (n, ...) as the data set keeps them -> float32 (n, channels, height, width).
-    answer       (the network's output for one item, a tuple where it has several; the item as the data set keeps it) ->
-                 what the task judges.
+    preprocess   inputs (n, ...) as the data set keeps them -> one array (n, ...), (n, channels, height, width) for
+                 pictures: float32, or whole numbers where the network takes those, as word numbers.
+    answer       (the network's output for one item; the item as the data set keeps it) -> what the task judges. Where
+                 the network gives a tuple, list, dict or class of several outputs, the output is a tuple of them that
+                 knows their names too: `output[0]`, `output["out"]`, `output.out`.
     tile         the size of the network's inputs, where items are larger: they are cut to it, and put together again.
     parts        parts of the network that a recipe may lower alone: name -> the names of its modules.
     calibration  inputs from the training split that INT8 is calibrated with.

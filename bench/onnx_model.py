@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import DataError
+from bench.following import note
 
 if TYPE_CHECKING:
     import onnx
@@ -16,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 def network_of(file: Path) -> torch.nn.Module:
-    """The network of an ONNX file of one input, its batch made free where the file fixes it at 1, by onnx2torch.
+    """The network of an ONNX file of one float32 input, its batch free where the file fixes it at 1, by onnx2torch.
 
     It is compared with the file on ONNX Runtime, item by item. Raises DataError where the file cannot be read or
     converted, or where the network gives something else.
@@ -30,9 +32,14 @@ def network_of(file: Path) -> torch.nn.Module:
 
     theirs, graph = _opened(file)
     given = theirs.get_inputs()
-    if len(given) != 1 or not all(isinstance(extent, int) for extent in given[0].shape[1:]):
-        told = "; ".join(f"{one.name} {one.shape}" for one in given)
-        raise DataError(f"{file} must have one input of a shape that is fixed but for its batch; it has: {told}")
+    wanted = "; ".join(f"{value.name} {value.type.removeprefix('tensor')} {value.shape}" for value in given)
+    if len(given) != 1 or given[0].type != "tensor(float)":
+        raise DataError(
+            f"{file} wants {len(given)} input{'s' * (len(given) != 1)}: {wanted}; a network from a file is given one "
+            "float32 input so far: register it as a PyTorch module instead"
+        )
+    if not all(isinstance(extent, int) for extent in given[0].shape[1:]):
+        raise DataError(f"{file} must have an input of a shape that is fixed but for its batch; it has: {wanted}")
     try:
         with quiet():
             network = _told(convert(_free(graph))).eval()
@@ -44,8 +51,8 @@ def network_of(file: Path) -> torch.nn.Module:
     with quiet():
         found = predictor(network)(inputs)
     for number, one in enumerate(found if isinstance(found, tuple) else (found,)):
-        wanted = np.concatenate([outputs[number] for outputs in known])
-        if one.shape != wanted.shape or not np.allclose(one, wanted, atol=TOLERANCE, rtol=TOLERANCE):
+        theirs_said = np.concatenate([outputs[number] for outputs in known])
+        if one.shape != theirs_said.shape or not np.allclose(one, theirs_said, atol=TOLERANCE, rtol=TOLERANCE):
             raise DataError(
                 f"{file}: output {number} of the converted network is not the file's: its batch is not free"
             )
@@ -54,20 +61,56 @@ def network_of(file: Path) -> torch.nn.Module:
 
 
 def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
-    """A session of the file, and its graph with all that follows from the fixed shapes already computed."""
+    """A session of the file, and its graph with all that follows from the fixed shapes already computed.
+
+    What lies beside the file, where it keeps its weights, shapes the network too.
+    """
     import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
     try:
+        for data in sorted(_data_files(file, onnx.load(file, load_external_data=False).graph)):
+            if not data.is_file():
+                raise DataError(f"{file} keeps its weights in {data}, which is not there; put it beside the file")
+            note(data)
         with tempfile.TemporaryDirectory() as place:
             options.optimized_model_filepath = str(Path(place) / "folded.onnx")
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
             return session, onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+    except (DataError, FileNotFoundError):
+        raise
     except Exception as error:  # ONNX Runtime and protobuf raise errors of their own
-        raise DataError(f"{file} cannot be read as ONNX: {type(error).__name__}") from error
+        raise DataError(f"{file} cannot be read as ONNX: {_reason(error, onnxruntime.__version__)}") from error
+
+
+def _data_files(file: Path, graph: onnx.GraphProto) -> set[Path]:
+    """The files that a graph, and those within it, keep weights in."""
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    tensors = [*graph.initializer]
+    found: set[Path] = set()
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
+        for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
+            found |= _data_files(file, inner)
+    return found | {file.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+
+
+def _reason(error: Exception, version: str) -> str:
+    """What ONNX Runtime, or the parser, says of a file, without the places in its own source."""
+    text = " ".join(str(error).split())
+    newer = re.search(r"IR version: (\d+), max supported IR version: (\d+)", text)
+    if newer is not None:
+        return (
+            f"it is of IR version {newer[1]}, and onnxruntime {version} reads none above {newer[2]}; export it for an "
+            "older one, or install a newer onnxruntime"
+        )
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    return re.sub(r"\S+\.cc:\d+ \S+( .*?\))?(?= [A-Z])", "", text) or type(error).__name__
 
 
 def _free(model: onnx.ModelProto) -> onnx.ModelProto:

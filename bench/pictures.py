@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,40 @@ def write(
     answers: Sequence[Any],
     known: Sequence[Any],
 ) -> list[str]:
-    """Write a strip for each of the first three items, NAME-1.png and so on, to the folder; give the files' names, none
-    where the task has nothing to show.
+    """Write a strip for each of the first three items, NAME-1-DIGEST.png and so on, to the folder; give the files'
+    names, none where the task has nothing to show. By the digest of what they show, strips of two runs that differ lie
+    beside each other.
     """
     names = []
     for number in range(min(COUNT, len(answers))):
         panels = task.shown(items[number], targets[number], answers[number], known[number])
         if panels:
             folder.mkdir(parents=True, exist_ok=True)
-            names.append(f"{name}-{number + 1}.png")
-            strip(panels).save(folder / names[-1], pnginfo=_captions(panels))
+            whole = strip(panels)
+            digest = hashlib.sha256(SEPARATOR.join(panels).encode() + whole.tobytes()).hexdigest()
+            names.append(f"{name}-{number + 1}-{digest[:8]}.png")
+            whole.save(folder / names[-1], pnginfo=_captions(panels))
     return names
+
+
+def picture_of(item: Any) -> np.ndarray | None:
+    """An item as a picture (h, w, 3) uint8, None where it is none: colours or grey, last or first among its axes, its
+    values brought to 0..255 where they are no bytes.
+    """
+    import numpy as np
+
+    values = np.asarray(item)
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim == 3 and values.shape[2] not in (1, 3) and values.shape[0] in (1, 3):
+        values = values.transpose(1, 2, 0)
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or values.dtype.kind not in "biuf" or not values.size:
+        return None
+    if values.dtype != np.uint8:
+        values = np.nan_to_num(values.astype(np.float64))
+        low, spread = values.min(), np.ptp(values) or 1.0
+        values = ((values - low) / spread * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def _captions(panels: Mapping[str, np.ndarray]) -> Any:
@@ -67,7 +91,9 @@ def panels_of(file: Path) -> dict[str, Any]:
 
 
 def strip(panels: Mapping[str, np.ndarray]) -> Any:
-    """Panels (h, w, 3) uint8 side by side, each under its caption, as a Pillow image; large ones are made smaller."""
+    """Panels (h, w, 3) uint8 side by side in columns of one width, each under its caption, as a Pillow image; large
+    ones are made smaller.
+    """
     from PIL import Image, ImageDraw
 
     shown = []
@@ -75,10 +101,10 @@ def strip(panels: Mapping[str, np.ndarray]) -> Any:
         image = Image.fromarray(picture)
         image.thumbnail((WIDTH, WIDTH * 2))
         shown.append(image)
-    whole = Image.new("RGB", (sum(image.width for image in shown), CAPTION + max(i.height for i in shown)), "white")
-    draw, left = ImageDraw.Draw(whole), 0
-    for caption, image in zip(panels, shown, strict=True):
-        draw.text((left + 3, 3), caption, fill="black")
-        whole.paste(image, (left, CAPTION))
-        left += image.width
+    width = max(image.width for image in shown)
+    whole = Image.new("RGB", (width * len(shown), CAPTION + max(image.height for image in shown)), "white")
+    draw = ImageDraw.Draw(whole)
+    for place, (caption, image) in enumerate(zip(panels, shown, strict=True)):
+        draw.text((place * width + 3, 3), caption, fill="black")
+        whole.paste(image, (place * width, CAPTION))
     return whole

@@ -27,6 +27,7 @@ SHARED = "_bench_shared"  # as a fixture's name: the everyday ones are its users
 COMPARED: pytest.StashKey[Any] = pytest.StashKey()
 JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
+BENCH: pytest.StashKey[Bench] = pytest.StashKey()
 RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
 CLOCK: pytest.StashKey[Replay] = pytest.StashKey()
 NAMED_AXES = ("model", "precision", "engine", "device")
@@ -543,14 +544,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def bench_of(config: pytest.Config) -> Bench:
-    """The Bench that the options and the environment describe."""
+    """The Bench that the options and the environment describe, one for the whole session: it remembers what failed."""
+    if BENCH in config.stash:
+        return config.stash[BENCH]
     from platformdirs import user_cache_path
 
     from bench.sampling import QUICK, Plan
     from bench.session import Bench
 
     option = config.option
-    return Bench(
+    config.stash[BENCH] = Bench(
         cache=_folder(config, "cache") or user_cache_path("bench-harness", appauthor=False),
         data=_folder(config, "data"),
         plan=QUICK if option.bench_quick else Plan.within(option.bench_budget, option.bench_interval),
@@ -561,6 +564,7 @@ def bench_of(config: pytest.Config) -> Bench:
         explain=option.bench_explain,
         pictures=config.rootpath / option.bench_reports / "out" / "pictures",
     )
+    return config.stash[BENCH]
 
 
 def _folder(config: pytest.Config, name: str) -> Path | None:

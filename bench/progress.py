@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 Item = TypeVar("Item")
 Sink = Callable[[str, int, int], None]
+TELL_S = 10.0
 
 _sink: Sink | None = None
 
@@ -17,6 +22,27 @@ def send_to(sink: Sink) -> None:
     """Send all progress of this process to `sink(label, done, total)` instead of to the terminal."""
     global _sink
     _sink = sink
+
+
+def tell(label: str, done: int, total: int) -> None:
+    """Send that `done` of `total` are done to whoever started this process; nothing where it was no harness."""
+    if _sink is not None:
+        _sink(label, done, total)
+
+
+@contextmanager
+def waited(lock: BaseFileLock, label: str) -> Iterator[None]:
+    """Hold a lock that another process may hold for as long as it works, and tell meanwhile that it is waited for."""
+    while True:
+        try:
+            lock.acquire(timeout=TELL_S)
+            break
+        except TimeoutError:
+            tell(label, 0, 1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:

@@ -21,6 +21,7 @@ class Recipe:
     most_drop      the most that the first figure of quality may fall on the training side: as few layers as keep to it
                    stay in FP32. None: none is asked to.
     left           the names of the modules that stay in FP32.
+    left_by        the figure that they were chosen by, where they were chosen to keep to a most drop.
     bits           for int8: how many bits weights and activations are held to; fewer than 8 simulate a smaller format
                    in 8-bit storage, of the same size and pace.
     """
@@ -33,6 +34,7 @@ class Recipe:
     only: tuple[str, ...] = ()
     most_drop: float | None = None
     left: tuple[str, ...] = ()
+    left_by: str | None = None
     bits: int = 8
 
     @property

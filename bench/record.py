@@ -17,19 +17,27 @@ class Record:
     """One case and what came of it. All times in seconds, all sizes in bytes; absent where it was not measured.
 
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
-    quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n.
-    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs, and the task's own figures.
+    quality     the task's figures, with n, dataset, weights, and dataset_s: the time of the predictions for all n;
+                null, with the reason, where the data have no truth to judge by.
+    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs that are no classes, agreement of
+                those that are, and the task's own figures.
     drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
     answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where it was not judged.
     pictures    names of the strips of pictures that were written.
-    speedup     against the baseline: baseline (case, versions), ratio, low, high, confidence, launches, rounds,
-                verdict, and medians, for each launch the rounds' median calls in seconds; else baseline and reason.
+    speedup     against the baseline: baseline (case, versions), ratio, low, high, confidence, launches, of which
+                `first` were of the first stage, rounds, verdict, and medians, for each launch the rounds' median calls
+                in seconds; else baseline and reason.
     steady      when the calls became steady after the first: steady (whether they did), calls, seconds.
-    latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it.
+    latency     p50_s, p90_s, p95_s, p99_s of one call on one batch; null where the samples do not support it, with the
+                reason; interval, samples, calls_per_sample: see bench.statistics.latency.
+    first_call_s  of the first call after loading; where the engine keeps what it compiles, with that there, and
+                first_call_cold_s with nothing there, as it was when it was compiled; null where nothing is kept.
     artifact    digest (sha256, hex), bytes, format, and left_in_fp32, the layers that stayed so to keep to a most drop;
-                reference, the digest of what it was judged by: FP32 PyTorch's answers to the same inputs.
-    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format, and
-                the layers that are not in the recipe's: see bench.lowered; absent where the engine cannot be counted.
+                left_by, the figure on the training side that they were chosen by; reference, the digest of what it was
+                judged by: FP32 PyTorch's answers to the same inputs.
+    lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format,
+                what the recipe promises, and the layers that are not in its format: see bench.lowered; absent where
+                the engine cannot be counted, or the reason where counting failed.
     kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs
                 against the same artefact computed in floating point, and what that was computed by, or the reason why
                 there is none; absent where nothing is quantized.
@@ -37,11 +45,13 @@ class Record:
     process     what its worker was given and used: versions, cores, pool, threads_used, and call_overhead_s: what
                 timing adds to a call, measured there on a session that does nothing.
     efficiency  multiply-accumulates of one item (macs_per_item), what they came to in the median call (gops, two for
-                each), and the share of what the control probe of that number format reached at its best.
+                each), and the share of the best pace that products and convolutions in that number format reach on
+                this machine with so many threads (share_of_peak, peak_gops, peak_by); null where none measures it.
     explained   with --bench-explain: shares of the time by number format, the longest operations, a diagnosis; see
                 bench.explain.
     noise       verdict ("steady" or "noisy"), why, and the figures behind it: see bench.noise.
-    energy_j_per_call  by RAPL over the whole package, idle power included; null where it cannot be read.
+    energy_j_per_call  by RAPL over all packages during exactly the timed calls, idle power included; null where it
+                cannot be read.
     spent       sampled_s, the time in which the case or its baseline was called, of whole_s that it took.
     warnings    what makes the figures doubtful, each a line.
     resumed     from, when it was measured (ISO 8601, UTC), where it was taken over from an interrupted run.
@@ -62,6 +72,7 @@ class Record:
     throughput_items_per_s: float | None = None
     load_s: float | None = None
     first_call_s: float | None = None
+    first_call_cold_s: float | None = None
     steady: dict[str, Any] = field(default_factory=dict)
     peak_rss_bytes: int | None = None
     artifact: dict[str, Any] = field(default_factory=dict)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Generic, TypeVar, cast
 
 from bench.errors import UnknownMember
 
 Member = TypeVar("Member")
+
+_loaded: set[str] = set()
+_places = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,20 @@ class Origin:
     root: str
 
     def load(self) -> None:
-        """Import the module, by its name where that finds the same file, else from the file."""
-        if self.module in sys.modules:
+        """Import the module, by its name where that finds the same file, else from the file; once.
+
+        Of several files that are modules of one name, such as `conftest`, each is loaded, and the last has the name, as
+        in pytest.
+        """
+        if self.file in _loaded or _is_of(self.module, self.file):
             return
         if self.root not in sys.path:
             sys.path.insert(0, self.root)
-        spec = importlib.util.find_spec(self.module)
+        _loaded.add(self.file)
+        try:
+            spec = None if self.module in sys.modules else importlib.util.find_spec(self.module)
+        except ImportError:  # pytest's importlib mode names modules that are in no package
+            spec = None
         if spec is not None and spec.origin is not None and Path(spec.origin).samefile(self.file):
             importlib.import_module(self.module)
             return
@@ -45,19 +56,10 @@ class Origin:
         spec.loader.exec_module(module)
 
     def files(self) -> list[str]:
-        """The module's file and, of its own package, those of the modules that it has functions or classes from, and so
-        on: what may shape that which it registers.
-        """
-        top, found, waiting = self.module.partition(".")[0], {self.module: self.file}, [self.module]
-        while waiting:
-            for value in vars(sys.modules.get(waiting.pop(), object)).values():
-                name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-                if not isinstance(name, str):
-                    continue
-                if name.partition(".")[0] == top and name not in found and name in sys.modules:
-                    found[name] = str(sys.modules[name].__file__)
-                    waiting.append(name)
-        return sorted(found.values())
+        """The module's file and those that it reaches by its imports: what may shape that which it registers."""
+        from bench.code import code_of
+
+        return sorted(str(file) for file in code_of([(self.module, Path(self.file))]).files)
 
     @classmethod
     def of(cls, module: str) -> Origin:
@@ -65,6 +67,12 @@ class Origin:
         file = Path(str(sys.modules[module].__file__)).resolve()
         parents = len(module.split(".")) + (file.name == "__init__.py")
         return cls(module, str(file), str(file.parents[parents - 1]))
+
+
+def _is_of(module: str, file: str) -> bool:
+    """Whether the module of that name was imported from the file."""
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    return loaded is not None and Path(loaded).resolve() == Path(file)
 
 
 class Registry(Generic[Member]):
@@ -78,6 +86,8 @@ class Registry(Generic[Member]):
         self.kind = kind
         self._members: dict[str, Member | str | importlib.metadata.EntryPoint] = {}
         self._origins: dict[str, Origin] = {}
+        self._outside: dict[str, Origin] = {}
+        self._order: dict[Origin, int] = {}
         self._outsiders_known = False
 
     def add(self, name: str, member: Member | str, module: str | None = None) -> None:
@@ -85,6 +95,7 @@ class Registry(Generic[Member]):
         self._members[name] = member
         if module is not None:
             self._origins[name] = Origin.of(module)
+            self._order.setdefault(self._origins[name], next(_places))
 
     def get(self, name: str) -> Member:
         """Give the member of that name. Raises UnknownMember with the names that there are."""
@@ -98,7 +109,8 @@ class Registry(Generic[Member]):
             module, _, attribute = member.partition(":")
             member = getattr(importlib.import_module(module), attribute)
         elif isinstance(member, importlib.metadata.EntryPoint):
-            member = member.load()
+            entry, member = member, member.load()
+            self._outside[name] = Origin.of(entry.module)
         self._members[name] = member
         return cast(Member, member)
 
@@ -110,6 +122,17 @@ class Registry(Generic[Member]):
     def origins(self) -> dict[str, Origin]:
         """The modules that a worker must import to know the same members, by the member's name."""
         return dict(self._origins)
+
+    def origin(self, name: str) -> Origin | None:
+        """The module that registered a member, or that a package names for it; None for the harness's own."""
+        return self._origins.get(name) or self._outside.get(name)
+
+    def order(self) -> dict[Origin, int]:
+        """When each module that a worker must import registered its first member, counted over all tables: a module may
+        stand on what another one has registered, and of two of one name the last bears it.
+        """
+        needed = set(self._origins.values())
+        return {origin: place for origin, place in self._order.items() if origin in needed}
 
     def _ask_outsiders(self) -> None:
         if not self._outsiders_known:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import glob
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bench.case import AXES, COUNTED_AXES, MOST
 from bench.errors import RunFileError
 from bench.machine import fingerprint
 from bench.record import Record, is_number
+from bench.statistics import level_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LEAST_S, MOST_S = 1e-12, 1e9
+IQR, MEDIAN = 1.349, 1.2533  # of a normal distribution: interquartile range by deviation, errors of median by mean
 SECTIONS = tuple(one.name for one in dataclasses.fields(Record) if one.default_factory is dict)
-FIGURES = ("throughput_items_per_s", "load_s", "first_call_s", "peak_rss_bytes", "energy_j_per_call")
+FIGURES = (
+    *("throughput_items_per_s", "load_s", "first_call_s", "first_call_cold_s", "peak_rss_bytes", "energy_j_per_call"),
+)
 COLUMNS = (
-    *("run", "machine", "when", "id", *AXES, "status", "reason", *FIGURES),
+    *("run", "machine", "when", "name", "id", "test", *AXES, "status", "reason", *FIGURES),
     *("latency.p50_s", "latency.p90_s", "artifact.bytes", "artifact.digest"),
     *("quality.weights", "quality.dataset", "quality.n", "fidelity.sqnr_db"),
     *("speedup.ratio", "speedup.low", "speedup.high", "speedup.launches"),
@@ -31,7 +38,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One saved run: its records as saved, what ran it (machine_info["bench"]), when, at which commit, its name."""
+    """One saved run: its records as saved, what ran it (machine_info["bench"]), when, at which commit, its name.
+
+    A record that was read has `calls` besides: median_s, of one call; error, its relative standard error by the calls
+    of the run, null where these do not tell it; count, of the calls.
+    """
 
     records: list[dict[str, Any]]
     machine: dict[str, Any] = field(default_factory=dict)
@@ -78,33 +89,43 @@ def read_all(names: Iterable[str]) -> list[Run]:
     return [dataclasses.replace(read(file), name=name) for file, name in zip(files, called, strict=True)]
 
 
+def saved(path: Path) -> dict[str, Any]:
+    """What a file holds that pytest-benchmark saved: its `benchmarks`, a list of dicts, and what this harness added,
+    `bench` with `cases`, a list of dicts too, whatever the file has there. Raises RunFileError where it is no such
+    file.
+    """
+    try:
+        content = _parsed(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise RunFileError(f"cannot read {path}: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunFileError(f"{path} is not a saved run: it is no whole JSON file ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+        raise RunFileError(
+            f"{path} is not a saved run: it has no list of 'benchmarks'; name a file that pytest-benchmark saved"
+        )
+    added = {"schema": 1} | _dict(content.get("bench"))
+    added["cases"] = _dicts(added.get("cases"))
+    return content | {"benchmarks": _dicts(content["benchmarks"]), "bench": added}
+
+
 def read(path: Path) -> Run:
     """Read a file that pytest-benchmark saved. Raises RunFileError where it is none, or holds no benchmark.
 
     Benchmarks of other suites than this harness's are cases too: of the model of their name, without precision or
     engine.
     """
-    try:
-        saved = _parsed(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise RunFileError(f"cannot read {path}: {reason}") from error
-    except (ValueError, RecursionError) as error:
-        raise RunFileError(f"{path} is not a saved run: it is no whole JSON file ({error})") from error
-    if not isinstance(saved, dict) or not isinstance(saved.get("benchmarks"), list):
-        raise RunFileError(
-            f"{path} is not a saved run: it has no list of 'benchmarks'; name a file that pytest-benchmark saved"
-        )
-    others = _dict(saved.get("bench")).get("cases")
-    entries = [(_dict(entry).get("extra_info"), _dict(entry)) for entry in saved["benchmarks"]]
-    entries += [(entry, {}) for entry in (others if isinstance(others, list) else [])]
+    content = saved(path)
+    entries = [(entry.get("extra_info"), entry) for entry in content["benchmarks"]]
+    entries += [(entry, {}) for entry in content["bench"]["cases"]]
     records = [record for told, entry in entries if (record := _record(told, entry)) is not None]
     if not records:
-        raise RunFileError(f"{path} holds no benchmark among its {len(saved['benchmarks'])} entries")
-    when, commit = saved.get("datetime"), _dict(saved.get("commit_info")).get("id")
+        raise RunFileError(f"{path} holds no benchmark among its {len(content['benchmarks'])} entries")
+    when, commit = content.get("datetime"), _dict(content.get("commit_info")).get("id")
     return Run(
         records,
-        _dict(_dict(saved.get("machine_info")).get("bench")) or _plain_machine(_dict(saved.get("machine_info"))),
+        _dict(_dict(content.get("machine_info")).get("bench")) or _plain_machine(_dict(content.get("machine_info"))),
         when if isinstance(when, str) else None,
         commit if isinstance(commit, str) else None,
         path.stem,
@@ -124,6 +145,10 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 def _record(told: Any, entry: dict[str, Any]) -> dict[str, Any] | None:
     """A record whose parts are of the kinds that Record states, whatever the file says; None where it is no case."""
     if not _has_case(told):
@@ -133,6 +158,9 @@ def _record(told: Any, entry: dict[str, Any]) -> dict[str, Any] | None:
     record |= {name: record[name] if is_number(record[name]) else None for name in FIGURES if name in record}
     record["case"] = {axis: told["case"][axis] for axis in AXES}
     record["id"] = record["id"] if isinstance(record.get("id"), str) else "-".join(map(str, record["case"].values()))
+    tests = (record.get("test"), entry.get("fullname"))  # runs of old have pytest-benchmark's name of it alone
+    record["test"] = next((test for test in tests if isinstance(test, str)), None)
+    record["calls"] = _calls(_dict(entry.get("stats")))
     record["status"] = record["status"] if record.get("status") in ("ok", "unsupported", "failed") else "failed"
     record["reason"] = record["reason"] if isinstance(record.get("reason"), str) else None
     for name in ("warnings", "pictures"):
@@ -155,12 +183,58 @@ def _plain(entry: dict[str, Any]) -> dict[str, Any] | None:
     case = dict.fromkeys(AXES, "-") | dict.fromkeys(COUNTED_AXES, 1) | {"model": name, "device": "cpu"}
     return {
         "id": name,
+        "test": name,
+        "calls": _calls(stats),
         "case": case,
         "status": "ok",
         "latency": {"p50_s": stats["median"]},
         "warnings": [],
         "pictures": [],
     }
+
+
+def _calls(stats: dict[str, Any]) -> dict[str, Any]:
+    """The median call of pytest-benchmark's statistics and how sure it is, by its raw data where they are saved, else
+    by the spread of its rounds; nothing where it tells no median.
+    """
+    median_s, data, count = stats.get("median"), stats.get("data"), stats.get("rounds")
+    if not is_time(median_s):
+        return {}
+    if isinstance(data, list) and len(data) > 1 and all(map(is_time, data)):
+        return {"median_s": median_s, "error": level_of(data).error, "count": len(data)}
+    if not is_number(count) or count < 2:
+        return {"median_s": median_s, "error": None, "count": 1}
+    spreads = [stats.get("stddev"), iqr / IQR if is_number(iqr := stats.get("iqr")) else None]
+    known = [float(spread) for spread in spreads if is_number(spread) and spread >= 0]
+    error = MEDIAN * max(known) / math.sqrt(count) / median_s if known else None
+    return {"median_s": median_s, "error": error, "count": int(count)}
+
+
+def is_time(value: Any) -> TypeGuard[float]:
+    """Whether it is a duration in seconds that a call can have taken."""
+    return is_number(value) and LEAST_S < value < MOST_S
+
+
+def names(runs: Sequence[Run]) -> list[list[str]]:
+    """What to call the records of each run so that no two of one run are called the same: by their ids; by their tests
+    too where one of the runs has an id more than once; by a number where that does not tell either.
+    """
+    counts = [collections.Counter(record["id"] for record in run.records) for run in runs]
+    ambiguous = {name for count in counts for name, times in count.items() if times > 1}
+    called = []
+    for run in runs:
+        own: list[str] = []
+        for record in run.records:
+            name, test = record["id"], record.get("test")
+            if name in ambiguous and isinstance(test, str):
+                name = f"{name} ({test.removesuffix(f'[{name}]')})"
+            own.append(name)
+        known: collections.Counter[str] = collections.Counter()
+        for place, name in enumerate(own):
+            known[name] += 1
+            own[place] = name if known[name] == 1 else f"{name} ({known[name]})"
+        called.append(own)
+    return called
 
 
 def _plain_machine(info: dict[str, Any]) -> dict[str, Any]:
@@ -173,19 +247,39 @@ def _plain_machine(info: dict[str, Any]) -> dict[str, Any]:
 
 def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
     """One row a record: its run and machine, its axes by their names, all else by dotted names such as `latency.p50_s`,
-    `quality.top1`. The columns of COLUMNS are always there.
+    `quality.top1`; `name`, what tells it from all others of its run; `lowered.share`, the share of the
+    multiply-accumulates in `lowered.format`, the number format below FP32 that its recipe asks for. The columns of
+    COLUMNS are always there.
     """
     import pandas as pd
 
     rows = []
-    for run in [runs] if isinstance(runs, Run) else runs:
-        shared = {"run": run.name, "machine": run.fingerprint, "when": run.when}
-        for record in run.records:
+    runs = [runs] if isinstance(runs, Run) else runs
+    for run, called in zip(runs, names(runs), strict=True):
+        shared: dict[str, Any] = {"run": run.name, "machine": run.fingerprint, "when": run.when}
+        for record, name in zip(run.records, called, strict=True):
             row = dict(shared)
-            _flatten({name: value for name, value in record.items() if name != "case"}, "", row)
+            _flatten({part: value for part, value in record.items() if part not in ("case", "calls")}, "", row)
+            told = share_lowered(record)
+            row |= {"name": name} | ({} if told is None else {"lowered.format": told[0], "lowered.share": told[1]})
             rows.append(row | record["case"])
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*dict.fromkeys([*COLUMNS, *table.columns])])
+
+
+def share_lowered(record: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The number format below FP32 that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that
+    its artefact computes in it; None where none is asked for, or that was not counted.
+    """
+    from bench.recipe import recipes
+
+    macs, precision = _dict(_dict(record.get("lowered")).get("macs")), record["case"]["precision"]
+    if precision in recipes.names():
+        wanted = recipes.get(precision).number_format
+    else:  # a recipe that this machine does not know
+        wanted = max((name for name in macs if precision.startswith(name)), key=len, default="")
+    share = macs.get(wanted)
+    return (wanted, float(share)) if wanted != "fp32" and is_number(share) and 0 <= share <= 1 else None
 
 
 def _flatten(values: dict[str, Any], prefix: str, row: dict[str, Any]) -> None:

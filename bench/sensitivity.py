@@ -6,15 +6,18 @@ All on the training side: the test side judges what comes of it.
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.dataset import Samples
 from bench.errors import BuildError
-from bench.inference import answered
+from bench.inference import TENSOR, answered, outputs_of, stacked
+from bench.interface import Interface
+from bench.lowered import within
 from bench.model import Source
 from bench.progress import progress
 from bench.recipe import Recipe
@@ -27,14 +30,18 @@ if TYPE_CHECKING:
 
 ITEMS = 512
 BATCH = 8
+SUSPECT_DB = 90.0  # outputs so near to FP32's are those of a layer that costs nothing, or that stayed as it was
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8."""
+    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8; None where the
+    engine does not lower it, with the reason.
+    """
 
     name: str
-    sqnr_db: float
+    sqnr_db: float | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,18 +49,34 @@ class Trial:
     """An engine and a network to try recipes with: `lowered` builds, loads and gives the session's predict.
 
     network  () -> the FP32 network with its weights, each time a new one.
-    samples  (n, ...) float32, what is calibrated with.
+    samples  (n, ...), what is calibrated with; one is enough.
+    interface  how the network gives its outputs.
     """
 
     engine: Engine
     network: Callable[[], torch.nn.Module]
     samples: np.ndarray
     threads: int
+    interface: Interface = TENSOR
 
     def lowered(self, recipe: Recipe, folder: Path) -> Predict:
         """A session of the network in the recipe's number format."""
         self.engine.build(self.network(), recipe, self.samples, folder)
-        return self.engine.load(folder, recipe, self.network, self.samples[:BATCH], self.threads)
+        return self.engine.load(folder, recipe, self.network, self._example, self.threads)
+
+    @property
+    def _example(self) -> np.ndarray:
+        return stacked([self.samples[place % len(self.samples)] for place in range(BATCH)])
+
+    def stayed(self, recipe: Recipe, name: str, folder: Path) -> str | None:
+        """Give the reason why nothing became INT8 of what was built in the folder to lower one layer alone; None where
+        something did, or the engine cannot be counted.
+        """
+        layers = self.engine.layers(folder, recipe, self.network, self._example, self.threads)
+        if layers is None or any(layer.format == recipe.number_format for layer in layers):
+            return None
+        own = (layer.reason for layer in layers if layer.reason and within(name, (layer.name,)))
+        return next(own, "the engine computes it in floating point")
 
 
 def layers_of(network: torch.nn.Module) -> list[str]:
@@ -65,38 +88,34 @@ def layers_of(network: torch.nn.Module) -> list[str]:
 
 
 def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
-    """The layers, the one that costs most first, by the outputs for the first of the samples."""
+    """The layers, the one that costs most first, by the outputs for the samples; after them those that the engine does
+    not lower, each with the reason.
+    """
     import numpy as np
 
     from bench.engines.torch import predictor
     from bench.tasks import sqnr_db
 
-    inputs = trial.samples[: len(trial.samples) // BATCH * BATCH or BATCH]
-    known = np.concatenate([_flat(one) for one in _predicted(predictor(trial.network()), inputs)])
+    def outputs(predict: Predict) -> np.ndarray:
+        parts = outputs_of(predict, iter(trial.samples), BATCH)
+        return np.concatenate([np.ravel(output) for part in parts for output in part])
+
+    known = outputs(predictor(trial.network()))
     names = layers_of(trial.network())
     found = []
     for name in progress(names, "one layer after the other in INT8", len(names)):
         with tempfile.TemporaryDirectory() as folder:
             predict = trial.lowered(replace(recipe, only=(name,)), Path(folder))
-            outputs = np.concatenate([_flat(one) for one in _predicted(predict, inputs)])
-        found.append(Layer(name, sqnr_db(outputs, known)))
-    return sorted(found, key=lambda layer: layer.sqnr_db)
-
-
-def _predicted(predict: Predict, inputs: np.ndarray) -> Iterator[Any]:
-    for place in range(0, len(inputs) - BATCH + 1, BATCH):
-        yield predict(inputs[place : place + BATCH])
-
-
-def _flat(output: Any) -> np.ndarray:
-    import numpy as np
-
-    return np.concatenate([np.ravel(one) for one in output]) if isinstance(output, tuple) else np.ravel(output)
+            figure = sqnr_db(outputs(predict), known)
+            reason = trial.stayed(replace(recipe, only=(name,)), name, Path(folder)) if figure > SUSPECT_DB else None
+        found.append(Layer(name, figure if reason is None else None, reason))
+    return sorted(found, key=lambda layer: math.inf if layer.sqnr_db is None else layer.sqnr_db)
 
 
 def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
     """The recipe with the fewest layers left in FP32, those that cost most first, with which the first figure of
-    quality falls by no more than `recipe.most_drop` from FP32's, on up to 512 items of the training side.
+    quality falls by no more than `recipe.most_drop` from FP32's, on up to 512 items of the training side. Where that
+    side has no truth, the task's agreement with FP32 is judged in its place, both ways round: it falls from 1.
 
     The number of layers is found by halving, as though leaving more in FP32 never hurt. Raises BuildError where the
     training side has nothing to judge by.
@@ -109,39 +128,52 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
     count = min(ITEMS, len(data.inputs))
     items, targets = list(itertools.islice(data.inputs, count)), data.targets[:count]
 
-    def quality(predict: Predict) -> float:
-        figures = task.quality(answered(predict, source.model, items, BATCH).answers, targets)
-        value = next((value for value in figures.values() if isinstance(value, float) and value == value), None)
-        if value is None:
-            raise BuildError(
-                f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by"
-            )
-        return value
+    def answers(predict: Predict) -> list[Any]:
+        return answered(predict, source.model, items, BATCH, trial.interface).answers
 
-    whole = quality(predictor(trial.network()))
-    order = [layer.name for layer in ranked(trial, recipe)]
+    def agreement(one: list[Any], other: list[Any]) -> float:
+        both = (task.fidelity(one, other), task.fidelity(other, one))  # detection's tells of boxes lost, not of added
+        told = [figures.get("agreement", math.nan) for figures in both]
+        return min((float(value) for value in told if not math.isnan(value)), default=math.nan)
+
+    known = answers(predictor(trial.network()))
+    quality = task.quality(known, targets)
+    metric = next((name for name, value in quality.items() if isinstance(value, float) and math.isfinite(value)), None)
+    if metric is None and not agreement(known, known) == 1:
+        raise BuildError(
+            f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by, and "
+            f"FP32's answers there show no agreement that could be judged instead"
+        )
+    order = [layer.name for layer in ranked(trial, recipe) if layer.sqnr_db is not None]
+
+    def drop(predict: Predict) -> float:
+        found = answers(predict)
+        if metric is None:
+            return 1 - agreement(found, known)
+        return float(quality[metric] - task.quality(found, targets)[metric])
 
     def holds(left: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            return whole - quality(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
+            return drop(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
 
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return replace(recipe, left=tuple(order[:low]))
+    return replace(recipe, left=tuple(order[:low]), left_by=metric or "agreement with FP32")
 
 
 def rendered(layers: Sequence[Layer]) -> str:
-    """The ranking as markdown."""
+    """The ranking as markdown, and below it the layers that stay in floating point, each with the reason."""
     from bench.report.markdown import markdown_table
 
-    return markdown_table(
-        [
-            {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
-            for place, layer in enumerate(layers, 1)
-        ]
-    )
+    ranking = [
+        {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
+        for place, layer in enumerate((layer for layer in layers if layer.sqnr_db is not None), 1)
+    ]
+    table = [markdown_table(ranking)] if ranking else []
+    stayed = [f"- not lowered: {layer.name}: {layer.reason}" for layer in layers if layer.sqnr_db is None]
+    return "\n".join([*table, *(["", *stayed] if stayed else [])])
 
 
 def chart(layers: Sequence[Layer], title: str) -> Any:
@@ -149,7 +181,8 @@ def chart(layers: Sequence[Layer], title: str) -> Any:
     import altair as alt
     import pandas as pd
 
-    table = pd.DataFrame({"layer": [layer.name for layer in layers], "sqnr_db": [layer.sqnr_db for layer in layers]})
+    ranked = [layer for layer in layers if layer.sqnr_db is not None]
+    table = pd.DataFrame({"layer": [layer.name for layer in ranked], "sqnr_db": [layer.sqnr_db for layer in ranked]})
     return (
         alt.Chart(table, title=title)
         .mark_bar()

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench import build
-from bench.artifact import Artifact, Store
-from bench.case import Case
+from bench.artifact import Artifact, Store, key, refusals
+from bench.case import BASELINE, Case
 from bench.dataset import datasets
 from bench.engines import engines
-from bench.errors import BaselineError, BenchError, LackingData
-from bench.machine import cores_for, energy_j
+from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, LackingData, WorkerError
+from bench.machine import cores_for, describe
 from bench.model import models, source
-from bench.noise import Pace
-from bench.recipe import recipes
+from bench.noise import Pace, Peak
+from bench.recipe import Recipe, recipes
 from bench.registry import Origin
 from bench.sampling import Plan, Slice
+from bench.tasks import tasks
 from bench.worker import Worker
+
+BUSY = 30  # how many times the limit a build may compute without telling how far it is: an hour, unless told otherwise
+JUDGING = 10
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,15 @@ class Bench:
 
     cache            root of the artefact store.
     data             the user's data folder, None for embedded data.
-    timeout_s        the longest that one question to a worker may take; building and judging have ten times
-                     as long.
+    timeout_s        the longest that one question to a worker may take; building and judging may take as long as they
+                     tell their progress so often, or use the CPU, that for up to BUSY and JUDGING times as long.
     baseline_python  the interpreter of the baselines' workers, None for this one.
     memory_bytes     the most private memory a worker may have, None for no limit.
     most_drop        the most that quality may fall in a precision that leaves layers in FP32 to keep to it; None: as
                      the precision states.
     explain          whether to tell what each case executed.
     pictures         the folder that strips of pictures are written to, None for none.
+    failures         what could not be built in this session, by interpreter and what it was for, with the reason.
     """
 
     cache: Path
@@ -51,6 +59,7 @@ class Bench:
     most_drop: float | None = None
     explain: bool = False
     pictures: Path | None = None
+    failures: dict[tuple[str, ...], BenchError] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def store(self) -> Store:
@@ -63,14 +72,29 @@ def unsupported(case: Case, data: Path | None) -> str | None:
     engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
-    if recipe.number_format == "int8" and recipe.bits not in engine.widths:
-        widths = ", ".join(map(str, engine.widths))
-        return f"{case.engine} holds whole numbers to {widths} bits here, not to {recipe.bits}"
     try:
         source(model, data)
     except LackingData as error:
         return str(error)
-    return engine.missing() or engine.supports(recipe, case.device)
+    return engine.missing() or engine.supports(recipe, case.device) or _not_stated(case.engine, recipe)
+
+
+def _not_stated(name: str, recipe: Recipe) -> str | None:
+    """The reason why the numbers that a recipe asks for are not among those that the engine states, None where they
+    are. What it does not state it has not, lest a new recipe is lowered to another's numbers.
+    """
+    engine = engines.get(name)
+    if recipe.number_format not in engine.formats:
+        return f"{name} computes in {', '.join(engine.formats)} here, not in {recipe.number_format}"
+    if recipe.number_format != "int8":
+        stated = recipe.activations is not None or recipe.bits != 8
+        return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
+    if recipe.activations not in engine.activations:
+        there = " or ".join(engine.activations) or "no"
+        return f"{name} has {there} scales of activations in int8 here, not {recipe.activations}"
+    if recipe.bits not in engine.widths:
+        return f"{name} holds whole numbers to {', '.join(map(str, engine.widths))} bits here, not to {recipe.bits}"
+    return None
 
 
 def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
@@ -85,16 +109,16 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
 
 @dataclass
 class Energy:
-    """Adds up what a case's slices used, where the system tells."""
+    """Adds up what a case's timed calls used, where the system tells."""
 
     joules: float = 0.0
     calls: int = 0
 
-    def add(self, before_j: float | None, after_j: float | None, calls: int) -> None:
+    def add(self, taken: Slice) -> None:
         """Count one slice; one in which the counter wrapped around, or which has none, is left out."""
-        if before_j is not None and after_j is not None and after_j >= before_j:
-            self.joules += after_j - before_j
-            self.calls += calls
+        if taken.energy_j is not None and taken.energy_j >= 0:
+            self.joules += taken.energy_j
+            self.calls += taken.calls
 
     @property
     def per_call_j(self) -> float | None:
@@ -103,25 +127,22 @@ class Energy:
 
 
 class Session:
-    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`."""
+    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`.
 
-    def __init__(
-        self,
-        case: Case,
-        bench: Bench,
-        built: dict[str, str],
-        python: str = sys.executable,
-        energy: Energy | None = None,
-    ) -> None:
-        self._energy = energy
+    built  the folders of the case's `artifact` and `reference`, and of what its engine compiles, `compiled`, where it
+           keeps that.
+    """
+
+    def __init__(self, case: Case, bench: Bench, built: dict[str, str], python: str = sys.executable) -> None:
         self.case, self._bench = case, bench
         self._facts = facts_of(case, bench) | built
-        self._worker = worker_for(case, bench, case.threads, python=python)
+        self._worker = worker_for(case, bench, case.threads, python=python, compiled=built.get("compiled"))
         self.opened: dict[str, Any] = {}
 
     def open(self) -> None:
-        """Load, call until it is steady, and stand by."""
-        self.opened = self.ask("open", cores=cores_for(self.case.threads))
+        """Load, call until it is steady, and stand by; an engine that compiles may do so for as long as a build."""
+        busy = 1 if engines.get(self.case.engine).compiled is None else BUSY
+        self.opened = self.ask("open", busy, cores=cores_for(self.case.threads))
         self._worker.suspend()
 
     def __enter__(self) -> Session:
@@ -132,10 +153,7 @@ class Session:
 
     def take(self, seconds: float) -> Slice:
         """Let it call for so many seconds, while all other sessions are suspended."""
-        before = energy_j()
         taken = Slice(**self.ask("slice", seconds=seconds))
-        if self._energy is not None:
-            self._energy.add(before, energy_j(), taken.calls)
         self._worker.suspend()
         return taken
 
@@ -144,13 +162,59 @@ class Session:
         """The worker's process number."""
         return self._worker.pid
 
-    def ask(self, question: str, patience: int = 1, **facts: Any) -> Any:
-        """Ask the worker, which may take so many times the usual limit; it goes on after the answer."""
-        return self._worker.ask(question, patience * self._bench.timeout_s, **facts, **self._facts)
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is still there."""
+        return self._worker.alive
+
+    def ask(self, question: str, busy: int = 1, **facts: Any) -> Any:
+        """Ask the worker, which may use the CPU for so many times the usual limit; it goes on after the answer."""
+        return self._worker.ask(question, self._bench.timeout_s, busy, **facts, **self._facts)
 
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
+
+
+def compiled(case: Case, bench: Bench, built: dict[str, str], python: str = sys.executable) -> dict[str, Any]:
+    """Where a case's engine keeps what it compiles at the first call, and how long that call took when nothing was
+    kept: `folder`, `seconds`; empty where it keeps nothing. Filled now where it is not: the session that compiles is
+    not the one that is timed.
+    """
+    from filelock import FileLock
+
+    if engines.get(case.engine).compiled is None:
+        return {}
+    of = [case.id, Path(built["artifact"]).name, python, describe()["fingerprint"]]
+    folder = bench.cache / "compiled" / key({"of": of})
+    told = folder / "first_call.json"
+    with refusals(bench.cache):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with refusals(bench.cache, FileLock(f"{folder}.lock")):
+        if not told.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a session left that was killed while it compiled
+            folder.mkdir()
+            with Session(case, bench, built | {"compiled": str(folder)}, python) as session:
+                session.open()
+            half = told.with_suffix(".half")
+            half.write_text(json.dumps({"seconds": session.opened["first_call_s"]}))
+            half.replace(told)
+        seconds: float = json.loads(told.read_text())["seconds"]
+    return {"folder": str(folder), "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class Metered:
+    """A side whose slices' energy is added up."""
+
+    side: Session
+    energy: Energy
+
+    def take(self, seconds: float) -> Slice:
+        """Let it call for so many seconds."""
+        taken = self.side.take(seconds)
+        self.energy.add(taken)
+        return taken
 
 
 def open_all(sessions: list[Session]) -> None:
@@ -173,6 +237,7 @@ class Shared:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._probes: dict[int, Worker] = {}
+        self._peakless: set[int] = set()
         self.pace = Pace(bench.cache)
         self._case: Case | None = None
         self._built: dict[str, str] = {}
@@ -187,24 +252,61 @@ class Shared:
 
     def close(self) -> None:
         """End all processes."""
-        self._drop()
+        self.drop()
         while self._probes:
             self._probes.popitem()[1].close()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """End the baseline's processes."""
         while self._sessions:
             self._sessions.pop().close()
         self._case = None
 
+    def mend(self) -> None:
+        """End the baseline's processes where one of them has died since the last case, so that it is begun anew: within
+        a case a launch keeps its processes.
+        """
+        if not all(session.alive for session in self._sessions):
+            self.drop()
+
     def probe(self, threads: int) -> dict[str, float]:
         """Probe the machine on the cores of a case of so many threads."""
+        try:
+            return self._probed(threads)
+        except BenchError:  # something ended it between two cases, which is not the next one's failure
+            return self._probed(threads)
+
+    def _probed(self, threads: int) -> dict[str, float]:
         if threads not in self._probes:
             self._probes[threads] = Worker({"OMP_NUM_THREADS": str(threads)}, [])
-        figures: dict[str, float] = self._probes[threads].ask(
-            "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
-        )
-        self._probes[threads].suspend()
+        worker = self._probes[threads]
+        try:
+            figures: dict[str, float] = worker.ask(
+                "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
+            )
+        except BenchError:
+            del self._probes[threads]
+            worker.close()
+            raise
+        worker.suspend()
         return figures
+
+    def peak(self, threads: int, number_format: str, gops: float) -> Peak | None:
+        """The best pace in a number format that products and convolutions have reached on the cores of a case of so
+        many threads, None where nothing measures it. Measured once, and again where a case was faster; what cannot be
+        measured is told by a BenchWarning, and not tried again.
+        """
+        known = self.pace.peaks(threads)
+        wanted = not known or (number_format in known and known[number_format].gops < gops)
+        if wanted and threads not in self._peakless:
+            try:
+                with Worker({"OMP_NUM_THREADS": str(threads)}, []) as worker:
+                    found = worker.ask("peak", self._bench.timeout_s, BUSY, threads=threads, cores=cores_for(threads))
+                known = self.pace.raise_peaks(threads, {name: Peak(**one) for name, one in found.items()})
+            except WorkerError as error:
+                self._peakless.add(threads)
+                warnings.warn(f"the peak of {threads} threads is not measured: {error}", BenchWarning, stacklevel=2)
+        return known.get(number_format)
 
     def start_s(self, count: int) -> float:
         """What starting the baseline's session for the `count`th launch would take; 0 where it is there."""
@@ -214,11 +316,14 @@ class Shared:
         """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
         try:
             if case != self._case:
-                self._drop()
+                self.drop()
                 reason = unsupported(case, self._bench.data)
                 if reason is not None:
                     raise BaselineError(f"unsupported: {reason}")
-                self._built, self._case = built_by(case, self._bench, self._python), case
+                self._built = built_by(case, self._bench, self._python)
+                kept = compiled(case, self._bench, self._built, self._python)
+                self._built |= {"compiled": kept["folder"]} if kept else {}
+                self._case = case
             lacking = range(len(self._sessions), count)
             added = [Session(case, self._bench, self._built, self._python) for _ in lacking]
             self._sessions += added
@@ -226,7 +331,7 @@ class Shared:
             open_all(added)
             self._start_s = (time.monotonic() - began) / len(added) if added else self._start_s
         except BenchError as error:
-            self._drop()
+            self.drop()
             raise BaselineError(str(error)) from error
         return [Baseline(self, session) for session in self._sessions[:count]]
 
@@ -247,7 +352,7 @@ class Baseline:
         try:
             return self.session.take(seconds)
         except BenchError as error:
-            self.shared.close()
+            self.shared.drop()
             raise BaselineError(str(error)) from error
 
 
@@ -260,17 +365,86 @@ def built_by(case: Case, bench: Bench, python: str = sys.executable) -> dict[str
     """The folders of the case's `artifact` and `reference` as this interpreter's libraries make them."""
     if python == sys.executable and (built := find(case, bench)) is not None:
         return folders_of(*built)
-    with worker_for(case, bench, os.cpu_count() or 1, python=python) as builder:
-        folders: dict[str, str] = builder.ask("build", 10 * bench.timeout_s, **facts_of(case, bench))
+    with Builder(bench, python=python) as builder:
+        return builder.build(case)
+
+
+class Builder:
+    """Builds what cases need in worker processes, one at a time, each with the environment of the engines it builds
+    for; use it as a context manager.
+
+    Reference outputs are PyTorch's, and are made in its environment, not in that of the engine that needs them first.
+    What failed once is not tried again in the session: `bench.failures` keeps it, and it is raised once more.
+
+    told  gets (label, done, total) as the work goes on.
+    """
+
+    def __init__(
+        self, bench: Bench, told: Callable[[str, int, int], None] | None = None, python: str = sys.executable
+    ) -> None:
+        self._bench, self._told, self._python = bench, told, python
+        self._worker: Worker | None = None
+        self._environment: dict[str, str] = {}
+        self._referred: set[str] = set()
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def refer(self, case: Case) -> None:
+        """Make the reference outputs of the case's model, with the weights they need."""
+        if case.model in self._referred:
+            return
+        chosen = source(models.get(case.model), self._bench.data)
+        here = self._python == sys.executable
+        if not here or build.reference(self._bench.store, chosen, make=False) is None:
+            self._ask("refer", replace(case, **BASELINE), (case.model,))
+        self._referred.add(case.model)
+
+    def build(self, case: Case) -> dict[str, str]:
+        """Make all that the case needs; give the folders of its `artifact` and `reference`."""
+        self.refer(case)
+        folders: dict[str, str] = self._ask("build", case, (case.model, case.engine, case.precision))
         return folders
+
+    def _ask(self, question: str, case: Case, about: tuple[str, ...]) -> Any:
+        failures, known = self._bench.failures, (self._python, *about)
+        if known in failures:
+            raise type(failures[known])(str(failures[known]))
+        try:
+            worker = self._worker_for(case)
+            return worker.ask(question, self._bench.timeout_s, BUSY, **facts_of(case, self._bench))
+        except BenchError as error:
+            self.close()  # what broke in it may break what comes after
+            if not isinstance(error, CacheError):  # of a cache the user can make room in
+                failures[known] = error
+            raise
+
+    def _worker_for(self, case: Case) -> Worker:
+        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        if self._worker is not None and environment != self._environment:
+            self.close()
+        if self._worker is None:
+            self._worker = worker_for(case, self._bench, os.cpu_count() or 1, self._told, self._python)
+            self._environment = environment
+        return self._worker
 
 
 def origins() -> list[Origin]:
-    """The files that registered members, which a worker imports to know them."""
-    found: dict[Origin, None] = {}
-    for registry in (models, datasets, recipes, engines):
-        found |= dict.fromkeys(registry.origins().values())
-    return list(found)
+    """The files that registered members, which a worker imports to know them, in the order in which they did."""
+    order: dict[Origin, int] = {}
+    for registry in (models, datasets, recipes, engines, tasks):
+        for origin, place in registry.order().items():
+            order[origin] = min(place, order.get(origin, place))
+    return sorted(order, key=lambda origin: order[origin])
 
 
 def facts_of(case: Case, bench: Bench) -> dict[str, Any]:
@@ -289,13 +463,11 @@ def worker_for(
     threads: int,
     told: Callable[[str, int, int], None] | None = None,
     python: str = sys.executable,
+    compiled: str | None = None,
 ) -> Worker:
-    """A fresh worker with the environment that the case's engine wants for so many threads."""
-    environment = engines.get(case.engine).environment(threads)
-    return Worker(
-        environment | {"TORCHINDUCTOR_CACHE_DIR": str(bench.cache / "inductor")},
-        origins(),
-        told,
-        python,
-        bench.memory_bytes,
-    )
+    """A fresh worker with the environment that the case's engine wants for so many threads, and for the folder of what
+    it compiles.
+    """
+    engine = engines.get(case.engine)
+    kept = {engine.compiled: compiled} if engine.compiled is not None and compiled is not None else {}
+    return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -14,25 +14,56 @@ PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
 
 
-def supported(percentile: int, count: int, confidence: float = CONFIDENCE) -> bool:
-    """Whether the least and the greatest of `count` samples bracket the percentile with this confidence.
+def student(count: int, confidence: float = CONFIDENCE) -> float:
+    """How many standard errors of a mean of `count` >= 2 samples are half its two-sided interval, by Student."""
+    from scipy.special import stdtrit
 
-    The distribution-free interval by order statistics: 1 - q^n - (1 - q)^n >= confidence; at 0.95 the p50 needs 6
-    samples, p90 29, p95 59, p99 299. Source: David & Nagaraja 2003, "Order Statistics", section 7.1.
+    return float(stdtrit(count - 1, (1 + confidence) / 2))
+
+
+def supported(percentile: int, count: int, confidence: float = CONFIDENCE) -> bool:
+    """Whether `count` samples are enough to tell a percentile by.
+
+    They are where the least and the greatest of as many independent ones would bracket it with this confidence,
+    1 - q^n - (1 - q)^n >= confidence: p50 from 6 samples, p90 from 29, p95 from 59, p99 from 299. That is a rule of how
+    many, no confidence in the figure: calls of one process are not independent of each other. How sure a percentile is,
+    its launches tell. Source: David & Nagaraja 2003, "Order Statistics", section 7.1.
     """
     q = percentile / 100
     return count > 0 and 1 - q**count - (1 - q) ** count >= confidence
 
 
-def latency(samples_s: Sequence[float]) -> dict[str, float | None]:
-    """Give p50_s, p90_s, p95_s, p99_s of durations (n,) in seconds, linearly interpolated; None where unsupported."""
+def latency(launches: Sequence[Sequence[float]], together: int = 1, first: int | None = None) -> dict[str, Any]:
+    """What the calls of a case took.
+
+    launches  for each launch its timed samples in seconds, each (samples,) and the mean of `together` calls.
+    first     how many of them were of the first stage, as in `speedup_interval`; None: all of them.
+
+    Gives p50_s, p90_s, p95_s, p99_s of the samples of all launches, linearly interpolated, None where these are too
+    few; and where samples are means of several calls, all but p50_s None: a mean hides the slow call. `interval`: for
+    each percentile that has one (low, high): Student's on the logarithms of the launches' own percentiles, since
+    launches are independent and calls are not; 95% of such intervals hold what launches come to on the whole.
+    `samples`, `calls_per_sample`; `reason`, why a percentile is None, None where none is.
+    """
     import numpy as np
 
+    pooled = [sample_s for samples_s in launches for sample_s in samples_s]
+    given = [one for one in PERCENTILES if supported(one, len(pooled)) and (one == 50 or together == 1)]
+    least = min((len(samples_s) for samples_s in launches), default=0)
+    first = len(launches) if first is None else first
+    intervals = {}
+    for percentile in [one for one in given if first > 1 and least and (one == 50 or supported(one, least))]:
+        logs = np.log([np.percentile(samples_s, percentile) for samples_s in launches])
+        half, mean = student(first) * float(logs[:first].std(ddof=1)) / math.sqrt(len(logs)), float(logs.mean())
+        intervals[f"p{percentile}_s"] = [math.exp(mean - half), math.exp(mean + half)]
+    few = f"{len(pooled)} samples are too few" if len(given) < len(PERCENTILES) else None
+    means = f"samples are means of {together} calls each, which are too short to be timed one by one"
     return {
-        f"p{percentile}_s": (
-            float(np.percentile(samples_s, percentile)) if supported(percentile, len(samples_s)) else None
-        )
-        for percentile in PERCENTILES
+        **{f"p{one}_s": float(np.percentile(pooled, one)) if one in given else None for one in PERCENTILES},
+        "interval": intervals,
+        "samples": len(pooled),
+        "calls_per_sample": together,
+        "reason": means if together > 1 else few,
     }
 
 
@@ -57,27 +88,37 @@ def launch_ratio(case_s: Sequence[float], baseline_s: Sequence[float]) -> float:
     return float(np.exp(np.median(np.log(np.asarray(baseline_s) / np.asarray(case_s)))))
 
 
+def launch_deviation(launches: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The standard deviation of the logarithms of two or more launches' ratios; launches as in `speedup_interval`."""
+    import numpy as np
+
+    return float(np.log([launch_ratio(case_s, baseline_s) for case_s, baseline_s in launches]).std(ddof=1))
+
+
 def speedup_interval(
-    launches: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = CONFIDENCE
+    launches: Sequence[tuple[Sequence[float], Sequence[float]]],
+    first: int | None = None,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Give the speed-up of a case over its baseline, above 1 where the case is faster, with its interval.
 
     launches  for each launch the rounds' medians (case_s, baseline_s), each (rounds,) seconds, taken in turn.
+    first     how many of them were of the first stage, whose deviation decided on the others; None: all of them.
 
-    The ratio is the geometric mean of the launches' ratios; the interval is Student's on their logarithms, since
-    launches, not rounds, are independent: rounds share what is peculiar to their process. A bootstrap of both levels
-    counts the rounds' noise twice, and covered 98 to 100% in simulations where this covered 93 to 96%. One launch has
-    no interval: its rounds do not tell how the next process would differ.
-    Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time"; Davison & Hinkley 1997, section 3.8.
+    The ratio is the geometric mean of the launches' ratios; the interval is Student's on their logarithms, with the
+    first stage's deviation, since launches, not rounds, are independent: rounds share what is peculiar to their
+    process. A bootstrap of both levels counts the rounds' noise twice, and covered 98 to 100% in simulations where this
+    covered 93 to 96%. One launch has no interval: its rounds do not tell how the next process would differ.
+    Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time"; Stein 1945, "A two-sample test for a
+    linear hypothesis whose power is independent of the variance"; Davison & Hinkley 1997, section 3.8.
     """
     import numpy as np
-    from scipy.special import stdtrit
 
-    logs = np.log([launch_ratio(case_s, baseline_s) for case_s, baseline_s in launches])
-    mean, count = float(logs.mean()), len(logs)
-    if count < 2:
+    first = len(launches) if first is None else first
+    mean = float(np.log([launch_ratio(case_s, baseline_s) for case_s, baseline_s in launches]).mean())
+    if first < 2:
         return Interval(None, math.exp(mean), None)
-    half = float(stdtrit(count - 1, (1 + confidence) / 2)) * float(logs.std(ddof=1)) / math.sqrt(count)
+    half = student(first, confidence) * launch_deviation(launches[:first]) / math.sqrt(len(launches))
     return Interval(math.exp(mean - half), math.exp(mean), math.exp(mean + half))
 
 
@@ -136,8 +177,16 @@ class Change:
     p: float | None
 
 
-def change(before: Sequence[float], after: Sequence[float], margin: float = 0.0) -> Change:
+def change(
+    before: Sequence[float],
+    after: Sequence[float],
+    margin: float = 0.0,
+    first: tuple[int | None, int | None] = (None, None),
+) -> Change:
     """Compare two sets of independent launches by their ratios (n,) and (m,), all above 0: after / before.
+
+    first  how many of each were of the first stage, whose deviation decided on the others and is the set's: that of all
+           is too small where the others were not wanted; None: all.
 
     Welch's interval on the logarithms, and his one-sided test, in the direction that was seen, of a change by no more
     than the margin. Testing for no change at all would call out what the launches of one run share and the next run's
@@ -148,28 +197,87 @@ def change(before: Sequence[float], after: Sequence[float], margin: float = 0.0)
     negligible effects".
     """
     import numpy as np
-    from scipy.stats import ttest_ind
+    from scipy.special import stdtr, stdtrit
 
     was, now = np.log(before), np.log(after)
-    ratio = math.exp(float(now.mean() - was.mean()))
+    rise = float(now.mean() - was.mean())
     if len(was) == len(now) and (was == now).all():
         return Change(Interval(1.0, 1.0, 1.0), 1.0)
-    if min(len(was), len(now)) < 2:
-        return Change(Interval(None, ratio, None), None)
-    ends = ttest_ind(now, was, equal_var=False).confidence_interval(CONFIDENCE)
-    beyond, side = (-math.log1p(margin), "greater") if ratio > 1 else (math.log1p(margin), "less")
-    p = float(ttest_ind(now + beyond, was, equal_var=False, alternative=side).pvalue)
-    return Change(Interval(math.exp(ends.low), ratio, math.exp(ends.high)), p)
+    counts = [len(some) if count is None else count for some, count in zip((was, now), first, strict=True)]
+    if min(counts) < 2:
+        return Change(Interval(None, math.exp(rise), None), None)
+    parts = [float(some[:count].var(ddof=1)) / len(some) for some, count in zip((was, now), counts, strict=True)]
+    error = math.sqrt(sum(parts))
+    beyond = abs(rise) - math.log1p(margin)
+    if error == 0:
+        return Change(Interval(*[math.exp(rise)] * 3), 0.0 if beyond > 0 else 1.0)
+    freedom = error**4 / sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    p = float(stdtr(freedom, -beyond / error))
+    return Change(Interval(math.exp(rise - half), math.exp(rise), math.exp(rise + half)), p)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of tests held together, so that all of them err with no more than the chance of one.
+def holm(p_values: Sequence[float | None]) -> list[float]:
+    """The p-values of tests held together, so that all of them err with no more than the chance of one. What is no
+    p-value (None, NaN, beyond 0..1) is of no test: it counts for none, and comes back as 1.0.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    known = {place: p for place, p in enumerate(p_values) if p is not None and 0 <= p <= 1}
     adjusted, least = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+    for rank, place in enumerate(sorted(known, key=known.__getitem__)):
+        least = max(least, min(1.0, (len(known) - rank) * known[place]))
         adjusted[place] = least
     return adjusted
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where the logarithm of a positive figure lies in one run: the level, its standard error by what scattered within
+    the run, with so many degrees of freedom; both None where nothing is known to have scattered.
+    """
+
+    log: float
+    error: float | None
+    freedom: float | None
+
+
+def level_of(samples: Sequence[float]) -> Level:
+    """The level of the median of samples (n,), all above 0, with a standard error that asks for no distribution: the
+    distance of two order statistics beside the median, by the normal deviate of what they hold by the binomial.
+
+    Source: McKean & Schrader 1984, "A comparison of methods for studentizing the sample median"; Price & Bonett 2001,
+    "Estimating the variance of the sample median".
+    """
+    import numpy as np
+    from scipy.special import bdtr, ndtri
+
+    logs = np.sort(np.log(np.asarray(samples, dtype=np.float64)))
+    count = len(logs)
+    if count < 2:
+        return Level(float(logs[0]), None, None)
+    place = max(1, round((count + 1) / 2 - math.sqrt(count)))
+    deviate = -float(ndtri(bdtr(place - 1, count, 0.5)))
+    return Level(float(np.median(logs)), float(logs[count - place] - logs[place - 1]) / (2 * deviate), count - 1)
+
+
+def change_of_levels(before: Level, after: Level, margin: float, apart: float, unknown: float) -> Change:
+    """Compare one level with another, each of one run: after / before, and the p-value of no change beyond the margin.
+
+    apart    the standard deviation of the logarithm from run to run, which no run shows by itself, and which is known.
+    unknown  what to take for it where a run does not show how much it scattered either.
+
+    Student's interval, its degrees of freedom by Satterthwaite 1946, "An approximate distribution of estimates of
+    variance components", the part that is known having infinitely many.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    shown = [(one.error, one.freedom) for one in (before, after) if one.error is not None and one.freedom is not None]
+    known = 2 * apart**2 if len(shown) == 2 else 2 * unknown**2
+    variance = known + sum(error**2 for error, _ in shown)
+    estimated = sum(error**4 / freedom for error, freedom in shown)
+    freedom = min(variance**2 / estimated, 1e9) if estimated > 0 else 1e9
+    spread, difference = math.sqrt(variance), after.log - before.log
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * spread
+    p = float(stdtr(freedom, -(abs(difference) - math.log1p(margin)) / spread))
+    return Change(Interval(math.exp(difference - half), math.exp(difference), math.exp(difference + half)), p)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -38,17 +40,23 @@ class Tile:
         edge.
         """
         picture = self._large_enough(picture)
-        return [picture[:, top : top + self.size, left : left + self.size] for top, left in self._places(picture)]
+        return [picture[..., top : top + self.size, left : left + self.size] for top, left in self._places(picture)]
 
     def join(self, tiles: list[Any], picture: np.ndarray) -> np.ndarray:
-        """The output (c, scale h, scale w) for a picture (c, h, w) from those for its tiles (c, scale size, scale
-        size).
+        """The output (..., scale h, scale w) for a picture (c, h, w) from those for its tiles (..., scale size, scale
+        size). Raises DataError where these are of another size.
         """
         import numpy as np
 
+        side = self.scale * self.size
+        if tiles[0].shape[-2:] != (side, side):
+            raise DataError(
+                f"an output for a tile of {self.size} pixels is of shape {tiles[0].shape}; at scale {self.scale} it "
+                f"must end in ({side}, {side}): state the Tile's scale, or have the network give that"
+            )
         large = self._large_enough(picture)
-        height, width = large.shape[1:]
-        whole = np.empty((len(tiles[0]), height * self.scale, width * self.scale), tiles[0].dtype)
+        height, width = large.shape[-2:]
+        whole = np.empty((*tiles[0].shape[:-2], height * self.scale, width * self.scale), tiles[0].dtype)
         for tile, (top, left) in zip(tiles, self._places(large), strict=True):
             # what a later tile computes better, inside of its margin, is written over by it
             inner = [0 if start == 0 else self.margin for start in (top, left)]
@@ -56,14 +64,14 @@ class Tile:
                 slice((start + skip) * self.scale, (start + self.size) * self.scale)
                 for start, skip in zip((top, left), inner, strict=True)
             )
-            whole[:, rows, columns] = tile[:, inner[0] * self.scale :, inner[1] * self.scale :]
-        return whole[:, : picture.shape[1] * self.scale, : picture.shape[2] * self.scale]
+            whole[..., rows, columns] = tile[..., inner[0] * self.scale :, inner[1] * self.scale :]
+        return whole[..., : picture.shape[-2] * self.scale, : picture.shape[-1] * self.scale]
 
     def _places(self, picture: np.ndarray) -> Iterator[tuple[int, int]]:
-        return itertools.product(self.starts(picture.shape[1]), self.starts(picture.shape[2]))
+        return itertools.product(self.starts(picture.shape[-2]), self.starts(picture.shape[-1]))
 
     def _large_enough(self, picture: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        lacking = [max(0, self.size - extent) for extent in picture.shape[1:]]
-        return np.pad(picture, ((0, 0), (0, lacking[0]), (0, lacking[1])), "edge") if any(lacking) else picture
+        lacking = [(0, max(0, self.size - extent)) for extent in picture.shape[-2:]]
+        return np.pad(picture, [(0, 0)] * (picture.ndim - 2) + lacking, "edge") if np.any(lacking) else picture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import io
 import json
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,9 +31,10 @@ import psutil
 
 from bench import errors
 from bench.case import Case
-from bench.progress import send_to
+from bench.machine import energy_j
+from bench.progress import send_to, tell
 from bench.registry import Origin
-from bench.sampling import call_overhead_s, timed, warmed
+from bench.sampling import Timer, call_overhead_s, warmed
 
 # The harness comes from its own folder alone: the one that this lies in would bring all the libraries installed there.
 START = """
@@ -45,6 +48,10 @@ main()
 """
 LOG_LINES = 5
 LOG_BYTES = 65536
+LOOK_S = 1.0
+ALIVE_CORES = 0.05  # what a process that only waits uses is far below, what one that computes far above
+GONE_S = 5.0
+MARK = "BENCH_WORKER"
 
 
 class Worker:
@@ -66,13 +73,14 @@ class Worker:
         memory_bytes: int | None = None,
     ) -> None:
         self._told = told
+        self._mark = uuid.uuid4().hex
         self.suspended = False
         self._process = subprocess.Popen(
             [python, "-c", START, json.dumps({"memory_bytes": memory_bytes}), str(Path(__file__).parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | environment,
+            env=os.environ | environment | {MARK: self._mark},
             process_group=0 if hasattr(os, "killpg") else None,  # what libraries fork in it ends with it
         )
         self._log = bytearray()
@@ -93,6 +101,11 @@ class Worker:
     def pid(self) -> int:
         """The process's number."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be asked."""
+        return self._process.poll() is None
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -125,11 +138,15 @@ class Worker:
         with contextlib.suppress(psutil.NoSuchProcess):  # it died: the next question says so
             what(psutil.Process(self._process.pid))
 
-    def ask(self, question: str, timeout_s: float, **facts: Any) -> Any:
+    def ask(self, question: str, timeout_s: float, busy: int = 1, **facts: Any) -> Any:
         """Give the answer to a question, one of QUESTIONS.
 
-        Raises the BenchError that the worker raised, or WorkerError with its last lines where it died, hung for
-        longer than `timeout_s` or answered rubbish; it is dead then.
+        timeout_s  the longest it may be without a sign of life: its progress, or, where `busy` is more than 1, that it
+                   or what it has started uses a CPU.
+        busy       how many times as long it may go on using CPUs and tell no progress.
+
+        Raises the BenchError that the worker raised, or WorkerError with its last lines where it died, hung or answered
+        rubbish; it is dead then.
         """
         assert self._process.stdin is not None
         self.resume()
@@ -139,26 +156,27 @@ class Worker:
             self._process.stdin.flush()
         except OSError:
             raise errors.WorkerError(self._obituary(question)) from None
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s, busy * timeout_s, time.monotonic())
         while True:
             try:
-                text = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+                text = self._answers.get(timeout=patience.look_s(time.monotonic()))
             except queue.Empty:
-                self._process.kill()
-                self._process.wait()
-                raise errors.WorkerError(
-                    f"no answer to {question!r} within {timeout_s:g} s; it was killed{self._last()}"
-                ) from None
+                reason = patience.lost(time.monotonic(), cpu_s(self._process.pid) if busy > 1 else 0.0)
+                if reason is None:
+                    continue
+                self._kill()
+                raise errors.WorkerError(f"no answer to {question!r} {reason}; it was killed{self._last()}") from None
             if text is None:
                 raise errors.WorkerError(self._obituary(question))
             try:
                 answer = dict(json.loads(text))
             except (ValueError, TypeError):
-                self._process.kill()
+                self._kill()
                 raise errors.WorkerError(
                     f"the worker answered {question!r} with rubbish, {text[:80]!r}; it was killed{self._last()}"
                 ) from None
             if "progress" in answer:
+                patience.told(time.monotonic())
                 if self._told is not None:
                     self._told(*answer["progress"])
             elif "error" in answer:
@@ -167,8 +185,17 @@ class Worker:
             else:
                 return answer["answer"]
 
+    def _kill(self) -> None:
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep it for a while
+            self._process.wait(timeout=GONE_S)
+
     def _obituary(self, question: str) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=GONE_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return f"the worker closed its answers while it answered {question!r}; it was killed{self._last()}"
         how = f"was ended by signal {-code}" if code < 0 else f"exited with status {code}"
         if code == -9:
             how += " (as the kernel does where memory runs out)"
@@ -188,13 +215,13 @@ class Worker:
         with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
             self._process.stdin.close()
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=GONE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
         _kill_group(self._process.pid)
-        self._listener.join()
-        self._drain.join()
+        _kill_marked(self._mark)
+        for reader in (self._listener, self._drain):
+            reader.join(GONE_S)  # what holds a pipe open though it was killed, or hid, shall not hold up the session
 
 
 def _kill_group(leader: int) -> None:
@@ -202,6 +229,67 @@ def _kill_group(leader: int) -> None:
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(leader, signal.SIGKILL)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what was started with a worker's mark in its environment and is still there, in whatever session or group,
+    whoever is its parent by now; not this process itself.
+    """
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(MARK) == mark and process.pid != os.getpid():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU seconds that a process and what it has started have used, as far as they are still there or were waited
+    for; 0 where it is gone.
+    """
+    used = 0.0
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                used += times.user + times.system
+                used += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return used
+
+
+@dataclass
+class Patience:
+    """When a worker that does not answer is given up.
+
+    idle_s  the longest without a sign of life: a message, or CPU time used.
+    busy_s  the longest without a message, whatever it uses.
+    now_s   when it was asked, in seconds of some clock.
+    """
+
+    idle_s: float
+    busy_s: float
+    now_s: float
+
+    def __post_init__(self) -> None:
+        self._message_s = self._sign_s = self._looked_s = self.now_s
+        self._used_s = 0.0
+
+    def look_s(self, now_s: float) -> float:
+        """For how long to wait for a message before looking at what it uses."""
+        due_s = min(self._sign_s + self.idle_s, self._message_s + self.busy_s) - now_s
+        return max(0.0, due_s if self.busy_s <= self.idle_s else min(due_s, LOOK_S))
+
+    def told(self, now_s: float) -> None:
+        """Note that a message came."""
+        self._message_s = self._sign_s = now_s
+
+    def lost(self, now_s: float, used_s: float) -> str | None:
+        """The reason to give it up, by the CPU seconds that it has used by now; None where there is none yet."""
+        if used_s - self._used_s > ALIVE_CORES * (now_s - self._looked_s):
+            self._sign_s = now_s
+        self._used_s, self._looked_s = used_s, now_s
+        if now_s - self._message_s >= self.busy_s:
+            return f"within {self.busy_s:g} s" + (" of using the CPU" if self.busy_s > self.idle_s else "")
+        return f"within {self.idle_s:g} s without using the CPU" if now_s - self._sign_s >= self.idle_s else None
 
 
 # What follows runs in the worker's process.
@@ -216,8 +304,10 @@ class Session:
     store: Any
     predict: Any = None
     example: Any = None
+    example_digest: str = ""
+    interface: Any = None
     opened: tuple[Any, ...] = ()
-    typical_s: float = 0.0
+    timer: Timer | None = None
 
 
 _session: Session | None = None
@@ -250,6 +340,17 @@ def _build(facts: dict[str, Any]) -> dict[str, str]:
     return {"artifact": str(built.folder), "reference": str(reference.folder)}
 
 
+def _refer(facts: dict[str, Any]) -> str:
+    """Make what is missing of weights and reference outputs; give the folder of these."""
+    from bench import build
+
+    session = _current(facts)
+    reference = build.reference(session.store, session.source)
+    gc.collect()
+    assert reference is not None
+    return str(reference.folder)
+
+
 def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What each layer costs alone in the case's precision, the one that costs most first."""
     from bench import build, sensitivity
@@ -270,17 +371,20 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
 
     from bench import build
     from bench.engines import engines
+    from bench.interface import Interface, adapted
     from bench.model import recipe_for
 
     session = _current(facts)
-    case, source = session.case, session.source
-    inputs = np.load(Path(facts["reference"]) / "inputs.npy", allow_pickle=False)
-    session.example = inputs[np.arange(case.batch) % len(inputs)]
+    case, source, reference = session.case, session.source, Path(facts["reference"])
+    inputs = np.load(reference / "inputs.npy", allow_pickle=False)
+    session.example = np.array(inputs[np.arange(case.batch) % len(inputs)], order="C")
+    session.example_digest = _digest(session.example)
+    session.interface = Interface.saved(json.loads((reference / build.INTERFACE).read_text()))
     recipe = build.as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
 
     def network() -> Any:
-        bare = build.architecture(source)
-        return bare if recipe.rewrite is None else recipe.rewrite(bare)
+        bare = build.folded(build.architecture(source))
+        return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), session.interface)
 
     session.opened = (Path(facts["artifact"]), recipe, network, session.example, case.threads)
     began = time.perf_counter()
@@ -290,17 +394,36 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     first_call_s = time.perf_counter() - loaded
     _bind(facts["cores"])
     steady = warmed(lambda: session.predict(session.example))
-    session.typical_s = steady.pop("typical_s")
+    session.timer = Timer(steady.pop("typical_s"), meter=energy_j)
+    _unchanged(session)
     engine = engines.get(case.engine)
     return {
         "load_s": loaded - began,
         "first_call_s": first_call_s,
         "steady": steady,
+        "calls_per_sample": session.timer.together,
         "versions": build.versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
         "left": recipe.left,
+        "calibration": build.calibration_of(Path(facts["artifact"])),
+        "writes_input": session.interface.writes_input,
+        "left_by": recipe.left_by,
         "call_overhead_s": call_overhead_s(),
     }
+
+
+def _digest(array: Any) -> str:
+    """What tells an array from one that was written into."""
+    return hashlib.blake2b(array, digest_size=16).hexdigest()
+
+
+def _unchanged(session: Session) -> None:
+    """Raise WorkerError where the array that calls are timed with is no longer what it was at the first of them."""
+    if _digest(session.example) != session.example_digest:
+        raise errors.WorkerError(
+            f"{session.case.engine} writes into the array that it is called with, so that times would be of other "
+            "numbers; its predict must leave its input as it is"
+        )
 
 
 def _bind(cores: list[int] | None) -> None:
@@ -317,7 +440,8 @@ def _bind(cores: list[int] | None) -> None:
 def _slice(facts: dict[str, Any]) -> dict[str, Any]:
     session = _current(facts)
     predict, example = session.predict, session.example
-    taken = timed(lambda: predict(example), facts["seconds"], session.typical_s)
+    assert session.timer is not None
+    taken = session.timer.slice(lambda: predict(example), facts["seconds"])
     return asdict(taken) | {"samples_s": [round(sample_s, 10) for sample_s in taken.samples_s]}
 
 
@@ -335,34 +459,41 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
-    from bench import build, pictures
+    from bench import build
     from bench.inference import answered, load_answers
     from bench.statistics import paired_drop
-    from bench.tasks import digests, sqnr_db, tasks
+    from bench.tasks import digests, likeness, tasks, told_of_truth
 
     session = _current(facts)
+    _unchanged(session)
     source, reference = session.source, Path(facts["reference"])
     samples = build.load_data(source, "test")
-    spent_s = 0.0
+    spent_s, done = 0.0, 0
 
     def predict(batch: np.ndarray) -> Any:
-        nonlocal spent_s
+        nonlocal spent_s, done
         began = time.perf_counter()
         outputs = session.predict(batch)
         spent_s += time.perf_counter() - began
+        done += 1
+        tell("judging, batches", done, done)
         return outputs
 
-    found = answered(predict, source.model, samples.inputs, session.case.batch)
-    known, raw = load_answers(reference / "answers.npz"), np.load(reference / "outputs.npy", allow_pickle=False)
+    found = answered(predict, source.model, samples.inputs, session.case.batch, session.interface)
+    known = load_answers(reference / "answers.npz")
+    outputs, whole = (np.load(reference / name, allow_pickle=False) for name in ("outputs.npy", "whole.npy"))
+    raw = likeness(found.raw, outputs, whole)
+    nearness = {"sqnr_db": raw.pop("sqnr_db")} | ({"agreement": raw["agreement"]} if whole.any() else {})
     task = tasks.get(source.model.task)
-    folder = facts["pictures"]
+    names, doubts = _pictures(facts["pictures"], session, samples, found.answers, known)
     return {
-        "pictures": []
-        if folder is None
-        else pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, found.answers, known),
-        "quality": task.quality(found.answers, samples.targets)
-        | {"n": len(known), "dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
-        "fidelity": {"sqnr_db": sqnr_db(found.raw, raw)} | task.fidelity(found.answers, known),
+        "pictures": names,
+        "warnings": doubts,
+        "raw": raw,
+        "quality": {"n": len(known)}
+        | told_of_truth(task.quality(found.answers, samples.targets), source.dataset.name)
+        | {"dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
+        "fidelity": nearness | task.fidelity(found.answers, known),
         "drop": {
             name: asdict(paired_drop(was, is_now))
             for (name, was), is_now in zip(
@@ -370,10 +501,30 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
                 task.scores(found.answers, samples.targets).values(),
                 strict=True,
             )
+            if len(was)
         },
         "answers": digests(task, found.answers),
         "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],
     }
+
+
+def _pictures(
+    folder: str | None, session: Session, samples: Any, answers: list[Any], known: list[Any]
+) -> tuple[list[str], list[str]]:
+    """The names of the strips of pictures written to the folder, and the reason where none could be: what was measured
+    stands without them.
+    """
+    from bench import pictures
+    from bench.tasks import tasks
+
+    if folder is None:
+        return [], []
+    task = tasks.get(session.source.model.task)
+    try:
+        return pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, answers, known), []
+    except Exception as error:  # whatever an item is, drawing it is an extra
+        traceback.print_exc()
+        return [], [f"no strip of pictures: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
 
 
 def _explain(facts: dict[str, Any]) -> dict[str, Any]:
@@ -384,6 +535,49 @@ def _explain(facts: dict[str, Any]) -> dict[str, Any]:
     session = _current(facts)
     found = engines.get(session.case.engine).operations(*session.opened)
     return {} if found is None else explained(found, session.opened[1].number_format == "int8")
+
+
+def _kernel(facts: dict[str, Any]) -> dict[str, Any]:
+    """Whether the engine's kernels compute what the quantized network says, on the first of the stored inputs."""
+    import numpy as np
+
+    from bench import kernel
+    from bench.engines import engines
+
+    session = _current(facts)
+    case, reference = session.case, Path(facts["reference"])
+    emulation = engines.get(case.engine).emulated(*session.opened)
+    if emulation is None:
+        return {
+            "kernel_db": None,
+            "by": None,
+            "reason": f"{case.engine} tells of no floating-point form of its artefacts",
+        }
+    inputs = np.load(reference / "inputs.npy", allow_pickle=False)
+    known = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
+    count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
+    places = np.arange(count) % len(inputs)
+    batches = [inputs[some] for some in np.split(places, count // case.batch)]
+    return kernel.compared(session.predict, emulation, batches, np.asarray(known[:count]))
+
+
+def _layers(facts: dict[str, Any]) -> dict[str, Any]:
+    """What of the network the artefact holds in which number format; nothing where the engine cannot be counted."""
+    from bench.engines import engines
+    from bench.engines.torch import predictor
+    from bench.engines.torch_count import batch_of, layers_of, products_of
+    from bench.lowered import lowered, promised
+
+    session = _current(facts)
+    engine, (_, recipe, network, example, _) = engines.get(session.case.engine), session.opened
+    layers = engine.layers(*session.opened)
+    if layers is None:
+        return {}
+    share = 1.0
+    if recipe.partial or recipe.activations == "dynamic":
+        predict = predictor(network())
+        share = promised(layers_of(products_of(lambda: predict(example)), batch_of(example)), recipe, engine.dynamic)
+    return lowered(layers, recipe.number_format, share)
 
 
 def _installed(facts: dict[str, Any]) -> dict[str, Any]:
@@ -404,16 +598,27 @@ def _probe(facts: dict[str, Any]) -> dict[str, float]:
     return probe(_probes, facts["threads"])
 
 
+def _peak(facts: dict[str, Any]) -> dict[str, Any]:
+    from bench.noise import peaks
+
+    _bind(facts["cores"])
+    return peaks(facts["threads"])
+
+
 QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "refer": _refer,
     "build": _build,
     "rank": _rank,
     "open": _open,
     "slice": _slice,
     "usage": _usage,
     "probe": _probe,
+    "peak": _peak,
     "evaluate": _evaluate,
     "explain": _explain,
     "installed": _installed,
+    "kernel": _kernel,
+    "layers": _layers,
 }
 
 
@@ -461,25 +666,29 @@ def main() -> None:
     def listen() -> None:
         for line in sys.stdin:
             questions.put(line)
+        _kill_marked(os.environ.get(MARK, ""))
         _kill_group(0)  # the session is over, or dead: no worker outlives it, whatever it or its children are doing
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
 
-    def tell(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+    said = threading.Lock()
 
-    send_to(lambda label, done, total: tell({"progress": [label, done, total]}))
+    def say(message: dict[str, Any]) -> None:
+        with said:
+            answers.write(json.dumps(message) + "\n")
+            answers.flush()
+
+    send_to(lambda label, done, total: say({"progress": [label, done, total]}))
     while True:
         asked = json.loads(questions.get())
         try:
             for origin in asked["origins"]:
                 Origin(**origin).load()
-            tell({"answer": QUESTIONS[asked["question"]](asked["facts"])})
+            say({"answer": QUESTIONS[asked["question"]](asked["facts"])})
         except errors.BenchError as error:
-            tell({"error": type(error).__name__, "message": str(error)})
+            say({"error": type(error).__name__, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
-            said = str(error).split("\n\n")[0]  # the paragraphs after the first are advice on debugging, and in the log
-            tell({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {said}"})
+            words = str(error).split("\n\n")[0]  # what follows is advice on debugging, and in the log
+            say({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {words}"})

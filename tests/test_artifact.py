@@ -5,10 +5,11 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 
 import pytest
 
-from bench.artifact import MANIFEST, Store, key
+from bench.artifact import MANIFEST, Store, Used, key
 from bench.errors import BenchWarning, CacheError
 
 FACTS = {"engine": "toy", "versions": {"toy": "1.0"}, "seed": 0}
@@ -143,3 +144,99 @@ def test_the_key_of_an_engines_artefact_covers_what_it_takes_from_its_neighbours
     build._source_digest(engines.get("executorch"))
     assert {"executorch.py", "equivalents.py", "pt2e.py", "__init__.py"} <= set(covered)
     assert "openvino.py" not in covered
+
+
+def test_what_was_used_only_while_it_was_made_is_in_its_address_from_then_on(tmp_path):
+    store, helper, built = Store(tmp_path / "cache"), tmp_path / "helper.txt", []
+
+    def make(folder):
+        built.append(helper.read_text())
+        (folder / "a.bin").write_text(helper.read_text())
+        return Used({helper})
+
+    for text in ("one", "two", "one", "two"):
+        helper.write_text(text)
+        assert (store.find("artifact", FACTS, tmp_path) is None) == (text not in built)
+        found = store.get("artifact", FACTS, make, tmp_path)
+        assert (found.folder / "a.bin").read_text() == text
+        assert store.find("artifact", FACTS, tmp_path) == found
+        os.utime(helper, ns=(len(built), len(built)))  # the clock of a file system may be coarse
+    assert built == ["one", "two"]
+    helper.unlink()
+    assert store.find("artifact", FACTS, tmp_path) is None
+
+
+def test_what_brings_more_files_with_it_leads_on_to_them(tmp_path):
+    store, first, second = Store(tmp_path / "cache"), tmp_path / "first.txt", tmp_path / "second.txt"
+    second.write_text("b")
+
+    def make(folder):
+        used = {first, second} if first.read_text() == "second" else {first}
+        (folder / "a.bin").write_text(" ".join(sorted(file.read_text() for file in used)))
+        return Used(used)
+
+    read = []
+    for text, more in (("alone", "b"), ("second", "b"), ("second", "changed")):
+        first.write_text(text)
+        second.write_text(more)
+        read.append((store.get("artifact", FACTS, make, tmp_path).folder / "a.bin").read_text())
+    assert read == ["alone", "b second", "changed second"]
+
+
+def test_an_entry_that_vanishes_while_it_is_read_is_none(tmp_path, monkeypatch):
+    from bench import artifact
+
+    store = Store(tmp_path)
+    built = store.get("artifact", FACTS, write_two_files)
+    whole = artifact._facts
+
+    def vanishing(folder):
+        shutil.rmtree(built.folder, ignore_errors=True)  # another session finds it damaged
+        return whole(folder) if folder.is_dir() else {"a.bin": (artifact.file_digest(folder / "a.bin"), 0)}
+
+    monkeypatch.setattr(artifact, "_facts", vanishing)
+    assert store.find("artifact", FACTS) is None
+
+
+def test_what_another_session_has_built_anew_is_not_removed(tmp_path, monkeypatch):
+    from bench import artifact
+
+    store = Store(tmp_path)
+    built = store.get("artifact", FACTS, write_two_files)
+    (built.folder / "a.bin").write_bytes(b"damaged")
+    examine, seen = Store._examine, []
+
+    def slow(folder):
+        said = examine(folder)
+        if not seen:
+            seen.append(said)
+            (built.folder / "a.bin").write_bytes(b"one")  # as the other session builds it meanwhile
+        return said
+
+    monkeypatch.setattr(artifact.Store, "_examine", staticmethod(slow))
+    assert store.find("artifact", FACTS) == built
+
+
+def test_a_damaged_entry_in_the_hands_of_another_session_is_left_to_it(tmp_path):
+    from filelock import FileLock
+
+    store = Store(tmp_path)
+    built = store.get("artifact", FACTS, write_two_files)
+    (built.folder / "a.bin").write_bytes(b"damaged")
+    with FileLock(f"{built.folder}.lock"):
+        assert store.find("artifact", FACTS) is None
+        assert built.folder.is_dir()
+
+
+def test_what_dead_processes_left_half_built_is_cleared_and_what_others_build_is_not(tmp_path):
+    from filelock import FileLock
+
+    kind = tmp_path / "artifact"
+    names = [f".building-{'0' * 32}-x", f".damaged-{'1' * 32}-x", f".building-{'2' * 32}-x", ".building-of_old", ".new"]
+    for name in names:
+        (kind / name).mkdir(parents=True)
+    os.utime(kind / ".building-of_old", (0, 0))
+    with FileLock(kind / f"{'2' * 32}.lock"):
+        built = Store(tmp_path).get("artifact", FACTS, write_two_files)
+    left = {path.name for path in kind.iterdir() if path.is_dir()}
+    assert left == {names[2], ".new", built.folder.name}

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from bench.cli import main
 from bench.compare import compare, limits_of
 from bench.errors import BadLimit
 from bench.runs import Run, read
-from bench.statistics import change, holm
+from bench.statistics import change, change_of_levels, holm, level_of
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
 CASES = [f"mine-int8_static-{engine}-b{batch}-t1" for engine in ("onnxruntime", "openvino") for batch in (1, 2, 4, 8)]
@@ -86,6 +87,47 @@ def test_holms_correction_is_that_of_the_table_in_his_paper():
     assert holm([]) == []
 
 
+@pytest.mark.parametrize("none", [None, float("nan"), float("inf"), -1.0])
+def test_what_is_no_p_value_counts_for_no_test(none):
+    assert holm([none, 0.01, 0.04, 0.03]) == pytest.approx([1.0, 0.03, 0.06, 0.06])
+    assert holm([none]) == [1.0]
+
+
+def test_one_case_that_cannot_be_judged_hides_no_other(monkeypatch):
+    from bench import compare as module
+
+    def broken(before, after, margin, first):
+        found = change(before, after, margin, first)
+        return replace(found, p=float("nan")) if before == launch_ratios[0] else found
+
+    base, other = run_of(0), run_of(1, slowed=CASES[3], by=0.9)
+    launch_ratios = [module._ratios(module._launches(base.records[0]))]
+    monkeypatch.setattr(module, "change", broken)
+    found = compare(base, [other])[0]
+    assert [one.case for one in found if one.verdict == "slower"] == [CASES[3]]
+    assert found[0].verdict in ("same", "unclear")
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_the_level_of_samples_has_the_error_that_medians_scatter_by(count):
+    chance = np.random.default_rng(0)
+    levels = [level_of(np.exp(chance.normal(0, 0.1, count))) for _ in range(1000)]
+    scatter = np.std([level.log for level in levels])
+    assert 0.95 < np.sqrt(np.mean([level.error**2 for level in levels])) / scatter < 1.3
+    assert level_of([2.0]).error is None
+
+
+def test_a_change_of_levels_covers_what_runs_differ_by():
+    chance = np.random.default_rng(0)
+
+    def level():
+        return level_of(np.exp(chance.normal(0, 0.05, 9) + chance.normal(0, 0.02)))
+
+    found = [change_of_levels(level(), level(), 0.0, 0.02, 0.16) for _ in range(1000)]
+    assert 0.94 < np.mean([one.interval.low < 1 < one.interval.high for one in found]) < 0.99
+    assert 0.01 < np.mean([one.p < 0.05 for one in found]) < 0.1  # one-sided in the direction seen, as `change`'s
+
+
 def test_a_run_is_the_same_as_itself():
     base = run_of(0)
     base.records.append(base.records[0] | {"id": "one launch", "speedup": {}})
@@ -134,6 +176,149 @@ def test_what_is_no_record_of_probes_makes_no_doubt(noise):
     other = run_of(1, slowed=CASES[3], by=0.7)
     other = Run([one | {"noise": noise} for one in other.records], other.machine)
     assert compare(run_of(0), [other])[0][3].verdict == "slower"
+
+
+def plain(path, factor=1.0, **drop):
+    """A run as plain pytest-benchmark saves it: three tests of 30 rounds, all so many times as long."""
+    chance = np.random.default_rng(round(100 * factor))
+    entries = []
+    for name, typical_s in (("a", 1e-3), ("b", 2e-3), ("c", 5e-6)):
+        data = factor * typical_s * np.exp(chance.normal(0, 0.03, 30))
+        q1, median, q3 = np.percentile(data, [25, 50, 75])
+        stats = {"median": median, "iqr": q3 - q1, "stddev": data.std(ddof=1), "rounds": 30, "data": data.tolist()}
+        stats = {part: value for part, value in stats.items() if part not in drop.get("without", ())}
+        entries.append({"fullname": f"test_it.py::test_{name}", "stats": stats, "extra_info": {}})
+    info = {"cpu": {"brand_raw": drop.get("cpu", "A CPU"), "count": 4}}
+    path.write_text(json.dumps({"benchmarks": entries, "machine_info": info}))
+    return str(path)
+
+
+@pytest.mark.parametrize("without", [(), ("data",), ("data", "iqr"), ("data", "iqr", "stddev", "rounds")])
+@pytest.mark.parametrize(("factor", "status"), [(2.0, 1), (1.0001, 0), (0.5, 0)])
+def test_plain_runs_are_compared_by_their_own_times(tmp_path, capsys, without, factor, status):
+    files = [plain(tmp_path / "was.json", without=without), plain(tmp_path / "now.json", factor, without=without)]
+    assert main(["compare", *files, "--fail-on", "slower:10%"]) == status
+    text = capsys.readouterr().out
+    assert text.count("| slower") == (3 if status else 0)
+    assert text.count("| faster") == (3 if factor == 0.5 else 0)
+    assert "judged by its own times, for want of a speed-up" in text
+
+
+def test_plain_runs_of_other_machines_are_compared_only_where_that_is_asked_for(tmp_path, capsys):
+    files = [plain(tmp_path / "was.json"), plain(tmp_path / "now.json", 2.0, cpu="Another")]
+    assert main(["compare", *files, "--fail-on", "slower:10%"]) == 0
+    assert "3 unclear" in capsys.readouterr().out
+    assert main(["compare", *files, "--fail-on", "slower:10%", "--absolute"]) == 1
+    assert "3 slower" in capsys.readouterr().out
+
+
+def test_a_single_round_tells_no_scatter_and_wants_a_larger_change(tmp_path):
+    def run(factor):
+        calls = {"median_s": 1e-3 * factor, "error": None, "count": 1}
+        case = dict(zip(("model", "precision", "engine"), "a--", strict=False)) | {"batch": 1, "threads": 1}
+        return Run([{"id": "a", "case": case | {"device": "cpu"}, "status": "ok", "calls": calls}])
+
+    assert [compare(run(1), [run(factor)])[0][0].verdict for factor in (2.0, 1.3, 0.5)] == [
+        "slower",
+        "unclear",
+        "faster",
+    ]
+
+
+def test_the_baseline_itself_is_compared_by_its_own_times():
+    chance = np.random.default_rng(0)
+
+    def run(factor):
+        own = record("mine-fp32-torch-b1-t1", [1.0, 1.001, 0.999, 1.0], chance)
+        for launch in own["speedup"]["medians"]:
+            for side in ("case_s", "baseline_s"):
+                launch[side] = [factor * time_s for time_s in launch[side]]
+        own["latency"] = {"p50_s": factor * 1e-3}
+        return Run([own], {"cpu": "a"})
+
+    slower = compare(run(1.0), [run(2.0)])[0][0]
+    assert (slower.verdict, slower.speedup) == ("slower", None), "over itself its speed-up is 1 for ever"
+    assert slower.times.low < 0.5 < slower.times.high
+    assert compare(run(1.0), [run(1.02)])[0][0].verdict == "unclear"
+
+
+def test_a_disturbed_run_calls_no_change_of_own_times():
+    chance = np.random.default_rng(0)
+    was = record("mine-fp32-torch-b1-t1", [1.0] * 4, chance)
+    now = record("mine-fp32-torch-b1-t1", [1.0] * 4, chance, noise={"why": ["other processes used 1.20 cores"]})
+    for launch in now["speedup"]["medians"]:
+        launch["case_s"] = [2 * time_s for time_s in launch["case_s"]]
+    found = compare(Run([was]), [Run([now])])[0][0]
+    assert found.verdict == "unclear"
+    assert found.doubt == "slower by its figures, but in this run other processes used 1.20 cores"
+
+
+def test_quick_runs_of_one_launch_are_compared_with_what_launches_differ_by():
+    def run(ratio):
+        return Run([record(CASES[0], [ratio], np.random.default_rng(int(ratio * 100)))], {"cpu": str(ratio)})
+
+    halved, nearly = compare(run(2.0), [run(1.0), run(1.96)])
+    assert halved[0].verdict == "slower"
+    assert halved[0].speedup.low < 0.5 < halved[0].speedup.high
+    assert nearly[0].verdict == "unclear"
+
+
+@pytest.mark.parametrize("limit", ["missing", "failed"])
+def test_a_case_that_became_unsupported_is_lost(slower, tmp_path, capsys, limit):
+    saved = json.loads(Path(slower[0]).read_text())
+    lost = saved["benchmarks"].pop(2)["extra_info"]
+    reason = "onnxruntime is not installed"
+    saved["bench"]["cases"].append({"id": lost["id"], "case": lost["case"], "status": "unsupported", "reason": reason})
+    (tmp_path / "lost.json").write_text(json.dumps(saved))
+    runs = [slower[0], str(tmp_path / "lost.json")]
+    assert main(["compare", *runs, "--fail-on", limit]) == 1
+    assert f"beyond the limit: {lost['id']}: ok -> unsupported" in capsys.readouterr().out
+    assert main(["compare", *runs, "--fail-on", f"{limit}:1"]) == 0
+
+
+def test_a_metric_that_is_no_longer_told_is_beyond_any_limit_of_it(slower, capsys):
+    saved = json.loads(Path(slower[1]).read_text())
+    saved["benchmarks"][2]["extra_info"]["quality"]["top1"] = None
+    Path(slower[1]).write_text(json.dumps(saved))
+    assert main(["compare", *slower, "--fail-on", "top1:50%"]) == 1
+    assert "beyond the limit: resnet20-int8_static-onnxruntime-b1-t1: top1 is lost" in capsys.readouterr().out
+
+
+def test_a_case_that_two_tests_measure_has_two_rows(slower, capsys):
+    for file in slower:
+        saved = json.loads(Path(file).read_text())
+        twice = copy.deepcopy(saved["benchmarks"][2])
+        twice["fullname"] = twice["fullname"].replace("document3", "again")
+        twice["extra_info"]["test"] = twice["fullname"]
+        if file == slower[1]:
+            for one in twice["extra_info"]["speedup"]["medians"]:
+                one["case_s"] = [2 * time_s for time_s in one["case_s"]]
+        saved["benchmarks"].append(twice)
+        Path(file).write_text(json.dumps(saved))
+    assert main(["compare", *slower, "--fail-on", "slower:20%"]) == 1
+    text = capsys.readouterr().out
+    name = "resnet20-int8_static-onnxruntime-b1-t1"
+    assert f"| {name} (suites/test_document3.py::test_resnet20) | slower" in text
+    assert f"beyond the limit: {name} (suites/test_again.py::test_resnet20): slower, 0.45" in text
+    assert text.count("beyond the limit") == 1
+
+
+def told(**more):
+    return Run([record(CASES[0], [2.0, 2.0], np.random.default_rng(0), **more)], {"cpu": "a"})
+
+
+def test_kernels_and_shares_that_changed_are_told_first():
+    def run(decibel, share):
+        macs = {"int8": share, "fp32": 1 - share}
+        return told(kernel={"kernel_db": decibel, "by": "x"}, lowered={"macs": macs}, artifact={"digest": str(share)})
+
+    found = compare(run(45.1, 0.98), [run(12.3, 0.03)])[0][0]
+    assert found.computed == ("kernel_db 45.1 -> 12.3 dB", "in INT8: 98.0% -> 3.0% of the multiply-accumulates")
+    assert found.notes[:2] == found.computed
+    assert compare(run(45.1, 0.98), [run(45.3, 0.98)])[0][0].computed == ()
+    without = told(kernel={"kernel_db": None, "reason": "no reference"}, lowered={})
+    assert compare(run(45.1, 0.98), [without])[0][0].computed == ("kernel_db 45.1 dB -> none (no reference)",)
+    assert compare(told(), [run(45.1, 0.98)])[0][0].computed == (), "a run of before it was counted tells no change"
 
 
 def test_new_missing_and_changed_cases_are_told():
@@ -251,6 +436,63 @@ def test_shards_that_contradict_each_other_are_refused_by_name(tmp_path, capsys)
     assert main(["merge", str(GOLDEN), str(tmp_path / "other.json"), "--output", str(tmp_path / "whole.json")]) == 2
     assert "with other figures" in capsys.readouterr().err
     assert not (tmp_path / "whole.json").exists()
+
+
+def shards(tmp_path, *parts):
+    """Files that hold the golden run with so much of it replaced; their names."""
+    names = []
+    for place, part in enumerate(parts):
+        (tmp_path / f"shard{place}.json").write_text(json.dumps(json.loads(GOLDEN.read_text()) | part))
+        names.append(str(tmp_path / f"shard{place}.json"))
+    return names
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"bench": None},
+        {"bench": []},
+        {"bench": {"cases": None}},
+        {"bench": {"cases": [None, "x", {"id": []}]}},
+        {"datetime": None},
+        {"datetime": 3},
+    ],
+)
+def test_odd_files_are_put_together_too(tmp_path, part):
+    whole = tmp_path / "whole.json"
+    assert main(["merge", *shards(tmp_path, part, {}), "--output", str(whole)]) == 0
+    names = [record["id"] for record in read(whole).records if record["id"]]
+    assert set(names) >= {record["id"] for record in read(GOLDEN).records}
+    assert json.loads(whole.read_text())["datetime"] == json.loads(GOLDEN.read_text())["datetime"]
+
+
+def test_entries_that_are_none_are_left_out(tmp_path):
+    entries = json.loads(GOLDEN.read_text())["benchmarks"]
+    odd = {"benchmarks": [None, 3, *entries, {"fullname": ["x"], "extra_info": None}]}
+    assert main(["merge", *shards(tmp_path, odd, {}), "--output", str(tmp_path / "whole.json")]) == 0
+    assert len(read(tmp_path / "whole.json").records) == 5
+
+
+def test_infinities_of_a_shard_become_null(tmp_path):
+    entries = json.loads(GOLDEN.read_text())["benchmarks"]
+    entries[0]["extra_info"]["load_s"] = float("inf")
+    assert main(["merge", *shards(tmp_path, {"benchmarks": entries}), "--output", str(tmp_path / "whole.json")]) == 0
+    assert "Infinity" not in (tmp_path / "whole.json").read_text()
+
+
+def test_a_case_of_two_tests_is_in_two_shards(tmp_path):
+    case = json.loads(GOLDEN.read_text())["bench"]["cases"][0]
+    lost = [case | {"test": f"test_{name}.py::test_it[{case['id']}]"} for name in "ab"]
+    measured = json.loads(GOLDEN.read_text())["benchmarks"][0]
+    measured["fullname"] = measured["extra_info"]["test"] = lost[0]["test"]
+    measured["extra_info"] |= {"id": case["id"], "case": case["case"]}
+    parts = [{"benchmarks": [measured], "bench": {"cases": []}}, {"benchmarks": [], "bench": {"cases": lost}}]
+    assert main(["merge", *shards(tmp_path, *parts), "--output", str(tmp_path / "whole.json")]) == 0
+    found = read(tmp_path / "whole.json").records
+    assert [(one["test"], one["status"]) for one in found] == [
+        (lost[0]["test"], "ok"),
+        (lost[1]["test"], "unsupported"),
+    ]
 
 
 def test_runs_of_other_machines_are_no_shards(tmp_path, capsys):

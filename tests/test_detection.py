@@ -98,6 +98,13 @@ def test_boxes_found_nowhere_have_no_precision():
     assert wider_ap([np.zeros((0, 5))], targets, "hard") == 0
 
 
+def test_without_truth_there_is_no_precision():
+    answers = [np.array([[0.0, 0, 9, 9, 0.9]]), np.zeros((0, 5))]
+    quality = tasks.get("detection").quality(answers, [Objects(np.zeros((0, 4)), {"hard": np.zeros(0, bool)})] * 2)
+    assert list(quality) == ["ap_hard", "map", "map50"]
+    assert all(np.isnan(value) for value in quality.values()), "COCO's tools tell -1"
+
+
 def test_answers_are_brought_back_to_the_pixels_of_the_truth():
     faces = np.array([[100.0, 100, 300, 300]])
     target = Objects(faces, {"hard": np.array([True])}, factor=0.25)

@@ -71,6 +71,28 @@ def test_noisy_runs_are_marked_and_make_no_change(weeks, capsys):
     assert [run for run, told in rows.items() if told.startswith("changed, 1.2")] == ["week07"]
 
 
+def test_a_case_of_two_tests_has_two_histories(weeks, capsys):
+    case = "resnet20-int8_static-onnxruntime-b1-t1"
+    for week in range(12):
+        file = weeks / f"week{week:02}.json"
+        run = json.loads(file.read_text())
+        again = copy.deepcopy(run["benchmarks"][2])
+        again["fullname"] = f"suites/test_again.py::test_resnet20[{case}]"
+        again["extra_info"]["latency"]["p50_s"] = 1.0
+        if week > 5:  # it came later: then the case is told apart in the runs before, too
+            run["benchmarks"].append(again)
+        del run["commit_info"]
+        file.write_text(json.dumps(run))
+    assert main(["history", str(weeks), "--case", case]) == 0
+    text = capsys.readouterr().out
+    heads = [line.partition(",")[0] for line in text.splitlines() if line.startswith("###")]
+    assert heads == [f"### {case} (suites/test_{test}.py::test_resnet20)" for test in ("document3", "again")]
+    assert text.count("1.00 s") == 6
+    assert "nan" not in text
+    assert main(["history", str(weeks), "--case", heads[1].removeprefix("### ")]) == 0
+    assert capsys.readouterr().out.count("###") == 1
+
+
 def test_a_figure_may_rise_from_nothing(weeks, capsys):
     for week in range(12):
         file = weeks / f"week{week:02}.json"

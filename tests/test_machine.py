@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -86,16 +87,83 @@ def test_a_case_is_bound_to_the_last_cores_one_of_each_before_their_siblings(tmp
 
 def test_energy_is_summed_over_packages_and_null_where_it_cannot_be_read(tmp_path):
     assert energy_j(tmp_path) is None
-    for package, microjoules in (("intel-rapl:0", "1500000"), ("intel-rapl:1", "500000"), ("intel-rapl:0:0", "9")):
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "energy_uj").write_text(microjoules)
-    assert energy_j(tmp_path) == 2.0
+    zones = {
+        "intel-rapl:0": ("package-0", "1500000"),
+        "intel-rapl:1": ("package-1", "500000"),
+        "intel-rapl:10": ("package-2-die-1", "250000"),
+        "intel-rapl:0:0": ("core", "900000"),
+        "intel-rapl:0:1": ("dram", "70000"),
+        "intel-rapl:2": ("psys", "9000000"),  # the whole platform: contains the packages
+        "intel-rapl-mmio:0": ("package-0", "1500000"),  # the same package by another way
+    }
+    for zone, (name, microjoules) in zones.items():
+        written(tmp_path, {f"{zone}/name": f"{name}\n", f"{zone}/energy_uj": f"{microjoules}\n"})
+    assert energy_j(tmp_path) == 2.25
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert energy_j(tmp_path) is None
 
 
-def test_memory_is_what_the_machine_has_left_or_the_control_group_allows(monkeypatch):
+def test_a_platform_that_tells_of_no_package_tells_no_energy(tmp_path):
+    written(tmp_path, {"intel-rapl:0/name": "psys", "intel-rapl:0/energy_uj": "5"})
+    assert energy_j(tmp_path) is None
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"a/b/memory.max": f"{4 * GIB}", "a/b/memory.current": f"{3 * GIB}"}, 1 * GIB),
+        (
+            {
+                "a/b/memory.max": f"{4 * GIB}",
+                "a/b/memory.current": f"{3 * GIB}",
+                "a/b/memory.stat": f"anon 5\ninactive_file {2 * GIB}\nactive_file 9\n",
+            },
+            3 * GIB,
+        ),
+        (
+            {
+                "a/b/memory.max": f"{4 * GIB}",
+                "a/b/memory.current": f"{1 * GIB}",
+                "a/memory.max": f"{8 * GIB}",
+                "a/memory.current": f"{7 * GIB + GIB // 2}",  # brothers of the group use it up
+            },
+            GIB // 2,
+        ),
+        ({"a/b/memory.max": "max", "a/b/memory.current": f"{3 * GIB}"}, 100 * GIB),
+        ({"a/b/memory.max": f"{2 * GIB}", "a/b/memory.current": f"{3 * GIB}"}, 0),
+        (
+            {
+                "memory/c/memory.limit_in_bytes": f"{6 * GIB}",
+                "memory/c/memory.usage_in_bytes": f"{5 * GIB}",
+                "memory/c/memory.stat": f"inactive_file 1\ntotal_inactive_file {GIB}\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            2 * GIB,
+        ),
+        (
+            {"memory/memory.limit_in_bytes": f"{6 * GIB}", "memory/memory.usage_in_bytes": f"{5 * GIB}"},
+            1 * GIB,
+        ),
+        ({"a/b/memory.max": "odd\n", "a/b/memory.current": "?", "a/b/memory.stat": "\n\nodd"}, 100 * GIB),
+    ],
+)
+def test_memory_is_what_the_machine_or_any_control_group_has_left(tmp_path, monkeypatch, files, left):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100 * GIB))
+    process = written(tmp_path, {"self": "4:memory:/c\n0::/a/b\n"}) / "self"
+    assert available_bytes(written(tmp_path / "cgroup", files), process) == left
+
+
+def test_memory_of_this_machine_is_no_more_than_it_has():
     assert 0 < available_bytes() <= psutil.virtual_memory().total
-    monkeypatch.setattr("bench.machine.cgroup", lambda: {"cpus": None, "memory_bytes": 1e6})
-    assert available_bytes() == 1e6
+
+
+@pytest.mark.parametrize("text", ["", "max", "x y", "1 0", "-5 100000", "-1"])
+def test_files_of_a_control_group_that_tell_nothing_limit_nothing(tmp_path, text):
+    files = dict.fromkeys(("cpu.max", "memory.max", "cpu/cpu.cfs_quota_us"), text)
+    assert cgroup(written(tmp_path / "cgroup", files), tmp_path / "absent")["cpus"] is None
 
 
 def test_the_fingerprint_is_the_same_from_run_to_run_whatever_the_versions_and_settings():

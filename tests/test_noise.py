@@ -5,7 +5,8 @@ import json
 import pytest
 
 from bench.errors import BenchWarning
-from bench.noise import Pace, Watch, probe, snapshot
+from bench.noise import Pace, Peak, Watch, _kernels, _layers, peaks, probe, snapshot
+from bench.session import Bench, Shared
 
 QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0, "mhz": 3000.0}
 
@@ -59,6 +60,75 @@ def test_a_damaged_file_of_the_best_is_told_and_replaced(tmp_path, content):
     with pytest.warns(BenchWarning, match="is damaged"):
         assert Pace(tmp_path).learn(1, [{"fp32_gflops": 200.0}]) == {"fp32_gflops": 200.0}
     assert json.loads(file.read_text()) == {"fp32_gflops": 200.0}
+
+
+def test_a_case_without_probes_or_with_other_ones_teaches_what_it_can(tmp_path):
+    pace = Pace(tmp_path)
+    assert pace.learn(1, []) == {}
+    assert pace.learn(1, [{"copy_gb_per_s": 20.0}, {"copy_gb_per_s": 30.0, "fp32_gflops": 200.0}]) == {
+        "copy_gb_per_s": 25.0,
+        "fp32_gflops": 200.0,
+    }
+
+
+def test_counters_that_go_backwards_tell_nothing_below_zero():
+    watch = Watch()
+    watch.add(QUIET, QUIET | {"at_s": 10.0, "busy_s": 90.0, "steal_s": 0.0, "throttled": None})
+    noise = watch.noise({})
+    assert (noise["foreign_cores"], noise["steal_share"], noise["throttled"], noise["verdict"]) == (0, 0, 0, "steady")
+
+
+def test_a_system_whose_clocks_cannot_be_read_tells_none(monkeypatch):
+    def broken(percpu):
+        raise NotImplementedError("can't find current frequency file")
+
+    monkeypatch.setattr("psutil.cpu_freq", broken, raising=False)
+    assert snapshot([])["mhz"] is None
+
+
+def test_the_peak_of_a_number_format_is_the_best_of_several_products_and_convolutions():
+    found = peaks(1)
+    assert {"fp32", "int8"} <= set(found)
+    assert all(one["gops"] > 0 and one["by"].startswith(("onnxruntime", "openvino")) for one in found.values())
+    kernels = [(number_format, by) for number_format, by, _ in _kernels(1)]
+    for number_format, one in found.items():
+        assert (number_format, one["by"]) in kernels
+    assert len({by.split("'")[0] for number_format, by in kernels if number_format == "fp32"}) == 2
+
+
+@pytest.mark.parametrize("number_format", ["fp32", "int8"])
+@pytest.mark.parametrize("shapes", [([64, 64], [64, 64]), ([1, 8, 14, 14], [8, 8, 3, 3])])
+def test_what_the_peaks_kernels_are_counted_with_is_what_pytorch_counts(number_format, shapes):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    values, weight = (torch.zeros(shape) for shape in shapes)
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(4):
+            values = values @ weight if values.ndim == 2 else torch.nn.functional.conv2d(values, weight, padding=1)
+    call, amount = _layers(1, number_format, *map(list, shapes))
+    call()
+    assert amount == counter.get_total_flops()
+
+
+def test_peaks_are_kept_by_threads_and_only_raised(tmp_path):
+    pace = Pace(tmp_path)
+    assert pace.peaks(1) == {}
+    assert pace.raise_peaks(1, {"fp32": Peak(100.0, "a"), "int8": Peak(400.0, "a")})["fp32"] == Peak(100.0, "a")
+    best = pace.raise_peaks(1, {"fp32": Peak(90.0, "b"), "int8": Peak(500.0, "b")})
+    assert best == Pace(tmp_path).peaks(1) == {"fp32": Peak(100.0, "a"), "int8": Peak(500.0, "b")}
+    assert pace.peaks(2) == {}
+    assert pace.learn(1, [{"fp32_gflops": 1.0}]) == {"fp32_gflops": 1.0}  # the probes' own file
+
+
+def test_a_case_that_was_faster_than_the_peak_has_it_measured_again(tmp_path):
+    with Shared(Bench(tmp_path)) as shared:
+        shared.pace.raise_peaks(1, {"fp32": Peak(0.01, "a slow hour")})
+        assert shared.peak(1, "fp32", 0.005) == Peak(0.01, "a slow hour")
+        again = shared.peak(1, "fp32", 0.02)
+        assert again.gops > 0.02
+        assert again == shared.peak(1, "fp32", 0.02)
+        assert shared.peak(1, "fp16", 0.02) is None
 
 
 def test_where_the_system_tells_no_steal_time_it_is_null():

@@ -1,10 +1,12 @@
 """Claims about pivots and the page: any axes, any figures, and nothing that a file says becomes markup."""
 
+import html
 import json
 import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.cli import main
@@ -136,6 +138,51 @@ def test_a_report_is_appended_to_the_summary_of_a_workflow_step(tmp_path, monkey
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
     assert main(["report", str(GOLDEN)]) == 0
     assert summary.read_text() == f"before\n{capsys.readouterr().out}\n"
+
+
+def strip(folder, name, value):
+    """A strip of pictures as the harness writes it, FP32's grey and the case's of one value."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    told = PngInfo()
+    told.add_text("panels", "FP32|this case")
+    picture = np.full((30, 8, 3), 128, np.uint8)
+    picture[:, 4:] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(folder / name, pnginfo=told)
+
+
+def pictured(name, when, *pictures):
+    run = read(GOLDEN)
+    run.records[0]["pictures"] = list(pictures)
+    return Run(run.records, run.machine, when, run.commit, name)
+
+
+def figures_of(text):
+    return [html.unescape(line) for line in re.findall(r"<figcaption>(.*png.*)</figcaption>", text)]
+
+
+def test_each_runs_own_pictures_are_shown_of_two_runs(tmp_path):
+    for name, value in (("a-1-11.png", 0), ("a-1-22.png", 255)):
+        strip(tmp_path / "out" / "pictures", name, value)
+    text = page([pictured("was", "2026-01", "a-1-11.png"), pictured("now", "2026-02", "a-1-22.png")], tmp_path)
+    assert figures_of(text) == ["a-1-11.png, was", "a-1-22.png, now"]
+    assert len(set(re.findall(r'src="(data:image[^"]*)" alt="by resnet20', text))) == 2
+    axes = [json.loads(html.unescape(one)) for one in re.findall(r'<figure data-axes="([^"]*)"', text)]
+    assert [one["run"] for one in axes] == ["was", "now"], "the filter by run hides pictures too"
+
+
+def test_a_picture_that_a_later_run_wrote_over_is_not_shown_as_the_earlier_ones(tmp_path):
+    strip(tmp_path / "out" / "pictures", "a-1.png", 0)
+    runs = [pictured("now", "2026-02", "a-1.png"), pictured("was", "2026-01", "a-1.png")]
+    assert figures_of(page(runs, tmp_path)) == ["a-1.png, now"]
+    assert figures_of(page(runs[1:], tmp_path)) == ["a-1.png"]
+
+
+def test_a_folder_in_place_of_a_picture_is_passed_over(tmp_path):
+    (tmp_path / "out" / "pictures" / "a-1.png").mkdir(parents=True)
+    assert figures_of(page([pictured("now", "2026-02", "a-1.png", "")], tmp_path)) == []
 
 
 def hostile():

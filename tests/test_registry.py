@@ -1,6 +1,8 @@
 """Claims about the tables of members."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +69,67 @@ def test_an_origin_names_the_files_of_its_own_package_that_it_takes_functions_fr
     importlib.import_module("models_of_mine.other")
     importlib.import_module("models_of_mine.own")
     assert Origin.of("models_of_mine.own").files() == [str(package / f"{name}.py") for name in ("far", "near", "own")]
+
+
+def test_each_of_several_files_that_are_modules_of_one_name_is_loaded_once(tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(sys, "loaded_here", loaded, raising=False)
+    origins = []
+    for team in ("alpha", "beta"):
+        (tmp_path / team).mkdir()
+        file = tmp_path / team / "of_a_team.py"
+        file.write_text(f"import sys\nTEAM = {team!r}\nsys.loaded_here.append(TEAM)\n")
+        origins.append(Origin("of_a_team", str(file), str(tmp_path / team)))
+    for origin in (*origins, *origins):
+        origin.load()
+    assert loaded == ["alpha", "beta"]
+    assert sys.modules.pop("of_a_team").TEAM == "beta"
+
+
+def test_a_module_that_pytest_named_by_its_folder_is_loaded_from_its_file(tmp_path):
+    place = tmp_path / "my-suite.v2"
+    place.mkdir()
+    (place / "registers.py").write_text("VALUE = 9\n")
+    Origin("my-suite_v2.registers", str(place / "registers.py"), str(tmp_path)).load()
+    assert sys.modules.pop("my-suite_v2.registers").VALUE == 9
+
+
+def test_the_code_of_one_of_two_modules_of_one_name_is_not_the_others(tmp_path):
+    files = []
+    for team in ("alpha", "beta"):
+        (tmp_path / team).mkdir()
+        files.append(tmp_path / team / "of_a_team.py")
+        files[-1].write_text(f"import helper_of_{team}\n")
+        (tmp_path / team / f"helper_of_{team}.py").write_text("")
+    sys.path[:0] = [str(file.parent) for file in files]
+    try:
+        for team, file in zip(("alpha", "beta"), files, strict=True):
+            origin = Origin("of_a_team", str(file), str(file.parent))
+            assert origin.files() == [str(file.parent / f"helper_of_{team}.py"), str(file)]
+    finally:
+        del sys.path[:2]
+
+
+def test_workers_load_what_registered_members_in_the_order_of_registration(monkeypatch):
+    from bench.dataset import datasets
+    from bench.model import models
+    from bench.session import origins
+    from bench.tasks import tasks
+
+    modules = ["json", "importlib", "pytest"]
+    for registry, module in zip((tasks, datasets, models), modules, strict=True):
+        for table in ("_members", "_origins", "_order"):
+            monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+        registry.add("of mine", None, module)
+    assert [origin.module for origin in origins()][-3:] == modules
+
+
+def test_the_command_knows_what_the_conftests_of_a_team_and_above_it_register(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "team").mkdir()
+    for place, name in ((tmp_path, "above"), (tmp_path / "team", "own")):
+        text = f"from bench import Dataset, datasets\ndatasets.add('{name}', Dataset('{name}', '', None), __name__)\n"
+        (place / "conftest.py").write_text(text)
+    command = [sys.executable, "-m", "bench", "data", "list"]
+    told = subprocess.check_output(command, cwd=tmp_path / "team", text=True)
+    assert [line.split()[0] for line in told.splitlines()] == ["above", "own"]

@@ -1,6 +1,8 @@
 """Claims about saved runs and the tables made of them; data/run.json is a run saved by the harness, shortened."""
 
+import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,8 +10,11 @@ import pytest
 
 from bench.cli import main
 from bench.errors import RunFileError
-from bench.report import render
+from bench.report import plain, render
 from bench.report.markdown import escaped, markdown_table
+from bench.report.page import page
+from bench.report.pivot import laid_out, numbers, pivot
+from bench.report.plots import rows_of
 from bench.runs import Run, frame, read
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
@@ -281,3 +286,285 @@ def test_cases_may_go_both_ways_with_one_figure_in_the_cells(tmp_path):
     assert cells(text, ["", "torch"])[1] == "torch"
     assert cells(text, ["fp32"])[1] == "1.115 MB"
     assert "bf16 torch" in text, "a cell that has no case says so below"
+
+
+def lowered(share, promised=None, layers=5):
+    """What a record says of an artefact of so many layers that are not in INT8."""
+    left = [
+        {"name": f"layer{place}", "kind": "linear", "format": "fp32", "macs": 0.2 - place / 100, "reason": "not seen"}
+        for place in range(layers)
+    ]
+    told = {
+        "macs": {"fp32": 1 - share, "int8": share},
+        "weights": {"int8": 1.0, "fp32": 0.0},
+        "left": left,
+        "layers": 9,
+    }
+    return told | ({} if promised is None else {"promised": promised})
+
+
+def test_the_share_that_was_lowered_is_counted_apart_from_the_time_in_int8():
+    run = read(GOLDEN)
+    run.records[2] |= {"lowered": lowered(0.031), "explained": {"time": {"int8": 0.5}, "diagnosis": "half of it"}}
+    run.records[1]["lowered"] = {"macs": {"fp32": 1.0}}  # nothing of FP32 is to be lowered
+    text = render([run])
+    head = cells(text, ["model", "precision"])
+    row = cells(text, ["resnet20", "int8_static"])
+    assert row[head.index("lowered")] == "3.1%"
+    assert row[head.index("time in INT8")] == "50%"
+    assert "in INT8" not in head
+    assert cells(text, ["resnet20", "fp32", "onnxruntime"])[head.index("lowered")] == "-"
+    assert frame(run).loc[2, "lowered.share"] == 0.031
+    assert "lowered" not in cells(render([read(GOLDEN)]), ["model", "precision"]), "a run of before it was counted"
+
+
+def test_bf16_has_the_share_of_bf16():
+    run = read(GOLDEN)
+    run.records[2]["case"]["precision"] = "bf16"
+    run.records[2]["lowered"] = {"macs": {"fp32": 0.25, "bf16": 0.75}}
+    text = render([run])
+    assert cells(text, ["resnet20", "bf16"])[cells(text, ["model", "precision"]).index("lowered")] == "75.0%"
+
+
+@pytest.mark.parametrize(
+    ("told", "note"),
+    [
+        (lowered(1.0, layers=0), None),
+        (lowered(0.6, promised=0.6), None),
+        (
+            lowered(0.5, promised=0.6, layers=1),
+            "50.0% of its multiply-accumulates are in INT8, of 60.0% promised; not so: ",
+        ),
+        (lowered(0.9951, layers=2), "99.5% of its multiply-accumulates are in INT8; not so: layer0 (not seen), layer1"),
+        (lowered(0.03), "layer0 (not seen), layer1 (not seen), layer2 (not seen) and 2 more"),
+    ],
+)
+def test_what_is_below_its_recipes_promise_is_named_with_the_layers_and_reasons(told, note):
+    run = read(GOLDEN)
+    run.records[2]["lowered"] = told
+    lines = [line for line in render([run]).splitlines() if line.startswith("- resnet20-int8_static")]
+    assert [note in line for line in lines] == ([] if note is None else [True])
+
+
+def doubtful():
+    """The golden run with a case of each kind of doubt: disturbed, erring, unlike."""
+    run = read(GOLDEN)
+    run.records[0]["noise"] = {"why": ["other processes used 1.20 cores"]}
+    run.records[1] |= {"kernel": {"kernel_db": 12.3, "quantized_db": 38.0}, "warnings": ["kernels give 12.3 dB"]}
+    run.records[2]["fidelity"] = {"sqnr_db": -3.0, "agreement": 0.1}
+    return run
+
+
+def test_broken_cases_come_first_in_the_notes_of_every_view(tmp_path):
+    table = frame(doubtful())
+    names = [record["id"] for record in doubtful().records]
+    wanted = [
+        f"{names[1]}: kernels give 12.3 dB",
+        f"{names[2]}: broken: its outputs keep no likeness of FP32's, -3.0 dB",
+        f"{names[0]}: other processes used 1.20 cores",
+    ]
+    for text in (render([doubtful()]), pivot(table, ["precision"], ["engine"], ["latency.p50_s"])):
+        places = [text.index(f"- {line}") for line in wanted]
+        assert places == sorted(places)
+    text = render([doubtful()], TABLES, "document3")
+    assert f"- {wanted[1]}" in text
+    assert wanted[2] not in text
+    assert plain(table)["warnings"].tolist()[1] == "kernels give 12.3 dB"
+    assert numbers(table, ["precision"], ["engine"], ["latency.p50_s"])["onnxruntime notes"].tolist()[0] == (
+        "kernels give 12.3 dB"
+    )
+    (tmp_path / "page.html").write_text(page([doubtful()], None))
+    assert "kernels give 12.3 dB" in (tmp_path / "page.html").read_text()
+
+
+def test_labels_that_agree_are_no_lost_likeness():
+    run = doubtful()
+    run.records[2]["fidelity"]["agreement"] = 0.99
+    assert "broken" not in render([run])
+
+
+def test_data_without_truth_and_few_inputs_to_calibrate_with_are_told():
+    run = read(GOLDEN)
+    run.records[2]["quality"] |= {"top1": None, "reason": "the test side of cifar10 has no truth to judge by"}
+    run.records[2] |= {"calibration": {"asked": 256, "used": 8}}
+    run.records[2]["artifact"] |= {"left_in_fp32": ["a", "b"], "left_by": "agreement with FP32"}
+    text = render([run])
+    assert "no quality: the test side of cifar10 has no truth to judge by" in text
+    assert "calibrated with 8 inputs where 256 were asked for" in text
+    assert "2 layers were left in FP32, by agreement with FP32 on the training side" in text
+    assert cells(text, ["resnet20", "int8_static"])[5] == "-"
+
+
+@pytest.fixture
+def twice(saved, tmp_path):
+    """The golden run with its INT8 case in a second test too, where it is twice as slow."""
+    again = copy.deepcopy(saved["benchmarks"][2])
+    again["fullname"] = again["fullname"].replace("document3", "again")
+    again["extra_info"]["test"] = again["fullname"]
+    again["extra_info"]["latency"]["p50_s"] *= 2
+    lost = {"id": "x", "case": again["extra_info"]["case"], "status": "unsupported", "reason": "not here"}
+    saved["bench"]["cases"] += [lost | {"test": f"test_{name}.py::test_x[x]"} for name in "ab"]
+    (tmp_path / "run.json").write_text(json.dumps(saved | {"benchmarks": [*saved["benchmarks"], again]}))
+    return tmp_path / "run.json"
+
+
+def test_a_case_of_two_tests_is_two_in_every_view(twice, capsys):
+    name = "resnet20-int8_static-onnxruntime-b1-t1"
+    both = [f"{name} (suites/test_{test}.py::test_resnet20)" for test in ("document3", "again")]
+    table = frame(read(twice))
+    assert [called for called in table["name"] if called.startswith(name)] == both
+    assert table["name"].tolist()[0] == "resnet20-fp32-torch-b1-t1", "what is unique keeps its id"
+    text = render([read(twice)])
+    assert {"suites/test_document3.py::test_resnet20", "suites/test_again.py::test_resnet20"} < {
+        row.split(" | ")[5].strip() for row in text.splitlines() if row.startswith("| resnet20")
+    }
+    assert "unsupported: x (test_a.py::test_x), x (test_b.py::test_x): not here" in text
+    wide, _ = laid_out(table, ["precision"], ["engine"], ["latency.p50_s"])
+    assert len([one for one in wide["name"] if one in both]) == 2
+    assert f"- {both[1]}: not shown, since {both[0]} fits its cell too" in render([read(twice)], TABLES, "document3")
+    assert all(one in page([read(twice)], None) for one in both)
+    assert [row["case"] for row in rows_of(table)][2:] == both
+    assert main(["report", str(twice), "--format", "csv"]) == 0
+    assert "run,machine,when,name,id,test," in capsys.readouterr().out
+
+
+def test_where_ids_are_unique_nothing_else_is_shown(capsys):
+    assert main(["report", str(GOLDEN), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("run,machine,when,id,model,")
+    assert "suites/" not in render([read(GOLDEN)], TABLES)
+
+
+def test_two_cases_that_nothing_tells_apart_are_numbered():
+    run = read(GOLDEN)
+    assert frame(Run([run.records[3], run.records[3]]))["name"].tolist() == [
+        "resnet20-bf16-onnxruntime-b1-t1",
+        "resnet20-bf16-onnxruntime-b1-t1 (2)",
+    ]
+
+
+FP32, FIGURE = 'label = "a"\ncase = {precision = "fp32"}\n', 'label = "b"\nfigure = "load_s"\nform = "s"\n'
+CELL = 'cell = {figure = "load_s", form = "s"}\n'
+
+
+@pytest.mark.parametrize(
+    ("definition", "told"),
+    [
+        ("rows = []\ncolumns = []", "it has no rows"),
+        (f"[[rows]]\n{FIGURE}[[columns]]\n{FIGURE}", "must be figures, or both cases with a 'cell'"),
+        (f"[[rows]]\n{FP32}[[columns]]\n{FP32}", "must be figures, or both cases with a 'cell'"),
+        (f"[[rows]]\n{FP32}[[rows]]\n{FIGURE}[[columns]]\n{FP32}", "its rows are cases and figures"),
+        (f"{CELL}[[rows]]\n{FP32}[[columns]]\n{FP32}[[columns]]\n{FIGURE}", "its columns are cases and figures"),
+        (f"[[rows]]\n{FP32}[[columns]]\n{FIGURE}[[columns]]\n{FIGURE}", "two of its columns have one label"),
+        (f"rows = 3\n[[columns]]\n{FIGURE}", "defines no table"),
+        (f"rows = [3]\n[[columns]]\n{FIGURE}", "defines no table"),
+        (f"where = 3\n[[rows]]\n{FP32}[[columns]]\n{FIGURE}", "where a table of what the cases have in common"),
+        (f"[[rows]]\nlabel = 3\ncase = {{}}\n[[columns]]\n{FIGURE}", "a label is a text"),
+        (f"[[rows]]\n{FP32}[[columns]]\nlabel = 'b'\nfigure = []\nform = 's'", "a figure is the name of one"),
+        (
+            f"[[rows]]\n{FP32}[[columns]]\nlabel = 'b'\nfigure = 'x'\nform = 'euro'",
+            "'euro' is no form; there are percent",
+        ),
+        (f"[[rows]]\n{FP32}[[columns]]\n{FIGURE}interval = 'low'", "an interval a list of such names"),
+    ],
+)
+def test_a_definition_that_makes_no_table_is_refused_with_the_reason(tmp_path, capsys, definition, told):
+    (tmp_path / "own.toml").write_text(f"title = 'own'\n{definition}")
+    assert main(["report", str(GOLDEN), "--tables", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_a_condition_may_name_any_column(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        f"title = 'own'\nwhere = {{warnings = 'x', nothing = 1}}\n[[rows]]\n{FP32}[[columns]]\n{FIGURE}"
+    )
+    with pytest.raises(RunFileError, match="has nothing to show"):
+        render([read(GOLDEN)], tmp_path, "own")
+
+
+ODD = (None, "x", [1], [], {"a": 1}, float("nan"), float("inf"), 10**400, 1e300, -5, True, 0, ["x", None, {}])
+
+
+def places_of(value, place=()):
+    """The places of all fields of a saved run, of lists the first alone."""
+    yield place
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for name, part in parts:
+        yield from places_of(part, (*place, name))
+
+
+def replaced(saved, place, value):
+    """A saved run with one field replaced."""
+    whole = part = copy.deepcopy(saved)
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    return whole
+
+
+def whole(saved):
+    """The golden run, shortened, with all that a record may say."""
+    told = saved["benchmarks"][2]["extra_info"]
+    told |= {"test": "t", "answers": "aaaabbbb", "warnings": ["w"], "pictures": ["p.png"], "lowered": lowered(0.5, 0.9)}
+    told |= {"kernel": {"kernel_db": 45.0, "quantized_db": 40.0}, "calibration": {"asked": 100, "used": 8}}
+    operation = {"kind": "Conv", "format": "int8", "share": 0.5, "count": 1, "kernel": "k"}
+    told["explained"] = {"time": {"int8": 0.5}, "operations": [operation], "diagnosis": "d"}
+    told["noise"]["best"] = {"int8_gops": 900.0}
+    return saved | {"benchmarks": [saved["benchmarks"][0], saved["benchmarks"][2]]}
+
+
+def asked(command, run, base, folder):
+    """The arguments of one command over a saved run."""
+    return {
+        "cases": ["report", run, "--table", "cases"],
+        "csv": ["report", run, "--format", "csv"],
+        "pivot": ["report", run, "--rows", "precision", "--cell", "latency.p50_s,speedup.ratio"],
+        "pivot csv": ["report", run, "--table", "pivot", "--format", "csv"],
+        "defined": ["report", run, "--table", "document3"],
+        "compare": ["compare", base, run, "--fail-on", "slower:5%,missing,failed"],
+        "compare back": ["compare", run, base, "--absolute"],
+        "merge": ["merge", run, base, "--output", str(folder / "merged.json")],
+        "merge alone": ["merge", run, "--output", str(folder / "merged.json")],
+        "history": ["history", run, base],
+    }[command]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cases", "csv", "pivot", "pivot csv", "defined", "compare", "compare back", "merge", "merge alone", "history"],
+)
+def test_any_one_field_may_be_anything_and_no_command_breaks(saved, tmp_path, capsys, command):
+    saved = whole(saved)
+    (tmp_path / "base.json").write_text(json.dumps(saved))
+    file = tmp_path / "run.json"
+    trials = [(place, value) for place in places_of(saved) if place for value in ODD]
+    for place, value in trials[sum(map(ord, command)) % 71 :: 71]:  # another choice of them for each command
+        file.write_text(json.dumps(replaced(saved, place, value)))
+        status = main(asked(command, str(file), str(tmp_path / "base.json"), tmp_path))
+        printed = capsys.readouterr()
+        where = f"{command} where {'.'.join(map(str, place))} is {str(value)[:20]}"
+        assert status in (0, 1) or printed.err.count("\n") == 1, where
+        assert not re.search(r"\bnan\b", printed.out), where
+
+
+@pytest.mark.parametrize("value", [float("nan"), "x", [1], {"a": 1}, pytest.param(10**400, id="huge")])
+def test_a_page_is_made_of_figures_that_are_none(saved, tmp_path, value):
+    names = ("latency", "p50_s"), ("quality", "n"), ("quality", "top1"), ("speedup", "low"), ("artifact", "bytes")
+    saved = whole(saved)
+    for place in (*names, ("kernel", "kernel_db"), ("lowered", "left"), ("explained", "operations"), ("noise", "why")):
+        saved = replaced(saved, ("benchmarks", 1, "extra_info", *place), value)
+    (tmp_path / "run.json").write_text(json.dumps(saved))
+    text = page([read(tmp_path / "run.json")], None)
+    rows = re.search(r'id="rows">(.*?)</script>', text).group(1)
+    assert "NaN" not in rows
+    assert "nan" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_infinity_and_nan_are_read_and_shown_as_a_dash(saved, tmp_path):
+    saved["benchmarks"][0]["extra_info"]["load_s"] = float("inf")
+    saved["benchmarks"][0]["extra_info"]["fidelity"]["sqnr_db"] = float("nan")
+    (tmp_path / "run.json").write_text(json.dumps(saved))
+    assert "Infinity" in (tmp_path / "run.json").read_text()
+    row = cells(render([read(tmp_path / "run.json")]), ["resnet20", "fp32", "torch"])
+    assert row[7] == row[17] == "-"

@@ -8,11 +8,14 @@ import toy  # noqa: F401 - registers the model
 from bench.errors import BenchError, UnknownMember
 from bench.sampling import Plan
 from bench.selftest import TRIALS, loaded, selftest
+from bench.selftest.coverage import DEVIATIONS
 from bench.session import Bench
 
 SHORT = Plan(least_launches=3, most_launches=3, pass_s=0.05, slice_s=0.005, budget_s=0.1)
 TOLD = {
     "overhead": r"timing a session that does nothing takes \d+ ns a call",
+    "coverage": r"sd 1.2% from launch to launch: \d+\.\d\d% of 1000 intervals hold the truth; \d+% end with the first "
+    r"stage, \d\.\d\d% and miss; [3-8]\.\d launches, median half-width \d\.\d\d%",
     "same": r"of 1 95% intervals of a case against itself [01] contain 1; median half-width \d+\.\d\d%; called "
     r"(\w+ [01](, )?){4}",
     "slowed": r"a slow-down of 2% put in, 1 times: called .*; mean ratio [01]\.\d{4}",
@@ -26,8 +29,8 @@ TOLD = {
 def test_a_trial_tells_what_was_found(tmp_path, trial):
     lines = []
     selftest("linear", Bench(tmp_path, plan=SHORT), [trial], 1, 1, lines.append)
-    assert len(lines) == 1
-    assert re.fullmatch(f"{trial}: {TOLD[trial]}", lines[0])
+    assert len(lines) == (1 if trial != "coverage" else len(DEVIATIONS))
+    assert re.fullmatch(f"{trial}: {TOLD[trial]}", lines[-1])
 
 
 def test_each_fault_of_a_worker_is_a_failed_case_with_its_reason(tmp_path):

@@ -10,7 +10,8 @@ from bench.case import Case
 from bench.cli import main
 from bench.errors import BadCase, BuildError
 from bench.model import Source
-from bench.sensitivity import Trial, layers_of, ranked, settled
+from bench.sensitivity import Trial, layers_of, ranked, rendered, settled
+from bench.tasks.detection import Objects
 
 CHANNELS, SIDE, COUNT = 8, 8, 64
 
@@ -56,6 +57,32 @@ def test_the_layer_whose_input_has_an_outlier_costs_most(engine):
     assert found[1].sqnr_db > found[0].sqnr_db + 10
 
 
+def test_layers_in_a_closed_box_are_named_and_not_ranked():
+    import torch
+    from torch import nn
+
+    class Boxed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x).mean(1))
+
+    def made():
+        torch.manual_seed(0)
+        return Boxed().eval().requires_grad_(False)
+
+    given = np.random.default_rng(0).normal(size=(8, 12, 16)).astype(np.float32)
+    found = ranked(Trial(engines.get("torch"), made, given, 1), recipes.get("int8_static"))
+    assert [layer.name for layer in found if layer.sqnr_db is not None] == ["head"]
+    boxed = {layer.name: layer.reason for layer in found if layer.sqnr_db is None}
+    assert boxed.keys() == {"layer.self_attn.out_proj", "layer.linear1", "layer.linear2"}
+    assert set(boxed.values()) == {"inside TransformerEncoderLayer, which FX takes for one operation"}
+    lines = rendered(found).splitlines()
+    assert f"- not lowered: layer.linear1: {boxed['layer.linear1']}" in lines
+
+
 def judged(targets=None):
     """The source and the training side of a model whose classes are FP32's own answers."""
     import torch
@@ -81,15 +108,23 @@ def test_no_layer_stays_where_quality_may_fall_as_it_likes():
 def test_an_artefact_remembers_what_stayed(tmp_path):
     from bench.build import LEFT, as_built
 
+    (tmp_path / LEFT).parent.mkdir()
     (tmp_path / LEFT).write_text('["middle"]')
     recipe = as_built(recipes.get("int8_auto"), tmp_path)
     assert recipe.left_alone(network()) == ["middle"]
+    (tmp_path / LEFT).write_text('{"left": ["last"], "by": "top1"}')
+    recipe = as_built(recipes.get("int8_auto"), tmp_path)
+    assert recipe.left_alone(network()) == ["last"]
+    assert recipe.left_by == "top1"
 
 
 def test_a_training_side_without_targets_is_refused():
     class Nothing:
         def quality(self, answers, targets):
             return {"ap": float("nan")}
+
+        def fidelity(self, answers, reference):
+            return {"agreement": float("nan")}
 
     from bench.tasks import tasks
 
@@ -98,6 +133,44 @@ def test_a_training_side_without_targets_is_refused():
     source = replace(source, model=replace(source.model, task="nothing"))
     with pytest.raises(BuildError, match="no targets on its training side"):
         settled(trial(), recipes.get("int8_auto"), source, data)
+
+
+def test_a_training_side_without_truth_is_judged_by_agreement_with_fp32():
+    recipe = replace(recipes.get("int8_auto"), most_drop=0.02)
+    found = settled(trial(), recipe, *judged(targets=[None] * COUNT))
+    assert found.left == ("first",)
+    assert found.left_by == "agreement with FP32"
+    assert settled(trial(), recipe, *judged()).left_by == "top1"
+
+
+def test_faces_without_truth_leave_in_fp32_what_their_agreement_needs():
+    def boxes(output, item):
+        """A box of one pixel, as far from FP32's as the output is."""
+        left = 10.0 * float(output[0])
+        return np.array([[left, 0.0, left + 1, 1.0, 0.9]])
+
+    source, data = judged([Objects(np.zeros((0, 4)))] * COUNT)
+    source = replace(source, model=replace(source.model, task="detection", answer=boxes))
+    found = settled(trial(), replace(recipes.get("int8_auto"), most_drop=0.02), source, data)
+    assert "first" in found.left, "a map of -1 for both would have left nothing in FP32"
+    assert found.left_by == "agreement with FP32"
+
+
+def test_the_figure_is_the_same_before_and_after():
+    class Other:
+        """Tells one figure of the right network, and another of all others."""
+
+        def quality(self, answers, targets):
+            right = [int(np.argmax(answer)) for answer in answers] == list(targets)
+            return {"a": 0.5 if right else float("nan"), "b": 1.0}
+
+    from bench.tasks import tasks
+
+    tasks.add("other", Other(), __name__)
+    source, data = judged()
+    source = replace(source, model=replace(source.model, task="other"))
+    found = settled(trial(), replace(recipes.get("int8_auto"), most_drop=0.5), source, data)
+    assert found.left, "b did not fall, but a is what was judged"
 
 
 def test_engines_that_lower_whole_networks_say_so():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bench.statistics import Interval, latency, paired_drop, speedup_interval, supported, verdict
+from bench.statistics import Interval, change, latency, paired_drop, speedup_interval, supported, verdict
 
 
 @pytest.mark.parametrize(("percentile", "least"), [(50, 6), (90, 29), (95, 59), (99, 299)])
@@ -25,16 +25,59 @@ def test_the_extremes_bracket_the_percentile_as_often_as_claimed():
     assert inside.mean() == pytest.approx(1 - 0.9**29 - 0.1**29, abs=4 * (0.95 * 0.05 / 20_000) ** 0.5)
 
 
-def test_latency_gives_the_quantiles_of_numpy_where_supported():
+def test_latency_gives_the_quantiles_of_numpy_where_there_are_enough_samples():
     samples = np.random.default_rng(1).lognormal(size=100)
-    figures = latency(list(samples))
+    figures = latency([list(samples[:40]), list(samples[40:])])
     assert figures["p99_s"] is None
     assert figures["p50_s"] == np.median(samples)
     assert [figures["p90_s"], figures["p95_s"]] == list(np.quantile(samples, [0.90, 0.95]))
+    assert (figures["samples"], figures["reason"]) == (100, "100 samples are too few")
+    assert latency([list(samples) * 3])["reason"] is None
 
 
-def test_no_samples_support_nothing():
-    assert set(latency([]).values()) == {None}
+def test_no_samples_tell_nothing():
+    figures = latency([])
+    assert [figures[f"p{percentile}_s"] for percentile in (50, 90, 95, 99)] == [None] * 4
+
+
+def test_means_of_several_calls_have_a_median_and_no_other_percentile():
+    figures = latency([[1e-6] * 400] * 4, together=20)
+    assert figures["p50_s"] == 1e-6
+    assert [figures[f"p{percentile}_s"] for percentile in (90, 95, 99)] == [None] * 3
+    assert figures["reason"] == "samples are means of 20 calls each, which are too short to be timed one by one"
+    assert set(figures["interval"]) == {"p50_s"}
+
+
+def test_a_percentiles_interval_is_students_over_the_launches():
+    rng = np.random.default_rng(0)
+    launches = [rng.lognormal(rng.normal(-7, 0.1), 0.02, 60) for _ in range(5)]
+    for name, percentile in (("p50_s", 50), ("p90_s", 90), ("p95_s", 95)):
+        logs = np.log([np.percentile(samples, percentile) for samples in launches])
+        expected = np.exp(scipy.stats.t.interval(0.95, 4, loc=logs.mean(), scale=scipy.stats.sem(logs)))
+        assert latency(launches)["interval"][name] == pytest.approx(list(expected))
+    staged = latency(launches, first=3)["interval"]["p50_s"]
+    logs = np.log([np.median(samples) for samples in launches])
+    scale = logs[:3].std(ddof=1) / math.sqrt(5)
+    assert staged == pytest.approx(list(np.exp(scipy.stats.t.interval(0.95, 2, loc=logs.mean(), scale=scale))))
+
+
+def test_a_percentile_has_an_interval_where_each_launch_tells_it_and_there_are_two():
+    assert latency([[1.0] * 400])["interval"] == {}
+    assert set(latency([[1.0] * 58] * 4)["interval"]) == {"p50_s", "p90_s"}
+    assert set(latency([[1.0] * 2] * 3)["interval"]) == {"p50_s"}
+
+
+def test_a_percentiles_interval_holds_what_launches_come_to_though_their_calls_depend_on_each_other():
+    rng = np.random.default_rng(4)
+    held, pooled = [], []
+    for _ in range(1000):
+        launches = [rng.normal(0, 0.03) + np.log(rng.lognormal(0, 0.01, 60)) for _ in range(5)]
+        low, high = latency([np.exp(samples) for samples in launches])["interval"]["p50_s"]
+        held.append(low <= 1 <= high)
+        ordered = np.sort(np.concatenate(launches))  # as if all calls were independent
+        pooled.append(ordered[133] <= 0 <= ordered[166])
+    assert abs(np.mean(held) - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 1000)
+    assert np.mean(pooled) < 0.5
 
 
 def test_the_speedups_interval_is_students_on_the_logarithms_of_the_launches():
@@ -57,6 +100,56 @@ def test_the_speedups_interval_covers_the_truth_as_often_as_it_says():
     found = [speedup_interval([launch() for _ in range(5)]) for _ in range(2000)]
     covered = np.mean([interval.low <= 2 <= interval.high for interval in found])
     assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_the_speedups_interval_has_the_first_stages_deviation_and_the_mean_of_all():
+    logs = np.array([0.01, -0.02, 0.03, 0.5, 0.6])
+    found = speedup_interval([([1.0], [math.exp(log)]) for log in logs], first=3)
+    half = scipy.stats.t.ppf(0.975, 2) * logs[:3].std(ddof=1) / math.sqrt(5)
+    assert (found.low, found.ratio, found.high) == pytest.approx(
+        (math.exp(logs.mean() - half), math.exp(logs.mean()), math.exp(logs.mean() + half))
+    )
+
+
+def test_a_change_is_welchs_test_of_the_logarithms():
+    rng = np.random.default_rng(5)
+    before, after = rng.lognormal(0, 0.01, 5), rng.lognormal(0.03, 0.02, 7)
+    found = change(before, after, 0.01)
+    welch = scipy.stats.ttest_ind(np.log(after), np.log(before), equal_var=False)
+    ends = welch.confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx((math.exp(ends.low), math.exp(ends.high)))
+    beyond = scipy.stats.ttest_ind(
+        np.log(after) - math.log1p(0.01), np.log(before), equal_var=False, alternative="greater"
+    )
+    assert found.p == pytest.approx(beyond.pvalue)
+    down = change(after, before, 0.01)
+    beyond = scipy.stats.ttest_ind(
+        np.log(before) + math.log1p(0.01), np.log(after), equal_var=False, alternative="less"
+    )
+    assert down.p == pytest.approx(beyond.pvalue)
+
+
+def test_a_change_between_runs_that_ended_early_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(6)
+
+    def run():
+        logs = rng.normal(0, 0.006, 8)
+        wanted = math.ceil((scipy.stats.t.ppf(0.975, 3) * logs[:4].std(ddof=1) / 0.005) ** 2)
+        return np.exp(logs[: min(8, max(4, wanted))])
+
+    staged, plain = [], []
+    for _ in range(2000):
+        before, after = run(), run()
+        for found, first in ((staged, (4, 4)), (plain, (None, None))):
+            interval = change(before, after, first=first).interval
+            found.append(interval.low <= 1 <= interval.high)
+    assert abs(np.mean(staged) - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+    assert np.mean(plain) < 0.94
+
+
+def test_a_change_without_any_spread_is_told_by_its_size():
+    assert change([1.0, 1.0], [1.02, 1.02], 0.01).p == 0.0
+    assert change([1.0, 1.0], [1.005, 1.005], 0.01).p == 1.0
 
 
 def test_one_launch_has_no_interval_and_so_no_verdict():

@@ -74,6 +74,8 @@ class Toy(Engine):
                 time.sleep(600)
             if fault == "hang":
                 time.sleep(600)
+            if fault == "writes":
+                inputs *= 2
             if fault == "raise":
                 raise RuntimeError("the toy is broken")
             if fault == "coarse":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.recipe import Recipe
@@ -27,23 +28,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Emulation:
-    """A session that computes a quantized artefact in floating point, and by what, in words for the record."""
+    """A session that computes a quantized artefact in floating point, and by what, in words for the record.
+
+    layers  inputs -> the SQNR in dB of each of the engine's INT8 kernels against floating point, from the same
+            quantized inputs, by the layer's name; None where layers cannot be told apart.
+    """
 
     predict: Predict
     by: str
+    layers: Callable[[np.ndarray], dict[str, float]] | None = None
 
 
 class Engine(ABC):
     """What every engine must be able to do. Override the abstract methods; the others have defaults.
 
-    packages  distributions it needs; their versions are part of an artefact's key.
-    format    the artefact's format, as the record names it.
-    widths    the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    packages     distributions it needs; their versions are part of an artefact's key.
+    format       the artefact's format, as the record names it.
+    formats      the number formats that it computes in, by a recipe's names; a recipe with another is unsupported.
+    activations  when its INT8 can find the scales of activations: "static", "dynamic".
+    widths       the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
+    compiled     the environment variable that names the folder where it keeps what it compiles at the first call; None
+                 where it keeps nothing.
+    dynamic      the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
+    unlowered    why layers of a kind stay in FP32 under INT8 here, by kind.
+    whole        whether the artefact holds the network itself; else it holds the weights, and the model's code the
+                 rest.
     """
 
     packages: tuple[str, ...] = ()
     format: str = ""
+    formats: tuple[str, ...] = ("fp32",)
+    activations: tuple[str, ...] = ()
     widths: tuple[int, ...] = (8,)
+    compiled: str | None = None
+    dynamic: tuple[str, ...] = ("linear",)
+    unlowered: Mapping[str, str] = MappingProxyType({})
+    whole: bool = True
 
     @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:
@@ -54,14 +74,16 @@ class Engine(ABC):
         """Write the artefact's files into the empty folder.
 
         network  in eval mode, FP32, on the CPU; may be changed in place.
-        samples  float32 (n, ...), preprocessed: for calibration, and the shape of an input; its first is the example.
+        samples  (n, ...), n >= 1, preprocessed, in C order: for calibration, and the shape of an input; its first is
+                 the example.
         """
 
     @abstractmethod
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
-        """Open a session on an artefact: float32 (batch, ...) -> float32 (batch, ...), a tuple for several outputs.
+        """Open a session on an artefact: (batch, ...) -> (batch, ...), a tuple for several outputs, float32 or whole
+        numbers as the network's are. It leaves its input as it is.
 
         network  gives the architecture with unset weights, for engines whose artefact does not hold it.
         example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
@@ -88,7 +110,8 @@ class Engine(ABC):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation | None:
         """A session that computes the same quantized artefact in floating point, without the engine's INT8 kernels, and
-        what it is computed by; None where there is none to be had. Arguments as those of `load`.
+        what it is computed by; None where there is none to be had, Unsupported where this artefact has none. Arguments
+        as those of `load`.
         """
         return None
 
@@ -116,6 +139,13 @@ class Engine(ABC):
             except importlib.metadata.PackageNotFoundError:
                 return f"package {package} is not installed"
         return None
+
+
+def two_of(samples: np.ndarray) -> np.ndarray:
+    """Two of the samples, (2, ...), to trace a network with a free batch, for exporters take a batch of 1 for a
+    constant; the one twice where there is one.
+    """
+    return samples[[0, min(1, len(samples) - 1)]]
 
 
 @contextmanager

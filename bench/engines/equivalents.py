@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
-def without_transposed(network: torch.nn.Module) -> torch.nn.Module:
-    """A network that gives the same and in which a convolution and a pixel shuffle stand for each transposed
-    convolution of one group, without dilation and of one stride; the others are left.
 
-    Output pixel s q + r - p is a sum over the taps k = r mod s alone, for each of the s x s phases r: a convolution of
-    ceil(k / s) taps. Source: Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?".
+def without_transposed(network: torch.nn.Module, example: np.ndarray, least_groups: int = 1) -> torch.nn.Module:
+    """A network that gives the same and in which a convolution and a shuffle of pixels stand for each transposed
+    convolution of 1, 2 or 3 dimensions and of so many groups at the least. One that is told its output's size when it
+    is called gives the size that it is told on the example (batch, ...); one that is told several sizes there, or is
+    not called, is left.
+
+    Output pixel s q + r - p is a sum over the taps k = r mod s alone, for each of the phases r, s along each axis: a
+    convolution of ceil(k / s) taps. Source: Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
+    layer?".
     """
     import torch
 
-    return _replaced(network, torch.nn.ConvTranspose2d, lambda module: _subpixel(module) if _can_be(module) else None)
+    kinds = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+    calls = calls_of(network, kinds, example)
+
+    def other(module: Any) -> torch.nn.Module | None:
+        paddings = {_output_padding(module, *args, **options) for args, options in calls.get(module, [])}
+        can_be = len(paddings) == 1 and module.groups >= least_groups
+        return _subpixel(module, paddings.pop()) if can_be else None
+
+    return replaced(network, kinds, other)
 
 
 def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
@@ -28,21 +43,85 @@ def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
     """
     import torch
 
-    return _replaced(network, torch.nn.ReflectionPad2d, lambda module: _mirrored(module.padding))
+    return replaced(network, torch.nn.ReflectionPad2d, lambda module: _mirrored(module.padding))
 
 
-def _replaced(
-    network: torch.nn.Module, kind: type[torch.nn.Module], other: Callable[..., torch.nn.Module | None]
-) -> torch.nn.Module:
-    """A copy of the network with `other(module)` in the place of each module of a kind, where it gives one; the
-    network itself where there is none to replace.
+def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
+    """A network that gives the same and in which a padding of its own stands before each convolution that pads by
+    anything but a number of zeros: "same", "valid", reflection, replication, circular.
     """
-    found = {name: other(module) for name, module in network.named_modules() if isinstance(module, kind)}
-    others = {name: new for name, new in found.items() if new is not None}
-    if not others:
+    import torch
+    from torch import nn
+
+    def other(module: Any) -> torch.nn.Module | None:
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            return None
+        if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            return None
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        amounts = tuple(module._reversed_padding_repeated_twice)
+        convolution = copy.copy(module)
+        convolution.padding, convolution.padding_mode = (0,) * len(module.kernel_size), "zeros"
+
+        class Padded(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.convolution = convolution
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.convolution(nn.functional.pad(x, amounts, mode) if any(amounts) else x)
+
+        return Padded().eval()
+
+    return replaced(network, torch.nn.modules.conv._ConvNd, other)
+
+
+def calls_of(network: torch.nn.Module, kinds: tuple[type, ...], example: np.ndarray) -> dict[torch.nn.Module, Calls]:
+    """The arguments that each module of these kinds is called with while the network runs on the example."""
+    import torch
+
+    calls: dict[torch.nn.Module, Calls] = {}
+
+    def note(module: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        calls.setdefault(module, []).append((args, options))
+
+    hooks = [
+        module.register_forward_pre_hook(note, with_kwargs=True)
+        for module in network.modules()
+        if isinstance(module, kinds)
+    ]
+    if hooks:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # it calls no modules
+        try:
+            with torch.no_grad():
+                network(torch.from_numpy(example.copy()))
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for hook in hooks:
+                hook.remove()
+    return calls
+
+
+def replaced(
+    network: torch.nn.Module,
+    kinds: type[torch.nn.Module] | tuple[type[torch.nn.Module], ...],
+    other: Callable[[Any], torch.nn.Module | None],
+) -> torch.nn.Module:
+    """A copy of the network with `other(module)` in the place of each module of these kinds, where it gives one, also
+    where a module stands in several places; the network itself where there is none to replace.
+    """
+    found = {module: other(module) for module in network.modules() if isinstance(module, kinds)}
+    others = {module: new for module, new in found.items() if new is not None}
+    if network in others:
+        return others[network]
+    places = [
+        (name, others[module]) for name, module in network.named_modules(remove_duplicate=False) if module in others
+    ]
+    if not places:
         return network
     network = copy.deepcopy(network)
-    for name, new in others.items():
+    for name, new in places:
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, new)
     return network
@@ -67,53 +146,73 @@ def _mirrored(padding: tuple[int, int, int, int]) -> torch.nn.Module:
     return Mirrored().eval()
 
 
-def _can_be(module: torch.nn.ConvTranspose2d) -> bool:
-    kernel, padding, more, stride = module.kernel_size, module.padding, module.output_padding, module.stride
-    return (
-        module.groups == 1
-        and set(module.dilation) == {1}
-        and len(set(stride)) == 1
-        and not isinstance(padding, str)
-        and all(_cut(*sizes) >= 0 for sizes in zip(kernel, padding, more, stride, strict=True))
+def _extents(module: Any) -> tuple[int, ...]:
+    """How many pixels the kernel spans along each axis, the gaps of its dilation among them."""
+    return tuple((kernel - 1) * gap + 1 for kernel, gap in zip(module.kernel_size, module.dilation, strict=True))
+
+
+def _output_padding(module: Any, x: torch.Tensor, output_size: list[int] | None = None) -> tuple[int, ...]:
+    """The pixels that a transposed convolution adds to its least output, in a call on x (batch, planes, ...)."""
+    if output_size is None:
+        return tuple(module.output_padding)
+    extents, axes = _extents(module), len(module.kernel_size)
+    return tuple(
+        int(wanted) - ((size - 1) * stride - 2 * padding + extent)
+        for wanted, size, stride, padding, extent in zip(
+            output_size[-axes:], x.shape[-axes:], module.stride, module.padding, extents, strict=True
+        )
     )
 
 
-def _cut(kernel: int, padding: int, output_padding: int, stride: int) -> int:
-    """How many pixels too many stand behind the last one."""
-    return -(-kernel // stride) * stride - kernel + padding - output_padding
-
-
-def _subpixel(module: torch.nn.ConvTranspose2d) -> torch.nn.Module:
+def _subpixel(module: Any, output_padding: tuple[int, ...]) -> torch.nn.Module:
     import torch
     from torch import nn
 
-    stride = module.stride[0]
-    taps = (-(-module.kernel_size[0] // stride), -(-module.kernel_size[1] // stride))
-    starts = tuple(int(extent) for extent in module.padding)
-    ends = tuple(
-        -cut or None
-        for cut in (
-            _cut(*sizes) for sizes in zip(module.kernel_size, starts, module.output_padding, module.stride, strict=True)
-        )
-    )
-    planes_in, planes = module.in_channels, module.out_channels
-    whole = torch.zeros(planes_in, planes, *(tap * stride for tap in taps))
-    whole[..., : module.kernel_size[0], : module.kernel_size[1]] = module.weight.detach()
-    phases = whole.view(planes_in, planes, taps[0], stride, taps[1], stride).flip(2, 4)
+    stride, starts, axes = module.stride, module.padding, len(module.stride)
+    extents, groups = _extents(module), module.groups
+    ends = [extent - start + more for extent, start, more in zip(extents, starts, output_padding, strict=True)]
+    taps = [-(-max(extent, end) // step) for extent, end, step in zip(extents, ends, stride, strict=True)]
+    sizes = [tap * step for tap, step in zip(taps, stride, strict=True)]
+    cuts = [slice(start, end - size or None) for start, end, size in zip(starts, ends, sizes, strict=True)]
+    planes_in, planes = module.in_channels // groups, module.out_channels // groups
+    kernel = torch.zeros(module.in_channels, planes, *sizes)
+    inside = [slice(0, extent, gap) for extent, gap in zip(extents, module.dilation, strict=True)]
+    kernel[:, :, *inside] = module.weight.detach()
+    # group, plane in, plane, then tap and phase of each axis
+    phased = kernel.view(groups, planes_in, planes, *(x for pair in zip(taps, stride, strict=True) for x in pair))
+    taps_at, phases_at = [3 + 2 * axis for axis in range(axes)], [4 + 2 * axis for axis in range(axes)]
+    weight = phased.flip(taps_at).permute(0, 2, *phases_at, 1, *taps_at).flatten(0, 1 + axes)
+    phases = math.prod(stride)
     has_bias = module.bias is not None
-    convolution = nn.Conv2d(planes_in, planes * stride**2, taps, padding=(taps[0] - 1, taps[1] - 1), bias=has_bias)
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](
+        module.in_channels,
+        module.out_channels * phases,
+        tuple(taps),
+        padding=tuple(tap - 1 for tap in taps),
+        groups=groups,
+        bias=has_bias,
+    )
     with torch.no_grad():
-        convolution.weight.copy_(phases.permute(1, 3, 5, 0, 2, 4).flatten(0, 2))
+        convolution.weight.copy_(weight)
         if convolution.bias is not None and module.bias is not None:
-            convolution.bias.copy_(module.bias.repeat_interleave(stride**2))
+            convolution.bias.copy_(module.bias.repeat_interleave(phases))
+    even = axes == 2 and len(set(stride)) == 1
+
+    def shuffled(x: torch.Tensor) -> torch.Tensor:
+        if even:  # INT8 kernels know this one
+            return nn.functional.pixel_shuffle(x, stride[0])
+        x = x.unflatten(1, (module.out_channels, *stride))
+        x = x.permute(0, 1, *(place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)))
+        for axis in range(axes):
+            x = x.flatten(2 + axis, 3 + axis)
+        return x
 
     class SubPixel(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.convolution = convolution
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = nn.functional.pixel_shuffle(self.convolution(x), stride)
-            return x[:, :, starts[0] : ends[0], starts[1] : ends[1]]
+        def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+            return shuffled(self.convolution(x))[:, :, *cuts]
 
     return SubPixel().eval()

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine, pt2e, quiet
-from bench.engines.equivalents import without_reflection
+from bench.artifact import BESIDE
+from bench.engines import Emulation, Engine, pt2e, quiet
+from bench.engines.equivalents import without_reflection, without_transposed
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from bench.engines import Predict
     from bench.model import Output
 
-MODEL = "model.pte"
+MODEL, PROGRAM = "model.pte", "model.pt2"
 
 
 class ExecuTorch(Engine):
@@ -25,6 +27,8 @@ class ExecuTorch(Engine):
 
     packages = ("executorch", "torch", "torchao")
     format = "pte"
+    formats = ("fp32", "int8")
+    activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: bfloat16, dynamic INT8, a part of a network, another device."""
@@ -52,12 +56,17 @@ class ExecuTorch(Engine):
 
         example = samples[:1]
         with quiet(), torch.no_grad():
-            program = pt2e.exported(without_reflection(network), example)
+            network = without_reflection(network)
+            if recipe.number_format == "int8":
+                network = without_transposed(network, example, least_groups=2)  # PT2E folds normalization wrongly
+            program = pt2e.exported(network, example)
             if recipe.number_format == "int8":
                 quantizer = XNNPACKQuantizer()
                 quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
                 module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
                 program = pt2e.exported(module, example)
+                (folder / BESIDE).mkdir()
+                torch.export.save(program, folder / BESIDE / PROGRAM)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         (folder / MODEL).write_bytes(lowered.buffer)
 
@@ -82,6 +91,33 @@ class ExecuTorch(Engine):
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return predict
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The program that was lowered to XNNPACK, kept beside, in eager mode: float operators between those that
+        quantize and dequantize; for each item of a batch.
+        """
+        import numpy as np
+
+        whole = pt2e.emulation(folder / BESIDE / PROGRAM)
+
+        def predict(inputs: np.ndarray) -> Output:
+            found = [whole.predict(item) for item in np.split(inputs, len(inputs))]
+            if isinstance(found[0], tuple):
+                return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+            return np.concatenate(found)
+
+        return Emulation(predict, whole.by)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What the program hands to XNNPACK, by the formats that its graph states, and what it does not."""
+        from bench.engines.executorch_count import layers_of
+
+        layers = layers_of((folder / MODEL).read_bytes())
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """The size of ExecuTorch's own pool."""

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, pt2e, quiet
+from bench.engines import Emulation, Engine, pt2e, quiet, two_of
+from bench.engines.equivalents import without_transposed
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
 from bench.isa import has_vnni
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ class Inductor(Engine):
 
     packages = ("torch",)
     format = "state_dict or pt2"
+    compiled = "TORCHINDUCTOR_CACHE_DIR"
+    whole = False
+    formats = ("fp32", "bf16", "int8")
+    activations = ("static", "dynamic")
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: no compiler, INT8 on another processor than x86, another device."""
@@ -54,13 +60,15 @@ class Inductor(Engine):
         import torch
 
         if recipe.number_format != "int8":
-            save(lowered(network, recipe, samples[:1]), folder / STATE)
+            save(lowered(network, recipe, samples[:1], samples), folder / STATE)
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
-            module = pt2e.exported(network, samples[:2], batch).module()
+            network = without_transposed(network, samples[:1], least_groups=2)  # PT2E folds normalization wrongly
+            module = pt2e.exported(network, two_of(samples), batch).module()
             converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
-            program = torch.export.export(converted, (torch.from_numpy(samples[:2]),), dynamic_shapes=({0: batch},))
+            pair = torch.from_numpy(two_of(samples))
+            program = torch.export.export(converted, (pair,), dynamic_shapes=({0: batch},))
             torch.export.save(program, folder / PROGRAM)
 
     def load(
@@ -84,6 +92,36 @@ class Inductor(Engine):
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with the time that is its own."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The program itself, not compiled: float operators between those that quantize and dequantize."""
+        return pt2e.emulation(folder / PROGRAM)
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What a call of the network or of the exported program multiplies; in INT8, what the compiled code calls so: a
+        quantized pattern that Inductor did not find is computed in floating point.
+        """
+        import torch
+
+        from bench.engines.torch_count import as_compiled, batch_of, interpreted, layers_of, products_of, tally
+
+        predict = self.load(folder, recipe, network, example, threads)
+        if recipe.number_format == "int8":
+            with quiet():
+                program = torch.export.load(folder / PROGRAM).module()
+            products = interpreted(program, lambda call: predictor(call)(example))
+            predict(example)
+            with tally(compiled=True) as called:
+                predict(example)
+            products = as_compiled(products, called)
+        else:
+            with torch.compiler.set_stance("force_eager"):
+                products = products_of(lambda: predict(example))
+        return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
 
     def pool(self) -> dict[str, object]:
         """PyTorch's two pools."""

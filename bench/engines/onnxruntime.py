@@ -6,13 +6,17 @@ import json
 import logging
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet
+from bench.engines import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
+from bench.errors import Unsupported
 from bench.explain import CALLS, Operation, format_of
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -31,7 +35,16 @@ class OnnxRuntime(Engine):
 
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
+    formats = ("fp32", "int8")
+    activations = ("static", "dynamic")
     file = MODEL
+    dynamic = ("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "lstm")
+    unlowered = MappingProxyType(
+        {
+            "transposed": "ONNX Runtime has no INT8 kernel for ConvTranspose",
+            **dict.fromkeys(("lstm", "gru", "rnn"), "ONNX Runtime's static quantizer leaves recurrent layers"),
+        }
+    )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: bfloat16, another device."""
@@ -48,10 +61,10 @@ class OnnxRuntime(Engine):
         with tempfile.TemporaryDirectory() as work:
             exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
             if recipe.number_format == "fp32":
-                export(network, samples[:2], folder / MODEL)
+                export(network, two_of(samples), folder / MODEL)
                 return
             alone = recipe.left_alone(network)
-            export(without_transposed(network), samples[:2], exported)
+            export(without_transposed(network, samples[:1]), two_of(samples), exported)
             left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -60,6 +73,7 @@ class OnnxRuntime(Engine):
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
             if recipe.activations == "dynamic":
                 forget_weight_shapes(prepared)
+                unshare_weights(prepared)
                 # u8 weights: ConvInteger took 19 ms with them against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI)
                 quantize_dynamic(prepared, folder / MODEL, weight_type=QuantType.QUInt8)
             else:
@@ -114,6 +128,52 @@ class OnnxRuntime(Engine):
             for runs in nodes.values()
         ]
 
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The artefact's own graph without optimizations, so that quantized layers stay what they are written as: float
+        operations between QuantizeLinear and DequantizeLinear; what is written as whole-number products, as float ones.
+        """
+        import onnx
+        import onnxruntime
+
+        from bench.engines.emulation_onnx import in_floating_point, multiplying_whole_numbers
+
+        with tempfile.TemporaryDirectory() as work:
+            written, executed = str(Path(work) / "written.onnx"), str(Path(work) / "executed.onnx")
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.add_session_config_entry("session.save_model_format", "ONNX")
+            options.optimized_model_filepath = written
+            onnxruntime.InferenceSession(folder / self.file, options, providers=["CPUExecutionProvider"])
+            model = onnx.load(written)
+            in_floating_point(model)
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.add_free_dimension_override_by_name(BATCH, len(example))
+            options.optimized_model_filepath = executed
+            session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+            if whole := multiplying_whole_numbers(onnx.load(executed).graph.node):
+                raise Unsupported(f"ONNX Runtime without optimizations still runs {', '.join(sorted(set(whole)))}")
+        name = session.get_inputs()[0].name
+
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = session.run(None, {name: inputs})
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+        return Emulation(predict, "the artefact's graph in floating point on ONNX Runtime")
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What ONNX Runtime's optimized graph multiplies in a call."""
+        from bench.engines.onnx_count import batch_of, executed, layers_of
+
+        batch = batch_of(example)
+        layers = layers_of(*executed(folder / self.file, {BATCH: batch}, example), batch)
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+
     def pool(self) -> dict[str, object]:
         """The session's own pools."""
         options = self._session.get_session_options()
@@ -156,6 +216,24 @@ def forget_weight_shapes(file: Path) -> None:
     others = [info for info in model.graph.value_info if info.name not in weights]
     del model.graph.value_info[:]
     model.graph.value_info.extend(others)
+    onnx.save(model, file)
+
+
+def unshare_weights(file: Path) -> None:
+    """Give each Gemm of an ONNX file weights of its own: the dynamic quantizer transposes them in place, twice where
+    two layers share them, and the exporter makes equal weights one.
+    """
+    import onnx
+
+    model = onnx.load(file)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    consumers = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and node.input[1] in stored and consumers[node.input[1]] > 1:
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(stored[node.input[1]])
+            consumers[node.input[1]] -= 1
+            copy.name = node.input[1] = f"{node.output[0]}/weight"
     onnx.save(model, file)
 
 

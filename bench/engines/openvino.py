@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Engine, quiet
+from bench.engines import Emulation, Engine, quiet, two_of
+from bench.errors import Unsupported
 from bench.explain import CALLS, Operation, format_of
 from bench.isa import cpu_flags
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL = "model.xml"
+PRODUCTS = (
+    *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
+    *("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell"),
+)
+MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "LSTMSequence", "GRUSequence", "RNNSeq")
 
 
 class OpenVino(Engine):
@@ -28,6 +35,8 @@ class OpenVino(Engine):
 
     packages = ("openvino", "nncf", "torch")
     format = "openvino-ir"
+    formats = ("fp32", "bf16", "int8")
+    activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Give the reason why not: dynamic INT8, BF16 on a CPU without it, another device."""
@@ -52,7 +61,7 @@ class OpenVino(Engine):
             # else a convolution would go by the name of the normalization folded into it, which tells no module
             network = fuse(network)
         with quiet(), torch.inference_mode():
-            model = openvino.convert_model(network, example_input=torch.from_numpy(samples[:2]))
+            model = openvino.convert_model(network, example_input=torch.from_numpy(two_of(samples)))
         model.reshape({0: [-1, *samples.shape[1:]]})
         if recipe.number_format == "int8":
             import nncf
@@ -63,6 +72,8 @@ class OpenVino(Engine):
             dataset = nncf.Dataset([sample[None] for sample in samples])
             model = nncf.quantize(model, dataset, subset_size=len(samples), ignored_scope=ignored)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+        if recipe.number_format == "bf16":
+            keep_precise(folder / MODEL, before_whole_numbers(model))
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -108,7 +119,7 @@ class OpenVino(Engine):
         return [
             Operation(
                 runs[0].node_type,
-                format_of(runs[0].node_type, runs[0].exec_type.upper().endswith(("I8", "U8"))),
+                format_of(runs[0].node_type, _in_int8(runs[0].exec_type)),
                 statistics.median(node.real_time.total_seconds() for node in runs),
                 kernel=runs[0].exec_type,
             )
@@ -116,15 +127,94 @@ class OpenVino(Engine):
             if any(node.real_time.total_seconds() > 0 for node in runs)
         ]
 
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What the IR multiplies, each in the number format of the executed graph."""
+        import openvino
+
+        from bench.engines.openvino_count import layers_of
+
+        compiled = self._compile(folder, recipe, example, threads)
+        model = openvino.Core().read_model(folder / MODEL)
+        model.reshape({place: list(port.shape) for place, port in enumerate(compiled.inputs)})
+        layers = layers_of(model, compiled.get_runtime_model(), int(compiled.input(0).shape[0]))
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays an
+        operation of its own between float ones. Raises Unsupported where a node multiplies whole numbers still.
+        """
+        compiled = self._compile(folder, recipe, example, threads, LP_TRANSFORMS_MODE=False)
+        for node in compiled.get_runtime_model().get_ordered_ops():
+            kind, kernel = (str(node.get_rt_info()[name].value) for name in ("layerType", "primitiveType"))
+            if kind in MULTIPLYING and _in_int8(kernel):
+                raise Unsupported(f"OpenVINO's CPU plugin runs {kind} as {kernel} without low precision, too")
+        request = compiled.create_infer_request()
+
+        def predict(inputs: np.ndarray) -> Output:
+            outputs = tuple(output.copy() for output in request.infer({0: inputs}).values())
+            return outputs[0] if len(outputs) == 1 else outputs
+
+        return Emulation(predict, "the IR on OpenVINO without low precision")
+
     def pool(self) -> dict[str, object]:
         """What the compiled model tells of its streams, threads and precision."""
         told = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
         return super().pool() | {name.lower(): str(self._compiled.get_property(name)) for name in told}
 
 
+def before_whole_numbers(model: Any) -> set[str]:
+    """The names of the operations by which whole numbers are made of the model's floating inputs, as word numbers are:
+    from the inputs on to the conversion, or the test for equality, where no product lies between.
+    """
+    rounded: set[str] = set()
+    waiting: list[Any] = []
+    for node in model.get_ordered_ops():
+        kind, floating = node.get_type_name(), node.get_output_size() and node.get_output_element_type(0).is_real()
+        if not any(value.get_node().get_friendly_name() in rounded for value in node.input_values()):
+            if kind == "Parameter" and floating:
+                rounded.add(node.get_friendly_name())
+        elif floating and kind not in PRODUCTS:
+            rounded.add(node.get_friendly_name())
+        elif kind in ("Convert", "Equal", "NotEqual"):
+            waiting.append(node)
+    found: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        found.add(node.get_friendly_name())
+        before = {value.get_node().get_friendly_name(): value.get_node() for value in node.input_values()}
+        waiting += [before[name] for name in (before.keys() & rounded) - found]
+    return found
+
+
+def keep_precise(file: Path, names: set[str]) -> None:
+    """Mark operations of an IR so that the CPU plugin computes them in float32, where it computes all others in
+    bfloat16, which holds whole numbers exactly only up to 256. OpenVINO's Python cannot set that mark.
+    """
+    from xml.etree import ElementTree
+
+    if not names:
+        return
+    tree = ElementTree.parse(file)
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") in names:
+            notes = layer.find("rt_info")
+            notes = ElementTree.SubElement(layer, "rt_info") if notes is None else notes
+            ElementTree.SubElement(notes, "attribute", name="precise", version="0")
+    tree.write(file)
+
+
 def _belongs(node: Any, modules: list[str]) -> bool:
     """Whether an operation was converted from one of the modules, whose names are in its own."""
     return any(node.get_friendly_name().startswith(f"__module.{name}/") for name in modules)
+
+
+def _in_int8(kernel: str) -> bool:
+    """Whether a kernel of the executed graph computes in whole numbers, by its name."""
+    return kernel.upper().endswith(("I8", "U8"))
 
 
 ENGINE = OpenVino()

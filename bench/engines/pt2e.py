@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import quiet
-from bench.engines.torch import CALIBRATION_BATCH
-from bench.errors import BuildError
+from bench.engines import Emulation, quiet
+from bench.engines.torch import CALIBRATION_BATCH, WHOLE_NUMBERS, predictor
+from bench.errors import BuildError, Unsupported
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -68,3 +69,18 @@ def quantized(
         owner, _, leaf = name.rpartition(".")
         delattr(converted.get_submodule(owner), leaf)  # FP32 weights that INT8 ones replaced would be saved with them
     return converted
+
+
+def emulation(file: Path) -> Emulation:
+    """The emulation of a quantized program: itself in eager mode. Raises Unsupported where one of its operators
+    multiplies whole numbers.
+    """
+    import torch
+
+    functions()  # registers the operators of the program
+    with quiet():
+        module = torch.export.load(file).module()
+    for node in module.graph.nodes:
+        if any(word in str(node.target) for word in WHOLE_NUMBERS):
+            raise Unsupported(f"the program multiplies whole numbers by {node.target}")
+    return Emulation(predictor(module), "the quantized program in PyTorch eager")

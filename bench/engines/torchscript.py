@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import quiet
+from bench.engines import Emulation, quiet, two_of
 from bench.engines.torch import Torch, lowered, predictor, quantized_engine
+from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class TorchScript(Torch):
 
         module = lowered(network, recipe, samples[:1], samples)
         with torch.inference_mode(), quiet():
-            traced = torch.jit.trace(module, torch.from_numpy(samples[:2]), check_trace=False)
+            traced = torch.jit.trace(module, torch.from_numpy(two_of(samples)), check_trace=False)
             torch.jit.freeze(traced).save(str(folder / ARCHIVE))
 
     def load(
@@ -43,6 +45,31 @@ class TorchScript(Torch):
         torch.backends.quantized.engine = quantized_engine()
         with quiet():
             return predictor(torch.jit.load(str(folder / ARCHIVE)))
+
+    def layers(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> list[Layer]:
+        """What a call of the archive multiplies; an archive keeps no modules' names, so they are those of the same
+        network in PyTorch eager, where it multiplies the same in the same order.
+        """
+        from bench.engines.torch_count import batch_of, layers_of, products_of
+
+        predict = self.load(folder, recipe, network, example, threads)
+        products = products_of(lambda: predict(example))
+        eager = predictor(lowered(network(), recipe, example[:1]))
+        named = products_of(lambda: eager(example))
+        if [(one.kind, one.macs) for one in named] == [(one.kind, one.macs) for one in products]:
+            pairs = zip(products, named, strict=True)
+            products = [replace(one, module=other.module, box=other.box) for one, other in pairs]
+        return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
+
+    def emulated(
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+    ) -> Emulation:
+        """The archive itself, its INT8 operators in floating point; its scales and packed weights are its own."""
+        from bench.engines.emulation_torch import emulation
+
+        return emulation(self.load(folder, recipe, network, example, threads))
 
 
 ENGINE = TorchScript()

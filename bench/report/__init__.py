@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,15 @@ from bench.errors import RunFileError
 from bench.record import is_number
 from bench.report.definition import defined
 from bench.report.markdown import escaped, markdown_table
-from bench.runs import Run, frame
+from bench.report.notes import notes_of
+from bench.runs import Run, frame, names
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 GENERAL, PIVOT = "cases", "pivot"
+LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
 
 
 def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
@@ -30,7 +32,7 @@ def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
     text = render([run], reports if reports.is_dir() else None)
     path = reports / "out" / f"run-{now:%Y%m%d-%H%M%S}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join([text, *_pictures(records)]) + "\n", encoding="utf-8")
+    path.write_text("\n\n".join([text, *_pictures(run)]) + "\n", encoding="utf-8")
     summarize(text)
     return text, path
 
@@ -43,9 +45,10 @@ def summarize(text: str) -> None:
             summary.write(f"{text}\n\n")
 
 
-def _pictures(records: list[dict[str, Any]]) -> list[str]:
+def _pictures(run: Run) -> list[str]:
     """The strips of pictures that the cases left, which lie beside the reports."""
-    shown = [(record["id"], name) for record in records for name in record.get("pictures") or ()]
+    cases = zip(names([run])[0], run.records, strict=True)
+    shown = [(case, name) for case, record in cases for name in record.get("pictures") or ()]
     links = [f"![{escaped(case)}](pictures/{escaped(name)}) {escaped(case)}" for case, name in shown]
     return ["### Pictures", *links] if links else []
 
@@ -77,10 +80,8 @@ def head(runs: Sequence[Run]) -> str:
         known = rows[(rows["status"] == "ok") & rows["quality.n"].map(is_number)]
         if len(known):
             first = known.iloc[0]
-            lines.append(
-                f"Model {model}: weights {first['quality.weights']}, judged on {first['quality.dataset']} "
-                f"(n = {first['quality.n']:.0f})."
-            )
+            weights, dataset = (_text(first[f"quality.{name}"]) for name in ("weights", "dataset"))
+            lines.append(f"Model {model}: weights {weights}, judged on {dataset} (n = {first['quality.n']:.0f}).")
     machines: dict[str, list[Run]] = {}
     for run in runs:
         machines.setdefault(run.fingerprint, []).append(run)
@@ -90,8 +91,8 @@ def head(runs: Sequence[Run]) -> str:
     versions: dict[str, list[str]] = {}
     for run in runs:
         versions.setdefault(_versions(run.machine, table), []).append(run.name)
-    for told, names in versions.items():
-        label = f"Versions ({', '.join(names)})" if len(versions) > 1 else "Versions"
+    for told, called in versions.items():
+        label = f"Versions ({', '.join(called)})" if len(versions) > 1 else "Versions"
         lines += [f"{label}: {told}."] if told else []
     for run in runs:
         label = f"Measured {run.name}" if len(runs) > 1 else "Measured"
@@ -101,9 +102,14 @@ def head(runs: Sequence[Run]) -> str:
     return "\n".join(f"- {escaped(line)}" for line in lines)
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "-"
+
+
 def _resumed(run: Run) -> list[str]:
     """How many records an interrupted run had measured, and when; no line where none."""
-    taken = [(record.get("resumed") or {}).get("from") for record in run.records]
+    resumed = [record.get("resumed") for record in run.records]
+    taken = [facts.get("from") if isinstance(facts, dict) else None for facts in resumed]
     times = sorted(at for at in taken if isinstance(at, str))
     span = " to ".join(dict.fromkeys([times[0], times[-1]])) if times else ""
     return [f"Resumed {run.name}: {len(times)} of {len(taken)} records were measured before, {span}."] if times else []
@@ -138,8 +144,10 @@ def _engines_of(table: pd.DataFrame) -> set[str]:
 def general(table: pd.DataFrame) -> str:
     """One row a measured case; unsupported and failed ones as notes below, with their reasons.
 
-    A case that was measured but failed its test has a row too, marked so. The speed-up is that of paired samples; other
-    ratios go by way of the baseline, and are headed with a star.
+    A case that was measured but failed its test has a row too, marked so; cases that several tests measured have the
+    test beside them. The speed-up is that of paired samples; other ratios go by way of the baseline, and are headed
+    with a star. `lowered` is the share of the multiply-accumulates in the number format of a precision below FP32,
+    counted from the artefact; `time in INT8` that of the time of a call, as the runtime's profiler tells.
     """
     good = table[table["status"] == "ok"]
     known = table[[row["status"] == "ok" or is_number(row.get("latency.p50_s")) for _, row in table.iterrows()]]
@@ -150,6 +158,8 @@ def general(table: pd.DataFrame) -> str:
         "batch": lambda row: f"{row['batch']:d}",
         "threads": lambda row: f"{row['threads']:d}",
     }
+    if (known["name"] != known["id"]).any():
+        columns["test"] = lambda row: row["name"].removeprefix(row["id"]).strip(" ()") or "-"
     for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
         for column in known.columns:
             metric = column.removeprefix(prefix)
@@ -158,6 +168,7 @@ def general(table: pd.DataFrame) -> str:
                 columns[metric + suffix] = _figure_of(column)
     columns |= {
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
+        LOWERED: lambda row: _number(row.get("lowered.share"), "{:.1%}".format),
         "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
@@ -165,14 +176,19 @@ def general(table: pd.DataFrame) -> str:
         "x own FP32*": lambda row: _ratio(row, _fp32(good, row, {"engine": row["engine"]})),
         "x best FP32*": lambda row: _ratio(row, _fp32(good, row, {})),
         "of peak": lambda row: _number(row.get("efficiency.share_of_peak"), "{:.0%}".format),
-        "in INT8": lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
+        TIME: lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
         "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
+        COLD: lambda row: _number(row["first_call_cold_s"], lambda s: f"{s * 1e3:.1f}"),
     }
+    if not known["first_call_cold_s"].map(is_number).any():
+        del columns[COLD]
     if "explained.diagnosis" not in known:
-        del columns["in INT8"]
+        del columns[TIME]
+    if "lowered.share" not in known:
+        del columns[LOWERED]
     lines = ["### All cases"]
     if len(known):
         rows = [{name: cell(row) for name, cell in columns.items()} for _, row in known.iterrows()]
@@ -180,19 +196,27 @@ def general(table: pd.DataFrame) -> str:
             "",
             markdown_table(rows),
             "",
-            *_footnotes(known),
+            *_footnotes(known, columns),
         ]
     lines += ["", *notes(table)] if len(good) < len(table) else []
-    told = [(row["id"], row.get("explained.diagnosis")) for _, row in known.iterrows()]
+    told = [(row["name"], row.get("explained.diagnosis")) for _, row in known.iterrows()]
     why = [f"- {escaped(case)}: {escaped(text)}" for case, text in told if isinstance(text, str)]
     lines += ["", "### What was executed", "", *why] if why else []
     return "\n".join(lines)
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """The frame without the columns whose cells are lists, for programs that read it."""
+    """The frame for programs that read it: lists of texts, such as warnings, as one text, without the columns that hold
+    other lists, or nothing; and without the cases' names and tests where their ids tell them apart.
+    """
+    table = table.map(lambda cell: _joined(cell) if isinstance(cell, list) else cell)
     lists = [name for name in table.columns if table[name].map(lambda cell: isinstance(cell, (list, dict))).any()]
-    return table.drop(columns=lists).dropna(axis="columns", how="all")
+    same = ["name", "test"] if (table["name"] == table["id"]).all() else []
+    return table.drop(columns=[*lists, *same]).dropna(axis="columns", how="all")
+
+
+def _joined(cell: list[Any]) -> Any:
+    return ("; ".join(cell) or None) if all(isinstance(part, str) for part in cell) else cell
 
 
 def notes(table: pd.DataFrame) -> list[str]:
@@ -200,7 +224,9 @@ def notes(table: pd.DataFrame) -> list[str]:
     lost = table[table["status"] != "ok"]
     lines = []
     for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
-        lines.append(f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['id'])}: {escaped(reason)}")
+        lines.append(
+            f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['name'])}: {escaped(_text(reason))}"
+        )
     return lines
 
 
@@ -252,10 +278,10 @@ def _baseline(row: Any) -> list[Any]:
     return [row.get(f"speedup.baseline.case.{axis}") for axis in ("engine", "precision", "batch", "threads", "device")]
 
 
-def _footnotes(known: pd.DataFrame) -> list[str]:
-    """What the speed-ups are against and how sure, and what makes single cases doubtful."""
+def _footnotes(known: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """What the speed-ups are against and how sure, what shares are of, and what makes single cases doubtful."""
     lines = []
-    rows = [row for _, row in known.iterrows()]
+    rows = known.to_dict("records")
     if known["speedup.ratio"].map(is_number).any():
         bases = sorted({f"{engine} {precision}" for engine, precision, *_ in map(_baseline, rows) if engine == engine})
         count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
@@ -265,11 +291,10 @@ def _footnotes(known: pd.DataFrame) -> list[str]:
             sure = "in one launch of fresh processes, which gives no interval"
         lines.append(f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, {sure}.")
     lines.append("\\* by way of the common baseline, or a ratio of medians without one; its interval is wider.")
-    for row in rows:
-        why = row.get("noise.why")
-        doubts = [*(why if isinstance(why, list) else []), *row.get("warnings", [])]
-        reason = row.get("speedup.reason")
-        doubts += [f"no speed-up: {reason}"] if isinstance(reason, str) else []
-        if doubts:
-            lines.append(f"- {escaped(row['id'])}: {escaped('; '.join(map(str, doubts)))}")
-    return lines
+    shares = {
+        LOWERED: "of the multiply-accumulates, counted in the artefact, in the precision's number format",
+        TIME: "of the time of a call, by the runtime's profiler",
+    }
+    lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
+    lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
+    return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(told))}" for name, told in notes_of(rows))]

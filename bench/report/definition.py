@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import RunFileError
 from bench.record import is_number
 from bench.report.markdown import escaped, markdown_table
+from bench.report.notes import notes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,13 +58,13 @@ class Figure:
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Figure:
         """A figure as the file tells it. Raises KeyError or TypeError where it is none."""
-        names = entry["figure"]
-        return cls(
-            (names,) if isinstance(names, str) else tuple(names),
-            FORMS[entry["form"]],
-            bool(entry.get("ratio", False)),
-            tuple(entry.get("interval", ())),
-        )
+        names, interval = entry["figure"], entry.get("interval", [])
+        names = [names] if isinstance(names, str) else names
+        if not _texts(names) or not names or not _texts(interval):
+            raise TypeError("a figure is the name of one or a list of them, and an interval a list of such names")
+        if entry["form"] not in FORMS:
+            raise KeyError(f"{entry['form']!r} is no form; there are {', '.join(FORMS)}")
+        return cls(tuple(names), FORMS[entry["form"]], bool(entry.get("ratio", False)), tuple(interval))
 
     def of(self, case: Any) -> Any:
         """The figure of a case, None where it has none."""
@@ -95,9 +96,40 @@ class Line:
 
     @classmethod
     def read(cls, entry: dict[str, Any]) -> Line:
-        """A row or column as the file tells it."""
+        """A row or column as the file tells it. Raises KeyError or TypeError where it is none."""
         figure = None if "case" in entry or "absent" in entry else Figure.read(entry)
-        return cls(entry["label"], dict(entry.get("case", {})), entry.get("absent"), figure)
+        case, absent = entry.get("case", {}), entry.get("absent")
+        if not isinstance(entry["label"], str) or not isinstance(case, dict) or not isinstance(absent, str | None):
+            raise TypeError("a label is a text, a case a table of axes, what is absent a text that says why")
+        return cls(entry["label"], case, absent, figure)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+def _read(definition: dict[str, Any]) -> tuple[str, dict[str, Any], list[Line], list[Line], Figure | None]:
+    """Title, what all cases have in common, rows, columns, the cells' figure. Raises KeyError, TypeError or ValueError
+    where they make no table: every cell needs one figure and one case.
+    """
+    title, where = definition["title"], definition.get("where", {})
+    rows, columns = ([Line.read(entry) for entry in definition[name]] for name in ("rows", "columns"))
+    shared = Figure.read(definition["cell"]) if "cell" in definition else None
+    if not isinstance(title, str) or not isinstance(where, dict):
+        raise TypeError("a title is a text, and where a table of what the cases have in common")
+    kinds = []
+    for name, lines in (("rows", rows), ("columns", columns)):
+        if not lines:
+            raise ValueError(f"it has no {name}")
+        if len({line.figure is None for line in lines}) > 1:
+            raise ValueError(f"its {name} are cases and figures; they must be of one kind")
+        kinds.append(lines[0].figure is not None)
+    if all(kinds) or not (any(kinds) or shared):
+        raise ValueError("rows or columns must be figures, or both cases with a 'cell' that names the figure")
+    labels = [line.label for line in columns]
+    if len(set(labels)) < len(labels):
+        raise ValueError("two of its columns have one label")
+    return title, where, rows, columns, shared
 
 
 def defined(path: Path, table: pd.DataFrame) -> list[str]:
@@ -108,14 +140,12 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
     what the definition itself says to be absent. Raises RunFileError where the file is no such definition.
     """
     try:
-        definition = tomllib.loads(path.read_text(encoding="utf-8"))
-        title, where = definition["title"], definition.get("where", {})
-        rows, columns = ([Line.read(entry) for entry in definition[name]] for name in ("rows", "columns"))
-        shared = Figure.read(definition["cell"]) if "cell" in definition else None
-        if all(bool(line.figure) == bool(rows[0].figure) for line in (*rows, *columns)) and shared is None:
-            raise KeyError("'figure' or 'cell'")
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RunFileError(f"{path} defines no table: {type(error).__name__} {error}") from error
+        title, where, rows, columns, shared = _read(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RunFileError(f"cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        raise RunFileError(f"{path} defines no table: {type(error).__name__} {what}") from error
     named = {axis for line in (*rows, *columns) for axis in line.case}
     groups = [axis for axis in AXES if axis not in named]
     chosen = _where(table, where)
@@ -132,10 +162,18 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
     return texts
 
 
+def judged(case: Any) -> str:
+    """Which weights a case has, what it was judged on, and by how many."""
+    weights, dataset, count = (case[f"quality.{name}"] for name in ("weights", "dataset", "n"))
+    known = [name if isinstance(name, str) else "-" for name in (weights, dataset)]
+    return f"weights {known[0]}, {known[1]}, n = {f'{count:.0f}' if is_number(count) else '-'}"
+
+
 def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
     for column, value in wanted.items():
         values = value if isinstance(value, list) else [value]
-        table = table[table[column].isin(values)] if column in table else table.iloc[:0]
+        places = [place for place, cell in enumerate(table[column]) if cell in values] if column in table else []
+        table = table.iloc[places]
     return table
 
 
@@ -143,19 +181,22 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
     """The table with its sources above and what is missing below, None where no case has figures."""
     missing: dict[str, list[str]] = {}
     found: dict[tuple[int, int], Any] = {}
+    others: dict[str, str] = {}
     for (at_row, row), (at_column, column) in itertools.product(enumerate(rows), enumerate(columns)):
         reason = row.absent or column.absent
         cells = cases.iloc[:0] if reason else _where(cases, row.case | column.case)
         if len(cells):
             found[at_row, at_column] = cells.iloc[0]
+            others |= {str(name): str(cells.iloc[0]["name"]) for name in cells["name"][1:]}
         reason = reason or ("not among the cases of this run" if not len(cells) else None)
         if reason is None and cells.iloc[0]["status"] != "ok":
-            reason = f"{cells.iloc[0]['status']}: {cells.iloc[0]['reason']}"
+            why = cells.iloc[0]["reason"]
+            reason = f"{cells.iloc[0]['status']}{f': {why}' if isinstance(why, str) else ''}"
         if reason is not None:
             label = " ".join(line.label for line in (row, column) if line.figure is None)
             if label not in missing.setdefault(reason, []):
                 missing[reason].append(label)
-    known = [case for case in found.values() if case["status"] == "ok"]
+    known = list({case["name"]: case.to_dict() for case in found.values() if case["status"] == "ok"}.values())
     if not known:
         return None
     shown_rows = [at for at, row in enumerate(rows) if row.absent or at in {place[0] for place in found}]
@@ -171,9 +212,12 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
             case = found.get((at_row, at_column))
             line[columns[at_column].label] = "-" if case is None else figure.cell(case, first)
         lines.append(line)
-    sources = dict.fromkeys(
-        f"{case['model']}: weights {case['quality.weights']}, {case['quality.dataset']}, n = {case['quality.n']:.0f}"
-        for case in known
-    )
-    notes = "".join(f"\n- {escaped(', '.join(labels))}: {escaped(reason)}" for reason, labels in missing.items())
+    sources = dict.fromkeys(f"{case['model']}: {judged(case)}" for case in known)
+    told = [f"{', '.join(labels)}: {reason}" for reason, labels in missing.items()]
+    shown = {str(case["name"]) for case in found.values()}
+    told += [
+        f"{name}: not shown, since {first} fits its cell too" for name, first in others.items() if name not in shown
+    ]
+    told += [f"{name}: {'; '.join(lines)}" for name, lines in notes_of(known, worst=True)]
+    notes = "".join(f"\n- {escaped(line)}" for line in told)
     return f" ({escaped('; '.join(sources))})\n\n{markdown_table(lines)}{chr(10) if notes else ''}{notes}"

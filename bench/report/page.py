@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.pictures import panels_of
 from bench.record import is_number
 from bench.report import head
+from bench.report.notes import doubts
 from bench.report.pivot import cell_text, formed
 from bench.report.plots import AXES, charts, headline, rows_of
-from bench.runs import Run, frame
-
-if TYPE_CHECKING:
-    pass
+from bench.runs import Run, frame, names
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PICTURES_BYTES = 2_500_000  # all of the page is to stay below 5 MB; the plotting library takes 1
@@ -27,11 +26,15 @@ FIGURES = {
     "latency.p90_s": "90th percentile",
     "throughput_items_per_s": "items/s",
     "speedup.ratio": "speed-up (95%)",
+    "lowered.share": "lowered",
+    "explained.time.int8": "time in INT8",
+    "kernel.kernel_db": "kernels",
     "efficiency.share_of_peak": "of peak",
     "artifact.bytes": "size",
     "peak_rss_bytes": "peak memory",
     "load_s": "load",
     "first_call_s": "first call",
+    "first_call_cold_s": "first call, nothing compiled",
 }
 
 
@@ -40,9 +43,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
 
     Whatever a file says is text there: the template escapes it, and data are JSON that holds no markup.
     """
-    import altair
     import jinja2
-    import vl_convert
 
     table = frame(runs)
     varied = {axis for axis in AXES if table[axis].nunique() > 1}
@@ -53,9 +54,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         lines=[line.removeprefix("- ") for line in head(runs).splitlines()],
-        library=_script(
-            vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
-        ),
+        library=_library(),
         specs=_json(specs),
         rows=_json(rows_of(table)),
         axes={axis: sorted(map(str, table[axis].unique())) for axis in AXES if axis in varied},
@@ -78,9 +77,14 @@ def _json(value: Any) -> Any:
     return markupsafe.Markup(text)
 
 
-def _script(text: str) -> Any:
+@functools.cache
+def _library() -> Any:
+    """The plotting library, as a script element holds it."""
+    import altair
     import markupsafe
+    import vl_convert
 
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", altair.SCHEMA_VERSION.rpartition(".")[0])
     return markupsafe.Markup(text.replace("</script", "<\\/script"))
 
 
@@ -88,15 +92,14 @@ def _case(case: Mapping[Any, Any]) -> dict[str, Any]:
     """One row of the page's table: its axes for the filters, its cells with what they are sorted by, and notes."""
     metric = headline(case)
     cells = {name: (cell_text(case, [name]), _order(case.get(name))) for name in FIGURES}
-    cells["case"] = (str(case["id"]), str(case["id"]))
+    cells["case"] = (str(case["name"]), str(case["name"]))
     cells["status"] = (str(case["status"]), str(case["status"]))
     cells["quality"] = (
         ("-", "")
         if metric is None
         else (f"{metric.removeprefix('quality.')} {formed(metric, case[metric])}", _order(case[metric]))
     )
-    noted = [case.get("noise.why"), case.get("warnings")]
-    notes = [str(line) for lines in noted if isinstance(lines, list) for line in lines]
+    notes = doubts(case)
     diagnosis, operations = case.get("explained.diagnosis"), case.get("explained.operations")
     notes += [diagnosis] if isinstance(diagnosis, str) else []
     notes += [_operation(one) for one in operations if isinstance(one, dict)] if isinstance(operations, list) else []
@@ -119,14 +122,15 @@ def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]
     """The pictures that can be slid between: for each item of each case FP32's and the case's, as data addresses."""
     if reports is None:
         return []
+    folder, spent = reports / "out" / "pictures", 0
     found: list[dict[str, Any]] = []
     known: dict[str, str] = {}
-    spent = 0
-    for run in runs:
-        for record in run.records:
+    writers = _writers(runs)
+    for place, (run, called) in enumerate(zip(runs, names(runs), strict=True)):
+        for record, case in zip(run.records, called, strict=True):
             for name in record.get("pictures") or []:
-                file = reports / "out" / "pictures" / Path(str(name)).name
-                panels = panels_of(file) if file.is_file() else {}
+                file = folder / Path(str(name)).name
+                panels = panels_of(file) if writers[str(name)] == place and file.is_file() else {}
                 if "FP32" not in panels or "this case" not in panels:
                     continue
                 parts = {}
@@ -136,15 +140,24 @@ def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]
                     parts[caption] = known.setdefault(data, data)
                 if spent > PICTURES_BYTES:
                     return found
+                axes = {"run": run.name, "machine": run.fingerprint} | record["case"]
                 found.append(
                     {
-                        "case": record["id"],
-                        "axes": {axis: str(value) for axis, value in record["case"].items()},
-                        "name": str(name),
+                        "case": case,
+                        "axes": {axis: str(value) for axis, value in axes.items()},
+                        "name": f"{name}, {run.name}" if len(runs) > 1 else str(name),
                         **{caption.replace(" ", "_"): data for caption, data in parts.items()},
                     }
                 )
     return found
+
+
+def _writers(runs: Sequence[Run]) -> dict[str, int]:
+    """Which run a picture is of, by its file's name: the latest that tells of it. Before names held a digest of what
+    they show, a later run wrote its pictures over an earlier one's of the same name.
+    """
+    order = sorted(range(len(runs)), key=lambda place: (str(runs[place].when or ""), place))
+    return {str(name): place for place in order for one in runs[place].records for name in one.get("pictures") or []}
 
 
 def _jpeg(picture: Any) -> str:

@@ -9,6 +9,7 @@ from bench.case import AXES
 from bench.errors import RunFileError
 from bench.record import is_number
 from bench.report.markdown import escaped, markdown_table
+from bench.report.notes import NOTED, doubts, notes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 KEYS = (*AXES, "run", "machine")
 SHARES = (
     *("quality.top1", "quality.top5", "quality.ap_", "quality.map", "quality.miou", "quality.pixel_accuracy"),
-    *("fidelity.agreement", "efficiency.share_of_peak", "explained.time"),
+    *("fidelity.agreement", "efficiency.share_of_peak", "explained.time", "explained.count_int8", "kernel.agreement"),
+    *("lowered.share", "lowered.macs", "lowered.weights", "lowered.promised"),
 )
 
 
@@ -54,7 +56,7 @@ def laid_out(
     table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], figures: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """A frame of texts, one row and column for each combination of the axes named, and notes: the reason of each cell
-    that has no figures.
+    that has no figures, and what is to be said of those that have.
 
     Axes that are not named but have several values are added to the rows, so that no two cases share a cell. Raises
     RunFileError for a name that is none.
@@ -64,25 +66,29 @@ def laid_out(
     def text(case: Mapping[Hashable, Any]) -> str:
         if case["status"] == "ok":
             return cell_text(case, figures)
-        reason = (str(case["status"]), str(case["reason"]))
+        reason = (str(case["status"]), str(case["reason"] if isinstance(case["reason"], str) else "no reason is told"))
         return f"{case['status']} [{notes.setdefault(reason, len(notes) + 1)}]"
 
     head = "" if columns else ", ".join(figures)
     wide = _spread(table, rows, columns, figures, lambda case: {head: text(case)}).fillna("-")
-    return wide, [f"[{number}] {status}: {reason}" for (status, reason), number in notes.items()]
+    lines = [f"[{number}] {status}: {reason}" for (status, reason), number in notes.items()]
+    measured = table[table["status"] == "ok"].to_dict("records")
+    return wide, [*lines, *(f"{name}: {'; '.join(told)}" for name, told in notes_of(measured))]
 
 
 def numbers(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
     """The same layout for programs: one column for each figure in its own unit, both ends of a speed-up's interval
-    beside it, and one for why a case has none. Raises RunFileError as `laid_out` does.
+    beside it, one for what is to be said of it, one for why a case has none. Raises RunFileError as `laid_out` does.
     """
     ends = ("speedup.low", "speedup.high")
     shown = [part for name in figures for part in (name, *(ends if name == "speedup.ratio" else ()))]
 
     def cells(case: Mapping[Hashable, Any]) -> dict[str, Any]:
         if case["status"] == "ok":
-            return {name: case[name] for name in shown}
-        return dict.fromkeys(shown) | {"reason": f"{case['status']}: {case['reason']}"}
+            told = doubts(case)
+            return {name: case[name] for name in shown} | ({"notes": "; ".join(told)} if told else {})
+        why = f": {case['reason']}" if isinstance(case["reason"], str) else ""
+        return dict.fromkeys(shown) | {"reason": f"{case['status']}{why}"}
 
     return _spread(table, rows, columns, figures, cells)
 
@@ -105,10 +111,13 @@ def _spread(
             near = ", ".join(column for column in table.columns if _is_figure(table, column))
             raise RunFileError(f"no case of these runs has a figure {name!r}; there are {near}")
     more = [key for key in KEYS if key not in (*rows, *columns) and table[key].nunique() > 1]
+    if table.duplicated(list(KEYS)).any():  # several tests measured a case
+        more.append("name")
     if "run" in more and "machine" in more and table["run"].nunique() == table["machine"].nunique():
         more.remove("machine")  # they tell the same
     keys = [*rows, *more]
-    needed = dict.fromkeys([*KEYS, "status", "reason", *figures, "speedup.low", "speedup.high"])
+    known = [name for name in NOTED if name in table]
+    needed = dict.fromkeys([*KEYS, "name", "status", "reason", *figures, "speedup.low", "speedup.high", *known])
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for case in table[list(needed)].to_dict("records"):
         heads = [str(case[name]) for name in columns]

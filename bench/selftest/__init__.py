@@ -1,6 +1,7 @@
 """Whether the harness can be believed on this machine: known truths, measured again and again, each told in a line.
 
-Two kinds: what its figures say of a speed-up that is known (`figures`), and what it does when things break (`faults`).
+Three kinds: what its figures say of a speed-up that is known (`figures`), how often its rule of when to stop is right
+where all is simulated (`coverage`), and what it does when things break (`faults`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.errors import UnknownMember
+from bench.selftest.coverage import coverage
 from bench.selftest.faults import broken, killed
 from bench.selftest.figures import compared, grid, overhead, ranged, same, slowed
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 TRIALS: dict[str, Trial] = {
     "overhead": overhead,
+    "coverage": coverage,
     "same": same,
     "same-torch": partial(same, engine="torch"),
     "slowed": slowed,

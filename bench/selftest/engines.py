@@ -30,6 +30,8 @@ class Around(Engine):
 
     packages = engines.get(INNER).packages
     format = engines.get(INNER).format
+    formats = engines.get(INNER).formats
+    activations = engines.get(INNER).activations
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """As ONNX Runtime."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench.pictures import picture_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,7 +37,9 @@ class Detection:
     """Judges detections of one class against Objects."""
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, float]:
-        """ap_<subset> by WIDER's protocol for each subset; map and map50 over all boxes by COCO's; all 0..1."""
+        """ap_<subset> by WIDER's protocol for each subset; map and map50 over all boxes by COCO's; all 0..1, NaN where
+        there is nothing to find.
+        """
         names = targets[0].subsets
         answers = [scaled(answer, 1 / target.factor) for answer, target in zip(answers, targets, strict=True)]
         wider = {f"ap_{name}": wider_ap(answers, targets, name) for name in names}
@@ -71,7 +75,10 @@ class Detection:
         import torch
         from torchvision.utils import draw_bounding_boxes
 
-        picture = torch.from_numpy(np.ascontiguousarray(item.transpose(2, 0, 1)))
+        whole = picture_of(item)
+        if whole is None:
+            return {}
+        picture = torch.from_numpy(np.ascontiguousarray(whole.transpose(2, 0, 1)))
 
         def drawn(boxes: np.ndarray) -> np.ndarray:
             corners = torch.from_numpy(boxes[:, :4].astype(np.float32))
@@ -145,7 +152,11 @@ def wider_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects], subset: 
 
 
 def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, float]:
-    """COCO's mean average precision of one class over IoU 0.5 to 0.95, `map`, and at 0.5, `map50`, by torchmetrics."""
+    """COCO's mean average precision of one class over IoU 0.5 to 0.95, `map`, and at 0.5, `map50`, by torchmetrics; NaN
+    where nothing is to be found, which COCO's own tools and torchmetrics tell by -1.
+    """
+    if not any(len(target.boxes) for target in targets):
+        return {"map": float("nan"), "map50": float("nan")}
     import torch
     from torchmetrics.detection import MeanAveragePrecision
 

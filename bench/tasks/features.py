@@ -24,8 +24,13 @@ class Features:
         """max_error: the largest difference of two values, in parts of the largest value."""
         import numpy as np
 
-        differences = [np.abs(one - known).max() for one, known in zip(answers, reference, strict=True)]
-        return {"max_error": float(max(differences) / max(np.abs(known).max() for known in reference))}
+        pairs = [
+            (np.asarray(answer, np.float64), np.asarray(known, np.float64))
+            for answer, known in zip(answers, reference, strict=True)
+        ]
+        largest = max(np.abs(known).max() for _, known in pairs)
+        error = max(np.abs(answer - known).max() for answer, known in pairs)
+        return {"max_error": float(error / largest) if largest else float(np.nan if error else 0.0)}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The values in thousandths of the largest."""

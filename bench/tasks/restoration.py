@@ -57,15 +57,20 @@ class Restoration:
     lightness_border: int | None = None
     against: str = ""
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
-        """psnr_<space>_shave0_db and ssim_<space>_shave0 of all channels; psnr_y_shave<border>_db of the lightness."""
-        return {name: float(scores.mean()) for name, scores in self.scores(answers, targets).items()}
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]) -> dict[str, float]:
+        """psnr_<space>_shave0_db and ssim_<space>_shave0 of all channels; psnr_y_shave<border>_db of the lightness. NaN
+        where no picture has a target, and n, how many were judged, where some have none.
+        """
+        found = self.scores(answers, targets)
+        judged = len(next(iter(found.values())))
+        figures = {name: float(scores.mean()) if judged else float("nan") for name, scores in found.items()}
+        return figures | ({"n": judged} if 0 < judged < len(targets) else {})
 
-    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The same of each picture."""
+    def scores(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+        """The same of each picture that has a target."""
         import numpy as np
 
-        pairs = list(zip(answers, targets, strict=True))
+        pairs = [(answer, target) for answer, target in zip(answers, targets, strict=True) if target is not None]
         found = {
             f"psnr_{self.against}{self.space}_shave0_db": np.array([psnr_db(*pair) for pair in pairs]),
             f"ssim_{self.against}{self.space}_shave0": np.array([ssim(*pair) for pair in pairs]),

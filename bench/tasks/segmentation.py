@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import DataError
+from bench.pictures import picture_of
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -16,11 +19,14 @@ class Segmentation:
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, Any]:
         """miou, the mean over classes of intersection over union of all pixels of the set; `iou`, that of each class;
-        and pixel_accuracy; all 0..1. Classes that neither the targets nor the answers have are left out.
+        and pixel_accuracy; all 0..1. Classes that neither the targets nor the answers have are left out. NaN, and no
+        classes, where all pixels are VOID.
         """
         import numpy as np
 
         counts = confusion(answers, targets)
+        if not counts.any():
+            return {"miou": float("nan"), "pixel_accuracy": float("nan"), "iou": {}}
         both, either = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
         known = either > 0
         return {
@@ -30,7 +36,7 @@ class Segmentation:
         }
 
     def scores(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """pixel_accuracy of each picture."""
+        """pixel_accuracy of each picture, but of those that are VOID all over."""
         import numpy as np
 
         return {
@@ -38,6 +44,7 @@ class Segmentation:
                 [
                     float((answer == target)[target != VOID].mean())
                     for answer, target in zip(answers, targets, strict=True)
+                    if (target != VOID).any()
                 ]
             )
         }
@@ -63,8 +70,8 @@ class Segmentation:
         """
         import numpy as np
 
-        return {
-            "original": item,
+        picture = picture_of(item)
+        return ({} if picture is None else {"original": picture}) | {
             "truth": coloured(target),
             "FP32": coloured(known),
             "this case": coloured(answer),
@@ -82,20 +89,24 @@ def coloured(labels: np.ndarray) -> np.ndarray:
     for label in range(VOID):
         hue = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.75, 0.95 if label % 2 else 0.7)
         palette[label] = [round(255 * part) for part in hue]
-    return palette[labels]
+    return palette[labels.astype(np.int64)]
 
 
 def confusion(answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
-    """Pixels (classes, classes) by target and answer, without those whose target is VOID."""
+    """Pixels (classes, classes) by target and answer, without those whose target is VOID. Raises DataError for a class
+    below 0.
+    """
     import numpy as np
 
-    classes = 1 + max(
-        max(int(target[target != VOID].max(initial=0)) for target in targets), max(int(a.max()) for a in answers)
-    )
+    least = min(int(labels.min(initial=0)) for labels in (*answers, *targets))
+    if least < 0:
+        raise DataError(f"a label map has class {least}; classes count from 0, and pixels that do not count are {VOID}")
+    known = [*(target[target != VOID] for target in targets), *answers]
+    classes = 1 + max(int(labels.max(initial=0)) for labels in known)
     counts = np.zeros((classes, classes), np.int64)
     for answer, target in zip(answers, targets, strict=True):
         seen = target != VOID
-        pairs = target[seen].astype(np.int64) * classes + answer[seen]
+        pairs = target[seen].astype(np.int64) * classes + answer[seen].astype(np.int64)
         counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
     return counts
 

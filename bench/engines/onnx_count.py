@@ -1,0 +1,248 @@
+"""The multiplications of an ONNX file as ONNX Runtime executes it: of its optimized graph, each with the number format
+of the operator that computes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.lowered import Layer
+
+if TYPE_CHECKING:
+    import onnx
+
+INTEGER = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QOrdered")
+CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
+RECURRENT = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "DynamicQuantizeLSTM": "lstm"}
+PRODUCTS = (
+    *("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat"),
+    *("DynamicQuantizeMatMul", "MatMulNBits", "GemmFastGelu", "GemmFloat8", "TransposeMatMul", "FusedMatMulActivation"),
+)
+FORMATS = {"float": "fp32", "double": "fp64", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
+PARAMETER = (".weight", ".in_proj_weight", ".weight_ih_l0", ".weight_hh_l0")
+FUSED_NONE = "it is written as INT8, with operators that quantize and dequantize, and ONNX Runtime computes it so"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node that was executed: as the graph has it, and the shapes and number formats that it met.
+
+    inputs   (format, shape) of what it was given, but for constants that were packed before.
+    outputs  the same of what it made.
+    """
+
+    proto: onnx.NodeProto
+    inputs: Sequence[tuple[str, tuple[int, ...]]]
+    outputs: Sequence[tuple[str, tuple[int, ...]]]
+
+
+class Graph:
+    """The constants of a graph and of those inside it, and which node makes which value."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.constants: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.makers: dict[str, onnx.NodeProto] = {}
+        self.nodes: dict[str, onnx.NodeProto] = {}
+        self._learn(model.graph)
+
+    def _learn(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.constants[tensor.name] = (_element(tensor.data_type), tuple(tensor.dims))
+        for node in graph.node:
+            self.nodes[node.name] = node
+            self.makers |= dict.fromkeys(node.output, node)
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.name == "value":
+                    self.constants[node.output[0]] = (_element(attribute.t.data_type), tuple(attribute.t.dims))
+                for inner in (attribute.g, *attribute.graphs):
+                    self._learn(inner)
+
+    def constant(self, name: str) -> tuple[str, tuple[int, ...]] | None:
+        """The format and shape of a constant, also one that is dequantized, cast or turned first; None for others."""
+        while name not in self.constants:
+            maker = self.makers.get(name)
+            if maker is None or maker.op_type not in ("DequantizeLinear", "Cast", "Identity", "ReorderInput"):
+                return None
+            name = maker.input[0]
+        return self.constants[name]
+
+    def parameter(self, node: onnx.NodeProto) -> str | None:
+        """The module that a weight among the node's inputs belongs to, by the name that PyTorch's exporter gives it."""
+        for name in node.input:
+            while name not in self.constants and name in self.makers:
+                if self.makers[name].op_type not in ("DequantizeLinear", "Cast", "Identity"):
+                    break
+                name = self.makers[name].input[0]
+            bare = name.removesuffix("_quantized").removesuffix("_transposed")
+            if name in self.constants and (ending := next((end for end in PARAMETER if bare.endswith(end)), None)):
+                return bare.removesuffix(ending)
+        return None
+
+    def dequantized(self, node: onnx.NodeProto) -> bool:
+        """Whether what the node multiplies was dequantized just before."""
+        makers = [self.makers.get(name) for name in node.input[:2]]
+        return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+
+
+def batch_of(example: Any) -> int:
+    """How many items there are in an example, an array or several whose first axis they are."""
+    return len(example[0]) if isinstance(example, (tuple, list)) else len(example)
+
+
+def executed(file: Path, overrides: dict[str, int], example: Any) -> tuple[Graph, list[Node]]:
+    """The optimized graph of an ONNX or ORT file and the nodes that one call of it executes, in order.
+
+    overrides  free dimensions by name.
+    example    the input, or the inputs in the session's order.
+
+    Optimizations are those that hold on every machine, which choose the number formats; the ones left out, for this
+    processor's layouts, pad channels, which would be counted.
+    """
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as work:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        for name, size in overrides.items():
+            options.add_free_dimension_override_by_name(name, size)
+        options.optimized_model_filepath = str(Path(work) / "optimized.onnx")
+        options.add_session_config_entry("session.save_model_format", "ONNX")
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(work) / "profile")
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        given = example if isinstance(example, (tuple, list)) else (example,)
+        session.run(None, dict(zip((one.name for one in session.get_inputs()), given, strict=True)))
+        events = json.loads(Path(session.end_profiling()).read_text())
+        graph = Graph(onnx.load(Path(work) / "optimized.onnx"))
+    nodes = []
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if event.get("cat") == "Node" and event["name"] != name and name in graph.nodes:
+            told = event["args"]
+            shapes = (_shapes(told.get(f"{side}_type_shape", [])) for side in ("input", "output"))
+            nodes.append(Node(graph.nodes[name], *shapes))
+    return graph, nodes
+
+
+def layers_of(graph: Graph, nodes: Sequence[Node], batch: int) -> list[Layer]:
+    """The multiplications among nodes as layers for one item of a batch, without reasons."""
+    counted: set[str] = set()
+    layers = []
+    for node in nodes:
+        found = counted_node(graph, node)
+        if found is None:
+            continue
+        kind, format, macs, weights = found
+        fresh = [name for name in weights if name not in counted]
+        counted.update(fresh)
+        held = [graph.constant(name) for name in fresh]
+        sizes = [(element, math.prod(shape)) for element, shape in filter(None, held)]
+        stored = next((FORMATS.get(element, element) for element, _ in sizes), format)
+        count = sum(size for _, size in sizes)
+        if node.proto.op_type == "MatMulNBits":
+            stored, count = (
+                f"int{_integer(node.proto, 'bits', 4)}",
+                _integer(node.proto, "K") * _integer(node.proto, "N"),
+            )
+        name = graph.parameter(node.proto) or node.proto.name or node.proto.op_type
+        reason = FUSED_NONE if format != "int8" and graph.dequantized(node.proto) else None
+        layers.append(Layer(name, kind, format, stored, round(macs / batch), count, reason))
+    return layers
+
+
+def counted_node(graph: Graph, node: Node) -> tuple[str, str, int, list[str]] | None:
+    """Kind, format, multiply-accumulates and the names of the weights of a node; None where it multiplies nothing."""
+    proto, operator = node.proto, node.proto.op_type
+    format = "int8" if operator.startswith(INTEGER) else next((FORMATS.get(f, f) for f, _ in node.inputs), "fp32")
+    if operator in RECURRENT:
+        x = next((shape for _, shape in node.inputs), ())
+        weights = list(proto.input[1:3])
+        sizes = sum(math.prod(held[1]) for held in map(graph.constant, weights) if held is not None)
+        return RECURRENT[operator], format, math.prod(x[:2]) * sizes, weights
+    if "Conv" in operator:
+        return _convolution(graph, node, format)
+    if operator in PRODUCTS:
+        return _product(graph, node, format)
+    if operator == "Einsum":
+        return "matmul", format, _einsum(_text(proto, "equation"), [shape for _, shape in node.inputs]), []
+    if operator in ("Attention", "QAttention", "MultiHeadAttention", "DecoderMaskedMultiHeadAttention"):
+        return _attention(graph, node, format)
+    if operator in ("Gather", "GatherND"):
+        held = graph.constant(proto.input[0])
+        if held is not None and len(held[1]) > 1 and held[0] in FORMATS:
+            return "embedding", FORMATS[held[0]], 0, [proto.input[0]]
+    return None
+
+
+def _convolution(graph: Graph, node: Node, format: str) -> tuple[str, str, int, list[str]]:
+    proto, operator = node.proto, node.proto.op_type
+    name = proto.input[3] if operator == "QLinearConv" else proto.input[1]
+    held = graph.constant(name)
+    weight = node.inputs[1][1] if held is None else held[1]
+    x, y, groups = node.inputs[0][1], node.outputs[0][1], _integer(proto, "group", 1)
+    weights = [] if held is None else [name]
+    if operator.endswith("ConvTranspose"):
+        return "transposed", format, math.prod(x) // weight[0] * math.prod(weight), weights
+    kind = "depthwise" if groups > 1 and weight[1] == 1 else CONVOLUTIONS.get(len(weight), "conv2d")
+    return kind, format, math.prod(y) // weight[0] * math.prod(weight), weights
+
+
+def _product(graph: Graph, node: Node, format: str) -> tuple[str, str, int, list[str]]:
+    proto, operator = node.proto, node.proto.op_type
+    turned = _integer(proto, "transA")
+    second = 3 if operator in ("QLinearMatMul", "QGemm") else 1
+    factors = [proto.input[0], proto.input[second]]
+    held = [graph.constant(name) for name in factors]
+    first = node.inputs[0][1] if held[0] is None else held[0][1]
+    summed = first[-2] if turned and len(first) > 1 else first[-1]
+    weights = [name for name, one in zip(factors, held, strict=True) if one is not None]
+    return "linear" if weights else "matmul", format, math.prod(node.outputs[0][1]) * summed, weights
+
+
+def _attention(graph: Graph, node: Node, format: str) -> tuple[str, str, int, list[str]]:
+    """Queries, keys and values of one input (n, length, planes) by one matrix, or three inputs; and both products."""
+    proto, shapes = node.proto, [shape for _, shape in node.inputs]
+    count, length, planes = shapes[0][0], shapes[0][-2], shapes[0][-1]
+    held = graph.constant(proto.input[1])
+    if held is None:
+        keys = shapes[1][-2] if len(shapes) > 1 else length
+        heads = shapes[0][1] if len(shapes[0]) == 4 else 1
+        return "matmul", format, 2 * count * heads * length * keys * planes, []
+    inner = held[1][-1] // 3
+    macs = count * length * math.prod(held[1]) + 2 * count * length * length * inner
+    return "linear", format, macs, [proto.input[1]]
+
+
+def _einsum(equation: str, shapes: Sequence[tuple[int, ...]]) -> int:
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if len(terms) < 2 or "..." in equation:
+        return math.prod(max(shapes, key=math.prod, default=())) if len(terms) > 1 else 0
+    sizes = {
+        label: size for term, shape in zip(terms, shapes, strict=False) for label, size in zip(term, shape, strict=True)
+    }
+    return math.prod(sizes.values())
+
+
+def _shapes(told: Sequence[dict[str, list[int]]]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(element, tuple(shape)) for one in told for element, shape in one.items()]
+
+
+def _element(data_type: int) -> str:
+    import onnx
+
+    return str(onnx.TensorProto.DataType.Name(data_type)).lower()
+
+
+def _integer(node: onnx.NodeProto, name: str, otherwise: int = 0) -> int:
+    return next((int(one.i) for one in node.attribute if one.name == name), otherwise)
+
+
+def _text(node: onnx.NodeProto, name: str) -> str:
+    return next((one.s.decode() for one in node.attribute if one.name == name), "")

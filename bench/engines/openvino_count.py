@@ -1,0 +1,231 @@
+"""The multiplications of an OpenVINO IR, each with the number format in which the executed graph computes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.lowered import Layer
+
+CONVOLUTIONS = {1: "conv1d", 2: "conv2d", 3: "conv3d"}
+RECURRENT = {"LSTMSequence": "lstm", "GRUSequence": "gru", "RNNSequence": "rnn"} | {
+    "LSTMCell": "lstm",
+    "GRUCell": "gru",
+    "RNNCell": "rnn",
+}
+FORMATS = {"f32": "fp32", "f64": "fp64", "f16": "fp16", "bf16": "bf16"} | dict.fromkeys(
+    ("i8", "u8", "I8", "U8", "i4", "u4"), "int8"
+)
+TURNS = ("Reshape", "Transpose", "Convert", "Multiply", "Subtract", "FakeQuantize", "Squeeze", "Unsqueeze", "Slice")
+EXECUTED = (
+    *("Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "Subgraph", "MHA"),
+    *("ScaledDotProductAttention", "ScaledDotProductAttentionWithKVCache", "LLMMLP", "QKVProjection"),
+)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One multiplication of the IR: its operation's name and kind, and its weights where it has any.
+
+    quantized  False for a product one of whose factors cannot be INT8: what a softmax made just before.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    weights: int
+    stored: str
+    quantized: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the executed graph: the names of what was fused into it, its format, and what its shapes multiply."""
+
+    names: frozenset[str]
+    layer: str
+    format: str
+    macs: int
+
+
+def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
+    """The multiplications of a model with shapes as layers for one item of a batch, without reasons.
+
+    model    as read from the IR.
+    runtime  what `get_runtime_model()` of the compiled model gives.
+
+    An operation is found in the executed graph by its name, or, where fusing took that away, by the order of nodes
+    that multiply as often; what stands in neither is inside a fused subgraph, whose format it has.
+    """
+    products, steps = list(products_of(model)), list(steps_of(runtime))
+    found = {place: step for place, product in enumerate(products) if (step := _named(product, steps)) is not None}
+    free = [step for step in steps if not any(step is known for known in found.values())]
+    for place, product in enumerate(products):
+        if place not in found and (step := _alike(product, free)) is not None:
+            found[place] = step
+            free.remove(step)
+    for place, product in enumerate(products):
+        if place not in found and (step := _beside(product, steps)) is not None:
+            found[place] = step
+    layers = []
+    for place, product in enumerate(products):
+        format = found[place].format if place in found else "fp32"
+        reason = None
+        if format == "int8" and not product.quantized:
+            format, reason = "fp32", "the softmax before it is not quantized"
+        name = product.name.removeprefix("__module.").partition("/")[0]
+        name = name if product.name.startswith("__module.") else product.name
+        macs = round(product.macs / batch)
+        layers.append(Layer(name, product.kind, format, product.stored, macs, product.weights, reason))
+    return layers
+
+
+def _named(product: Product, steps: Sequence[Step]) -> Step | None:
+    name = product.name.removesuffix(_SECOND)
+    return next((step for step in steps if name in step.names), None)
+
+
+def _alike(product: Product, steps: Sequence[Step]) -> Step | None:
+    return next((step for step in steps if product.macs and step.macs == product.macs), None)
+
+
+def _beside(product: Product, steps: Sequence[Step]) -> Step | None:
+    """The subgraph that holds most of what the module's name begins."""
+    module = product.name.rpartition("/")[0]
+    inside = [(sum(name.startswith(module) for name in step.names), step) for step in steps if not step.macs and module]
+    best = max(inside, key=lambda one: one[0], default=(0, None))
+    return best[1] if best[0] else None
+
+
+def steps_of(runtime: Any) -> Iterator[Step]:
+    """The nodes of an executed graph that multiply, or may hold what does."""
+    for node in runtime.get_ordered_ops():
+        told = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+        layer = told.get("layerType", "")
+        if layer in EXECUTED:
+            names = frozenset(filter(None, told.get("originalLayersNames", "").split(",")))
+            given = [tuple(port.get_shape()) for port in node.inputs()]
+            made = [tuple(port.get_shape()) for port in node.outputs()]
+            yield Step(
+                names | {node.get_friendly_name()}, layer, executed_format(told), executed_macs(layer, given, made)
+            )
+
+
+def executed_format(told: dict[str, str]) -> str:
+    """The format of an executed node by its kernel's name, such as brgconv_avx512_I8."""
+    ending = told.get("primitiveType", "").rpartition("_")[2]
+    return FORMATS.get(ending) or FORMATS.get(told.get("runtimePrecision", ""), "fp32")
+
+
+def executed_macs(layer: str, given: Sequence[tuple[int, ...]], made: Sequence[tuple[int, ...]]) -> int:
+    """Multiply-accumulates of a node by the shapes at its own ports; 0 for subgraphs."""
+    if layer == "Convolution":
+        x, weight, y = given[0], given[1], made[0]
+        grouped = len(weight) > len(x)
+        return math.prod(y) * math.prod(weight[2:] if grouped else weight[1:])
+    if layer == "Deconvolution":
+        x, weight = given[0], given[1]
+        grouped = len(weight) > len(x)
+        return math.prod(x) * math.prod(weight[2:] if grouped else weight[1:])
+    if layer == "FullyConnected":
+        return math.prod(made[0]) * given[0][-1]
+    if layer == "MatMul":  # (b, m, k) x (b, k, n) -> (b, m, n): the three sizes' product is b^3 (m k n)^2
+        y = made[0]
+        whole = all(len(shape) == len(y) and shape[:-2] == y[:-2] for shape in given[:2])
+        sizes = math.prod(given[0]) * math.prod(given[1]) * math.prod(y)
+        return math.isqrt(sizes // math.prod(y[:-2])) if whole else 0
+    if layer in ("RNNSeq", "RNNCell"):
+        x = given[0]
+        weights = [
+            shape
+            for shape in given[2:]
+            if len(shape) == (3 if layer == "RNNSeq" else 2) and shape[-1] and shape[-2] > 1
+        ]
+        steps = math.prod(x[:-1])
+        return steps * sum(math.prod(shape) for shape in weights[-2:])
+    return 0
+
+
+_SECOND = " (weights by values)"
+
+
+def products_of(model: Any) -> Iterator[Product]:
+    """The multiplications of an IR, those in the bodies of loops as often as they run."""
+    yield from _products(model, 1)
+
+
+def _products(model: Any, times: int) -> Iterator[Product]:
+    for node in model.get_ordered_ops():
+        yield from _product(node, times)
+
+
+def _product(node: Any, times: int) -> Iterator[Product]:
+    operation, name = node.get_type_name(), node.get_friendly_name()
+    given = [tuple(port.get_shape()) for port in node.inputs()] if node.get_type_name() not in ("If", "Result") else []
+    made = [tuple(port.get_shape()) for port in node.outputs()] if given else []
+
+    def product(kind: str, macs: int, *weights: int, quantized: bool = True, more: str = "") -> Product:
+        constants = [constant for place in weights if (constant := _constant(node, place)) is not None]
+        count = sum(math.prod(one.get_output_shape(0)) for one in constants)
+        stored = next((_stored(one) for one in constants), "fp32")
+        return Product(name + more, kind, macs * times, count, stored, quantized)
+
+    if operation in ("Convolution", "GroupConvolution"):
+        weight = given[1]
+        grouped = operation == "GroupConvolution"
+        inner = weight[2:] if grouped else weight[1:]
+        kind = "depthwise" if grouped and weight[2] == 1 else CONVOLUTIONS.get(len(given[0]) - 2, "conv2d")
+        yield product(kind, math.prod(made[0]) * math.prod(inner), 1)
+    elif operation in ("ConvolutionBackpropData", "GroupConvolutionBackpropData"):
+        inner = given[1][2:] if operation.startswith("Group") else given[1][1:]
+        yield product("transposed", math.prod(given[0]) * math.prod(inner), 1)
+    elif operation == "MatMul":
+        turned = node.get_attributes().get("transpose_a")
+        summed = given[0][-2] if turned and len(given[0]) > 1 else given[0][-1]
+        constant_at = next((place for place in (1, 0) if _constant(node, place) is not None), None)
+        macs = math.prod(made[0]) * summed
+        yield product("matmul", macs) if constant_at is None else product("linear", macs, constant_at)
+    elif operation == "ScaledDotProductAttention":
+        q, k, v = given[:3]
+        scores = math.prod(q[:-1]) * k[-2]
+        yield product("matmul", scores * q[-1])
+        yield product(
+            "matmul", scores * v[-1], quantized=False, more=_SECOND
+        )  # the softmax between them is not quantized
+    elif operation in RECURRENT:
+        ahead = {"LSTMSequence": 4, "GRUSequence": 3, "RNNSequence": 3, "LSTMCell": 3, "GRUCell": 2, "RNNCell": 2}
+        places = (ahead[operation], ahead[operation] + 1)
+        steps = math.prod(given[0][:-1])
+        yield product(RECURRENT[operation], steps * sum(math.prod(given[place]) for place in places), *places)
+    elif operation == "Einsum":
+        terms = node.get_attributes()["equation"].split("->")[0].split(",")
+        sizes = {
+            axis: size
+            for term, shape in zip(terms, given, strict=True)
+            for axis, size in zip(term, shape, strict=False)
+        }
+        yield product("matmul", math.prod(sizes.values()))
+    elif (
+        operation == "Gather" and (constant := _constant(node, 0)) is not None and len(constant.get_output_shape(0)) > 1
+    ):
+        if _stored(constant) in ("fp32", "fp16", "bf16", "int8"):
+            yield product("embedding", 0, 0)
+    elif operation in ("TensorIterator", "Loop"):
+        inner = node.get_function() if hasattr(node, "get_function") else node.get_body()
+        runs = max((shape[0] for shape in made if shape), default=1)
+        yield from _products(inner, times * max(1, runs))
+
+
+def _constant(node: Any, place: int) -> Any:
+    """The constant that an input is made of, by operations that quantize or turn it; None where there is none."""
+    source = node.input_value(place).get_node()
+    while source.get_type_name() in TURNS and source.get_input_size():
+        source = source.input_value(0).get_node()
+    return source if source.get_type_name() == "Constant" else None
+
+
+def _stored(constant: Any) -> str:
+    element = constant.get_output_element_type(0).get_type_name()
+    return FORMATS.get(element, element)

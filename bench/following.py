@@ -1,0 +1,105 @@
+"""What shapes a thing while it is made and stands in no import statement: files that are opened, modules that are
+imported by a name that code computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.artifact import Used
+from bench.code import HARNESS, code_of, distributions, file_of, is_installed, is_users
+
+_active: list[set[str]] = []
+_listening = False
+
+
+def note(file: Path | str) -> None:
+    """Tell that a file shapes what is being made; for files that are not opened by Python."""
+    for opened in _active:
+        opened.add(str(Path(file).absolute()))
+
+
+@contextmanager
+def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -> Iterator[None]:
+    """Add to `used` which files are opened to be read below some places, and which of the user's modules are imported,
+    wherever they lie, with what these import.
+
+    known  files that the key covers already.
+    but    a folder that does not count: the cache's own.
+
+    Not told are files that are gone at the end, hidden ones, and those of this harness and of installed packages.
+    """
+    _listen()
+    opened: set[str] = set()
+    before, import_module = set(sys.modules), importlib.import_module
+
+    def noted(name: str, package: str | None = None) -> Any:
+        module = import_module(name, package)
+        asked.add(module.__name__)
+        return module
+
+    asked: set[str] = set()
+    _active.append(opened)
+    importlib.import_module = noted
+    try:
+        yield
+    finally:
+        importlib.import_module = import_module
+        _active.remove(opened)
+    for name in sorted(asked | (set(sys.modules) - before)):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None and is_users(file):
+            add_module(used, name, Path(file))
+    folders = [place.resolve() for place in places]
+    for path in map(Path, opened):
+        file = path.resolve()
+        if file.suffix != ".pyc" and is_users(file) and file.is_file():
+            inside = [file.relative_to(folder) for folder in folders if folder in file.parents]
+            if but.resolve() not in file.parents and any(not _hidden(place) for place in inside):
+                used.files.add(file)
+    used.files -= known
+
+
+def add_module(used: Used, name: str, file: Path) -> None:
+    """Add a module of the user's, and what it reaches by its imports."""
+    code = code_of([(name, file.resolve())])
+    used.files.update(code.files)
+    used.packages |= code.packages
+
+
+def add_modules(used: Used, names: set[str], known: set[Path]) -> None:
+    """Add the modules that parts of a network come from: a user's by their files, installed ones by their version."""
+    for name in sorted(names):
+        top, file = name.partition(".")[0], file_of(name)
+        if file is None or top == HARNESS.name or top in sys.stdlib_module_names:
+            continue
+        if is_installed(file):
+            used.packages.update(distributions(top))
+        else:
+            add_module(used, name, file)
+    used.files -= known
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+
+
+def _listen() -> None:
+    """Hear of files that are opened, from now on: Python takes no audit hook back, so one serves all."""
+    global _listening
+    if not _listening:
+        _listening = True
+        sys.addaudithook(_heard)
+
+
+def _heard(event: str, facts: tuple[Any, ...]) -> None:
+    if event == "open" and _active and isinstance(facts[0], (str, bytes, os.PathLike)):
+        writes = facts[2] & (os.O_WRONLY | os.O_RDWR) if isinstance(facts[2], int) else 0
+        if not writes:
+            note(os.fsdecode(facts[0]))

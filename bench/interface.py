@@ -1,0 +1,234 @@
+"""What a network takes and gives, and the network in the form in which every engine gets it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BuildError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+FORWARD = "one input of one shape: pack what it takes into one array, and part that in its forward"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How a network treats its input, and in what it gives its outputs.
+
+    writes_input   whether it writes into its input, as `x.sub_(mean)` does.
+    exact_input    whether its input must not be rounded before it: the network makes whole numbers of a float32 input,
+                   as `embedding(x.long())` does, which bfloat16 holds exactly only up to 256; or it makes numbers of
+                   floating point, always float32, of whole ones, as `x / 255` does of bytes.
+    gives          "tensor", or the type that holds the outputs: "tuple", "list", "dict", a class by its name.
+    names          the outputs in that, None left out: places of a sequence, keys of a mapping, attributes of a class.
+    attributes     whether the names are attributes.
+    """
+
+    writes_input: bool = False
+    exact_input: bool = False
+    gives: str = "tensor"
+    names: tuple[Any, ...] = ()
+    attributes: bool = False
+
+    @classmethod
+    def saved(cls, facts: Mapping[str, Any]) -> Interface:
+        """The interface that `dataclasses.asdict` made plain JSON of."""
+        return cls(**{**facts, "names": tuple(facts["names"])})
+
+
+class Outputs(tuple[Any, ...]):
+    """The outputs for one item, as a model's `answer` gets them on every engine: by place, and by the names that the
+    network gives them, as keys or as attributes.
+    """
+
+    names: tuple[Any, ...]
+
+    def __new__(cls, values: Iterable[Any], names: tuple[Any, ...]) -> Outputs:
+        """Outputs in the order of their names."""
+        made = super().__new__(cls, values)
+        made.names = names
+        return made
+
+    def __getitem__(self, name: Any) -> Any:
+        """The output of that place or name; KeyError where there is none of that name."""
+        if not isinstance(name, str):
+            return super().__getitem__(name)
+        if name not in self.names:
+            raise KeyError(f"no output {name!r}; there are {', '.join(map(str, self.names))}")
+        return super().__getitem__(self.names.index(name))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
+
+    def keys(self) -> tuple[Any, ...]:
+        """The names, as a dict has them."""
+        return self.names
+
+    def values(self) -> tuple[Any, ...]:
+        """The outputs, as a dict has them."""
+        return tuple(self)
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        """Names with outputs, as a dict has them."""
+        return zip(self.names, self, strict=True)
+
+
+def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
+    """The interface of a network in eval mode, by calling it once on a copy of an example (1, ...).
+
+    Raises BuildError where it takes more than one input, or gives something else than tensors.
+    """
+    import torch
+
+    with contextlib.suppress(ValueError):  # a forward without a signature
+        signature = inspect.signature(network.forward)
+        try:
+            signature.bind(example)
+        except TypeError:
+            asked = ", ".join(signature.parameters) or "nothing"
+            raise BuildError(f"the network's forward takes {asked}; bench gives it {FORWARD}") from None
+    given = torch.from_numpy(example.copy())
+    version = given._version
+    with torch.no_grad(), _exactness()(network, given) as watch:
+        outputs = network(given)
+    written = given._version != version or given.numpy().tobytes() != example.tobytes()
+    held = _held(outputs)
+    if held is None:
+        return Interface(written, watch.exact)
+    values, attributes = held
+    names = tuple(name for name, value in values.items() if value is not None)
+    gives = type(outputs).__name__
+    odd = next((values[name] for name in names if not isinstance(values[name], torch.Tensor)), None)
+    if odd is not None or not names:
+        what = "nothing" if odd is None else f"{type(odd).__name__} inside of it"
+        raise BuildError(
+            f"the network gives {gives} with {what}; have it give tensors, or one flat tuple, list or dict"
+        )
+    return Interface(written, watch.exact, gives, names, attributes)
+
+
+def _held(outputs: Any) -> tuple[dict[Any, Any], bool] | None:
+    """What outputs are made of by name, and whether the names are attributes; None where they are one tensor."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return None
+    if isinstance(outputs, Mapping):
+        return dict(outputs), False
+    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
+        return dict(zip(outputs._fields, outputs, strict=True)), True
+    if isinstance(outputs, (tuple, list)):
+        return dict(enumerate(outputs)), False
+    if dataclasses.is_dataclass(outputs):
+        return {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}, True
+    raise BuildError(
+        f"the network gives {type(outputs).__name__}; have it give tensors, or one flat tuple, list or dict of them"
+    )
+
+
+def _exactness() -> Any:
+    """A watch over a network's call: whether values that are still the input's own become whole numbers, or whole ones
+    numbers of floating point.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+    class Exactness(TorchDispatchMode):
+        """Follows the input until it meets parameters: behind products with weights a rounded input costs some 1e-3 of
+        a value, as in every bfloat16 network; before them it is another input.
+        """
+
+        def __init__(self, network: torch.nn.Module, given: torch.Tensor) -> None:
+            super().__init__()
+            self.exact = False
+            self._weighed, self._raw = WeakIdKeyDictionary(), WeakIdKeyDictionary()  # they keep no activation alive
+            self._weighed.update(dict.fromkeys(network.parameters()))
+            self._raw[given] = None
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            outputs = func(*args, **(kwargs or {}))
+            taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+            made = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+            if any(tensor in self._weighed for tensor in taken):
+                self._weighed.update(dict.fromkeys(made))
+            elif raw := [tensor for tensor in taken if tensor in self._raw]:
+                name = str(func)
+                if not any(tensor.is_floating_point() for tensor in raw):
+                    self.exact |= any(tensor.is_floating_point() for tensor in made)
+                elif "pool" not in name:  # whose whole numbers tell places
+                    equal = name.startswith(("aten.eq.", "aten.ne."))
+                    self.exact |= equal or any(tensor.dtype in whole for tensor in made)
+                self._raw.update(dict.fromkeys(made))
+            return outputs
+
+    return Exactness
+
+
+def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
+    """The same network, its modules by the same names, in the form in which every engine gets it: what it writes into
+    is a copy of its input, and what it gives is one tensor, or a tuple of several.
+
+    Exporters and tracers refuse lists, dicts and classes, each in words of its own, and make an output of an input that
+    is written into.
+    """
+    import torch
+
+    names = interface.names
+    one_tensor = interface.gives == "tensor"
+    as_it_is = one_tensor or (interface.gives == "tuple" and len(names) > 1 and names == tuple(range(len(names))))
+    network.exact_input = interface.exact_input  # type: ignore[assignment]
+    if (as_it_is and not interface.writes_input) or isinstance(network, torch.jit.ScriptModule):
+        return network
+    if isinstance(network, torch.fx.GraphModule):
+        return _rewritten(network, interface)
+    kind: Any = type(network)
+
+    class Adapted(kind):
+        def forward(self, x: torch.Tensor) -> Any:
+            outputs = kind.forward(self, x.clone() if interface.writes_input else x)
+            return outputs if one_tensor else _parts(outputs, interface)
+
+    Adapted.__name__, Adapted.__qualname__, Adapted.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    network.__class__ = Adapted
+    return network
+
+
+def _rewritten(network: torch.fx.GraphModule, interface: Interface) -> torch.nn.Module:
+    """A traced network, adapted in its graph: a copy of it is made from that, not from its class."""
+    import torch
+
+    for node in list(network.graph.nodes):
+        if node.op == "placeholder" and interface.writes_input:
+            with network.graph.inserting_after(node):
+                copied = network.graph.call_method("clone", (node,))
+            node.replace_all_uses_with(copied, lambda user, copied=copied: user is not copied)
+        if node.op == "output" and interface.names:
+            given = node.args[0]
+            with network.graph.inserting_before(node):
+                parts = _parts(torch.fx.Proxy(given) if isinstance(given, torch.fx.Node) else given, interface)
+                node.args = (torch.fx.node.map_aggregate(parts, lambda part: getattr(part, "node", part)),)
+    network.recompile()
+    return network
+
+
+def _parts(outputs: Any, interface: Interface) -> Any:
+    """The one output, or the tuple of several, out of what holds them."""
+    names = interface.names
+    parts = tuple(getattr(outputs, str(name)) if interface.attributes else outputs[name] for name in names)
+    return parts[0] if len(parts) == 1 else parts

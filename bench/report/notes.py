@@ -1,0 +1,90 @@
+"""What is to be said of a measured case beside its figures, the worst first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.record import is_number
+
+NOTED = (  # the columns of a frame that notes are made of
+    *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", "kernel.kernel_db", "kernel.quantized_db"),
+    *("kernel.agreement", "kernel.quantized_agreement", "lowered.format", "lowered.share", "lowered.promised"),
+    *("lowered.left", "calibration.asked", "calibration.used", "artifact.left_in_fp32", "artifact.left_by"),
+    *("noise.why", "warnings", "speedup.reason", "quality.reason"),
+)
+NAMED, OTHERS = 3, 2
+LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
+LIKE_DB, ALIKE = 0.0, 0.9  # as much noise as signal; unless outputs are labels, which then still agree
+WORSE_DB = 6.0  # kernels that add four times the noise of quantization err
+
+
+def notes_of(rows: Iterable[Mapping[Any, Any]], worst: bool = False) -> list[tuple[str, list[str]]]:
+    """For each row of a frame of which anything is to be said, its name and the lines; broken ones come first, then
+    those of which less is lowered than their recipe promises. Only these where the `worst` are asked for.
+    """
+    noted = [(row, lines) for row in rows if (lines := doubts(row)) and (_rank(row) < OTHERS or not worst)]
+    return [(str(row["name"]), lines) for row, lines in sorted(noted, key=lambda one: _rank(one[0]))]
+
+
+def doubts(row: Mapping[Any, Any]) -> list[str]:
+    """The lines on one case: that it kept no likeness of FP32, what stayed in floating point, its warnings, what it was
+    calibrated and judged with, what disturbed it.
+    """
+    lines = []
+    if _unlike(row):
+        lines.append(f"broken: its outputs keep no likeness of FP32's, {row['fidelity.sqnr_db']:.1f} dB")
+    told = [_texts(row.get(name)) for name in ("noise.why", "warnings")]
+    lines += [*_below(row), *itertools.chain(*(reversed(told) if _erring(row) else told))]
+    asked, used = row.get("calibration.asked"), row.get("calibration.used")
+    if is_number(asked) and is_number(used) and used < asked:
+        lines.append(f"calibrated with {used:.0f} inputs where {asked:.0f} were asked for")
+    layers, by = row.get("artifact.left_in_fp32"), row.get("artifact.left_by")
+    if isinstance(by, str) and isinstance(layers, list):
+        lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
+    for name, words in (("speedup.reason", "no speed-up: "), ("quality.reason", "no quality: ")):
+        lines += [f"{words}{row[name]}"] if isinstance(row.get(name), str) else []
+    return lines
+
+
+def _rank(row: Mapping[Any, Any]) -> int:
+    return 0 if _unlike(row) or _erring(row) else 1 if _below(row) else OTHERS
+
+
+def unlike(sqnr_db: Any, agreement: Any) -> bool:
+    """Whether outputs have nothing of FP32's: as much noise as signal, and not the same answers either."""
+    return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)
+
+
+def _unlike(row: Mapping[Any, Any]) -> bool:
+    return unlike(row.get("fidelity.sqnr_db"), row.get("fidelity.agreement"))
+
+
+def _erring(row: Mapping[Any, Any]) -> bool:
+    """Whether the engine's kernels add surely more noise than the quantization that they compute."""
+    found, wanted = row.get("kernel.kernel_db"), row.get("kernel.quantized_db")
+    agreed, known = row.get("kernel.agreement"), row.get("kernel.quantized_agreement")
+    if is_number(agreed) and is_number(known):
+        return 1 - agreed > 2 * (1 - known) + 0.01
+    return is_number(found) and is_number(wanted) and found < wanted - WORSE_DB
+
+
+def _below(row: Mapping[Any, Any]) -> list[str]:
+    """What is in the number format asked for and which layers are not, where that is less than the recipe promises."""
+    share, promised = row.get("lowered.share"), row.get("lowered.promised")
+    promised = promised if is_number(promised) else 1.0
+    if not is_number(share) or share >= promised - LEAST:
+        return []
+    told = row.get("lowered.left")
+    layers = [layer for layer in told if isinstance(layer, dict)] if isinstance(told, list) else []
+    layers.sort(key=lambda layer: -layer["macs"] if is_number(layer.get("macs")) else 0.0)
+    names = [f"{layer.get('name')}{f' ({reason})' if (reason := layer.get('reason')) else ''}" for layer in layers]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    rest = f"; not so: {', '.join(names[:NAMED])}{more}" if names else ""
+    wanted = "" if promised == 1 else f", of {promised:.1%} promised"
+    return [f"{share:.1%} of its multiply-accumulates are in {str(row['lowered.format']).upper()}{wanted}{rest}"]
+
+
+def _texts(told: Any) -> list[str]:
+    return [str(line) for line in told] if isinstance(told, list) else []
