@@ -166,12 +166,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     node = marked[0][0]
     if not takes_case and node is not metafunc.definition:
         return
+    marks = [mark for owner, mark in marked if owner is node]
     try:
-        cases = _cases_of([mark for owner, mark in marked if owner is node], takes_case, metafunc.config)
+        cases = _cases_of(marks, takes_case, metafunc.config)
     except BenchError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from None
     params = [pytest.param(case, id=case.id, marks=_marks(case, differs)) for case, differs in cases.items()]
-    reason = f"no case is left: --bench-model names none of this grid's models {metafunc.config.option.bench_model}"
+    models = dict.fromkeys(model for mark in marks for grid in mark.args for model in grid.axes["model"])
+    reason = f"no case is left: --bench-model names none of this grid's models ({', '.join(models)})"
     metafunc.parametrize("case", params or [pytest.param(None, id="no-case", marks=pytest.mark.skip(reason=reason))])
 
 
@@ -438,7 +440,8 @@ def measure(
         if record.status != "ok":
             pytest.fail(record.reason or record.status, pytrace=False)
         clock.show(record.samples_s)
-        benchmark.params = case.axes()  # a Case would be saved as UNSERIALIZABLE[...]
+        own = {name: value for name, value in node.callspec.params.items() if name != "case"}
+        benchmark.params = own | case.axes()  # a Case would be saved as UNSERIALIZABLE[...]
         benchmark.extra_info |= record.saved()
         benchmark.pedantic(lambda: None, rounds=len(record.samples_s), iterations=1)
         wanted = _gate(node)

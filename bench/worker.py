@@ -580,13 +580,14 @@ def _layers(facts: dict[str, Any]) -> dict[str, Any]:
     return lowered(layers, recipe.number_format, share)
 
 
-_probes: dict[str, Any] = {}
-
-
 def _installed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Which libraries this interpreter finds, and where; the models' modules are imported, and have had their say."""
     from bench.interpreter import Interpreter
 
     return asdict(Interpreter.here(facts["packages"]))
+
+
+_probes: dict[str, Any] = {}
 
 
 def _probe(facts: dict[str, Any]) -> dict[str, float]:

@@ -338,6 +338,8 @@ def test_marks_classes_and_fixtures_of_a_users_own_stay_theirs_and_two_tests_of_
         f"test_own_words[{case}]": "linear b1 t1",
         "test_plain": None,
     }
+    starts = {entry["name"]: entry["params"].get("start") for entry in run["benchmarks"] if entry["extra_info"]}
+    assert sorted(starts.values(), key=str) == [None, "cold", "warm"]
     tests = [entry["extra_info"]["test"] for entry in run["benchmarks"] if entry["extra_info"]]
     assert sorted(tests) == sorted(entry["fullname"] for entry in run["benchmarks"] if entry["extra_info"])
     assert {lost["test"].partition("::")[2] for lost in run["bench"]["cases"]} == {
@@ -434,10 +436,11 @@ def test_a_mark_that_cannot_be_is_refused_in_one_line(pytester, marks, arguments
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
 
 
-def test_a_grid_that_the_chosen_models_leave_without_a_case_is_skipped_with_that_reason(session):
-    result = session("--bench-model=mobilenet", "-rs")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: no model is named 'mobilenet'; registered: linear"])
+def test_a_grid_that_the_chosen_models_leave_without_a_case_is_skipped_with_that_reason(session, pytester):
+    pytester.makepyfile(test_linear=SUITE.replace('Grid("linear"', 'Grid("other"'))
+    result = session("--bench-model=linear", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED * no case is left: --bench-model names none of this grid's models (other)"])
 
 
 def test_a_suite_that_has_nothing_to_do_with_cases_does_not_notice(pytester):
