@@ -77,6 +77,35 @@ def test_dynamic_kernels_give_what_the_quantized_network_says(engine, layer, tmp
     assert facts["equal"] or facts["kernel_db"] > 100
 
 
+@pytest.mark.parametrize("two_ways", [False, True])
+def test_a_dynamic_lstm_of_onnx_runtime_gives_what_it_says(two_ways, tmp_path):
+    import numpy as np
+    import torch
+    from torch import nn
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cells = nn.LSTM(12, 10, batch_first=True, bidirectional=two_ways)
+            self.head = nn.Linear(20 if two_ways else 10, 3)
+
+        def forward(self, x):
+            return self.head(self.cells(x)[0][:, -1])
+
+    def network():
+        torch.manual_seed(0)
+        return Recurrent().eval().requires_grad_(False)
+
+    samples = np.random.default_rng(0).normal(size=(4, 7, 12)).astype(np.float32)
+    known, engine = network()(torch.from_numpy(samples)).numpy(), engines.get("onnxruntime")
+    recipe = recipes.get("int8_dynamic")
+    engine.build(network(), recipe, samples, tmp_path)
+    opened = tmp_path, recipe, network, samples, 1
+    facts = compared(engine.load(*opened), engine.emulated(*opened), [samples], known)
+    assert 25 < facts["quantized_db"] < 60
+    assert facts["equal"] or facts["kernel_db"] > 100
+
+
 def test_programs_of_executorch_are_emulated_and_their_copy_is_no_part_of_the_artefact(tmp_path):
     from bench.artifact import BESIDE, Store
 
