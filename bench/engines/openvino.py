@@ -28,6 +28,8 @@ PRODUCTS = (
     *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
     *RECURRENT,
 )
+# no transformation to INT8 kernels, and no inputs of products quantized for the call where weights stay INT8
+FLOATING = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "LSTMSequence", "GRUSequence", "RNNSeq")
 
 
@@ -149,7 +151,7 @@ class OpenVino(Engine):
         """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays an
         operation of its own between float ones. Raises Unsupported where a node multiplies whole numbers still.
         """
-        compiled = self._compile(folder, recipe, example, threads, LP_TRANSFORMS_MODE=False)
+        compiled = self._compile(folder, recipe, example, threads, **FLOATING)
         for node in compiled.get_runtime_model().get_ordered_ops():
             kind, kernel = (str(node.get_rt_info()[name].value) for name in ("layerType", "primitiveType"))
             if kind in MULTIPLYING and _in_int8(kernel):
