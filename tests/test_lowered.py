@@ -180,11 +180,13 @@ def test_dynamic_int8_of_recurrent_layers_in_torch_is_counted():
     import torch
     from torch.ao.quantization import quantize_dynamic
 
+    from bench.engines import quiet
     from bench.engines.torch import predictor
     from bench.engines.torch_count import layers_of, products_of
 
     for kind, gates in (("LSTM", 4), ("GRU", 3)):
-        network = quantize_dynamic(recurrent(kind), {getattr(torch.nn, kind), torch.nn.Linear})
+        with quiet():
+            network = quantize_dynamic(recurrent(kind), {getattr(torch.nn, kind), torch.nn.Linear})
         predict, inputs = predictor(network), samples(16, 8)
         found = layers_of(products_of(lambda predict=predict, inputs=inputs: predict(inputs)), len(inputs))
         assert {layer.name: (layer.format, layer.stored, layer.macs) for layer in found} == {
