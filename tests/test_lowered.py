@@ -95,6 +95,17 @@ def test_the_fast_path_of_an_encoder_layer_hides_no_multiplication():
     assert macs_per_item(encoder(), samples(12, 16)[:1]) == 12 * (4 * 16 * 16 + 2 * 16 * 64) + 2 * 12 * 12 * 16 + 16 * 3
 
 
+@pytest.mark.parametrize(("step", "passes"), [("", 1), ("_step", 3)])
+def test_img2col_multiplies_as_often_as_the_convolutions_it_stands_for(step, passes):
+    import fixtures.models  # noqa: F401 - registers them
+    from bench import models
+
+    inputs = samples(16, 32, 32)[:1]
+    for kind in ("conv", "img2col"):
+        found = macs_per_item(models.get(f"{kind}_k3{step}").network().eval(), inputs)
+        assert found == passes * 3 * 32 * 32 * 16 * 16 * 9  # backward: to the weights, and to the input
+
+
 def test_counting_leaves_the_input_as_it_is():
     import torch
 
@@ -289,8 +300,6 @@ def test_the_share_in_int8_is_that_of_a_second_count_by_shapes_and_profilers(nam
 
     if name not in CHEAP and not os.environ.get("BENCH_ALL_MODELS"):
         pytest.skip("takes minutes: set BENCH_ALL_MODELS")
-    if name.startswith("img2col") and engine == "openvino":
-        pytest.skip("OpenVINO has no im2col")
 
     def network():
         torch.manual_seed(0)
