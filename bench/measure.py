@@ -190,9 +190,9 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         usage = _used(before, sessions[0].ask("usage"))
         folder = None if bench.pictures is None else str(bench.pictures)
         judged = sessions[0].ask("evaluate", patience=10, pictures=folder)
-        counted = _counted(sessions[0])
         executed = sessions[0].ask("explain") if bench.explain else {}
         opened = sessions[0].opened
+        counted = _counted(sessions[0])  # the last that is asked: should counting break the worker, the rest is known
     recipe = recipes.get(case.precision)
     reason = contradiction(recipe, judged["fidelity"]["sqnr_db"], counted, judged.get("raw", {}))
     if reason is not None:

@@ -95,6 +95,24 @@ def test_the_fast_path_of_an_encoder_layer_hides_no_multiplication():
     assert macs_per_item(encoder(), samples(12, 16)[:1]) == 12 * (4 * 16 * 16 + 2 * 16 * 64) + 2 * 12 * 12 * 16 + 16 * 3
 
 
+def test_what_a_users_own_operator_multiplies_is_counted():
+    import torch
+
+    @torch.library.custom_op("bench_tests::scaled_product", mutates_args=())
+    def scaled_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (x.round() @ weight) * 2
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(4, 3))
+
+        def forward(self, x):
+            return scaled_product(x, self.weight)
+
+    assert macs_per_item(Own().eval().requires_grad_(False), samples(4)[:1]) == 12
+
+
 @pytest.mark.parametrize(("step", "passes"), [("", 1), ("_step", 3)])
 def test_img2col_multiplies_as_often_as_the_convolutions_it_stands_for(step, passes):
     import fixtures.models  # noqa: F401 - registers them
