@@ -234,10 +234,10 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         usage = _used(pairs.before, session.ask("usage"))
         folder = None if bench.pictures is None else str(bench.pictures)
         judged = session.ask("evaluate", JUDGING, pictures=folder)
-        counted = _counted(session)
         executed = session.ask("explain", JUDGING) if bench.explain else {}
-        kernel_facts = _kernel(session)
         opened = session.opened
+        # asked last: should either break the worker, the rest is known
+        counted, kernel_facts = _counted(session), _kernel(session)
     recipe = recipes.get(case.precision)
     reason = contradiction(recipe, judged["fidelity"]["sqnr_db"], counted, judged["raw"])
     if reason is not None:

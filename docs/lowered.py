@@ -13,7 +13,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,13 @@ def cell(kind: str, engine_name: str, precision: str) -> str:
     return f"{lowered(layers, 'int8')['macs'].get('int8', 0.0):.0%}"
 
 
-def table(precision: str) -> list[str]:
+def table(precision: str) -> Iterator[str]:
     """A table of kinds of layers by engines, as lines of markdown."""
     names = [name for name in engines.names() if engines.get(name).missing() is None]
-    lines = ["| layer | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+    yield "| layer | " + " | ".join(names) + " |"
+    yield "| --- |" + " --- |" * len(names)
     for kind in KINDS:
-        lines.append(f"| {kind} | " + " | ".join(cell(kind, name, precision) for name in names) + " |")
-    return lines
+        yield f"| {kind} | " + " | ".join(cell(kind, name, precision) for name in names) + " |"
 
 
 def main() -> None:
@@ -142,7 +142,8 @@ def main() -> None:
     print(f"Counted on {platform.machine()} with {', '.join(f'{name} {told}' for name, told in packages.items())}.")
     for precision in PRECISIONS:
         print(f"\n## {precision}\n")
-        print("\n".join(table(precision)), flush=True)
+        for line in table(precision):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,35 @@ def test_the_fast_path_of_an_encoder_layer_hides_no_multiplication():
     assert macs_per_item(encoder(), samples(12, 16)[:1]) == 12 * (4 * 16 * 16 + 2 * 16 * 64) + 2 * 12 * 12 * 16 + 16 * 3
 
 
+def test_what_a_users_own_operator_multiplies_is_counted():
+    import torch
+
+    @torch.library.custom_op("bench_tests::scaled_product", mutates_args=())
+    def scaled_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return (x.round() @ weight) * 2
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(4, 3))
+
+        def forward(self, x):
+            return scaled_product(x, self.weight)
+
+    assert macs_per_item(Own().eval().requires_grad_(False), samples(4)[:1]) == 12
+
+
+@pytest.mark.parametrize(("step", "passes"), [("", 1), ("_step", 3)])
+def test_img2col_multiplies_as_often_as_the_convolutions_it_stands_for(step, passes):
+    import fixtures.models  # noqa: F401 - registers them
+    from bench import models
+
+    inputs = samples(16, 32, 32)[:1]
+    for kind in ("conv", "img2col"):
+        found = macs_per_item(models.get(f"{kind}_k3{step}").network().eval(), inputs)
+        assert found == passes * 3 * 32 * 32 * 16 * 16 * 9  # backward: to the weights, and to the input
+
+
 def test_counting_leaves_the_input_as_it_is():
     import torch
 
@@ -180,11 +209,13 @@ def test_dynamic_int8_of_recurrent_layers_in_torch_is_counted():
     import torch
     from torch.ao.quantization import quantize_dynamic
 
+    from bench.engines import quiet
     from bench.engines.torch import predictor
     from bench.engines.torch_count import layers_of, products_of
 
     for kind, gates in (("LSTM", 4), ("GRU", 3)):
-        network = quantize_dynamic(recurrent(kind), {getattr(torch.nn, kind), torch.nn.Linear})
+        with quiet():
+            network = quantize_dynamic(recurrent(kind), {getattr(torch.nn, kind), torch.nn.Linear})
         predict, inputs = predictor(network), samples(16, 8)
         found = layers_of(products_of(lambda predict=predict, inputs=inputs: predict(inputs)), len(inputs))
         assert {layer.name: (layer.format, layer.stored, layer.macs) for layer in found} == {
@@ -287,8 +318,6 @@ def test_the_share_in_int8_is_that_of_a_second_count_by_shapes_and_profilers(nam
 
     if name not in CHEAP and not os.environ.get("BENCH_ALL_MODELS"):
         pytest.skip("takes minutes: set BENCH_ALL_MODELS")
-    if name.startswith("img2col") and engine == "openvino":
-        pytest.skip("OpenVINO has no im2col")
 
     def network():
         torch.manual_seed(0)

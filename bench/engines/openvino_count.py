@@ -71,8 +71,9 @@ def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
             found[place] = step
     layers = []
     for place, product in enumerate(products):
-        format = found[place].format if place in found else "fp32"
-        reason = None
+        format, reason = (
+            ("fp32", "not found in the executed graph") if place not in found else (found[place].format, None)
+        )
         if format == "int8" and not product.quantized:
             format, reason = "fp32", "the softmax before it is not quantized"
         name = product.name.removeprefix("__module.").partition("/")[0]

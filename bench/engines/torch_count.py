@@ -59,6 +59,8 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
     is a tensor that no operator has made in the meantime, or made of such tensors alone.
     """
     import torch
+    from torch._library.custom_ops import OPDEFS
+    from torch._ops import HigherOrderOperator
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -84,8 +86,11 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
     class Dispatch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if func.namespace == "prim" or func._schema.name in _ASKING:
+            if isinstance(func, HigherOrderOperator) or func.namespace == "prim" or func._schema.name in _ASKING:
                 return func(*args, **kwargs)
+            if func._schema.name in OPDEFS:  # an operator of a user's own: what its Python function calls counts
+                with self:
+                    return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
             formula = _FORMULAS.get(func._schema.name)
             if formula is None and not _counts(func):
                 with self:
@@ -269,9 +274,12 @@ def _place(tensor: torch.Tensor) -> int:
     """What tells tensors apart that are kept in different places: views of one have the same."""
     import torch
 
-    if tensor.layout is torch.strided:
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
-    return id(tensor)
+    except (RuntimeError, NotImplementedError):  # a tensor of a class of its own, without storage
+        return id(tensor)
 
 
 def _numbers(tensor: torch.Tensor) -> int:
