@@ -253,13 +253,11 @@ def test_an_emulation_with_one_scale_changed_is_not_the_artefacts(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int8_static", "int8_dynamic"])
-def test_weights_that_the_quantizer_transposes_twice_are_a_failed_build_or_right(precision, tmp_path):
+def test_weights_that_two_layers_share_are_written_right(precision, tmp_path):
     """ONNX Runtime 1.31.1 transposes weights that two Gemm nodes share for each of them: the outputs kept 2.9 dB."""
     import numpy as np
     import torch
     from torch import nn
-
-    from bench.errors import BuildError
 
     def network():
         torch.manual_seed(0)
@@ -269,11 +267,7 @@ def test_weights_that_the_quantizer_transposes_twice_are_a_failed_build_or_right
 
     samples = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
     known, recipe = network()(torch.from_numpy(samples[:4])).numpy(), recipes.get(precision)
-    try:
-        engines.get("onnxruntime").build(network(), recipe, samples, tmp_path)
-    except BuildError as error:
-        assert "wrote other weights than the network's" in str(error)
-        return
+    engines.get("onnxruntime").build(network(), recipe, samples, tmp_path)
     found = engines.get("onnxruntime").load(tmp_path, recipe, network, samples[:4], 1)(samples[:4])
     assert sqnr_db(found, known) > 25
 
