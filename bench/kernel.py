@@ -40,6 +40,8 @@ def compared(
     found = np.concatenate([_rows(predict(batch.copy())) for batch in batches])
     wanted = np.concatenate([_rows(emulation.predict(batch.copy())) for batch in batches])
     facts = _figures(found, wanted, known.reshape(len(known), -1)[: len(wanted)]) | {"by": emulation.by, "reason": None}
+    if facts["kernel_db"] is not None and not np.isfinite(facts["kernel_db"]):
+        return facts | {"kernel_db": None, "reason": "outputs that are not finite, or 0 throughout, have no SQNR"}
     if errs(facts) and emulation.layers is not None:
         layers = sorted(emulation.layers(batches[0].copy()).items(), key=lambda layer: layer[1])
         facts["erring"] = [

@@ -38,9 +38,10 @@ class Record:
     lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format,
                 what the recipe promises, and the layers that are not in its format: see bench.lowered; absent where
                 the engine cannot be counted, or the reason where counting failed.
-    kernel      whether the engine's kernels compute what the quantized network says: kernel_db, the SQNR of its outputs
-                against the same artefact computed in floating point, and what that was computed by, or the reason why
-                there is none; absent where nothing is quantized.
+    kernel      whether the engine's INT8 kernels compute what the quantized network says: kernel_db, the SQNR of its
+                outputs against the same artefact computed in floating point, null where they are `equal`; quantized_db,
+                the SQNR of the latter against FP32; `by`, what computed it, or the `reason` why there is none; and
+                where kernels err, the worst layers: see bench.kernel. Absent where nothing is quantized.
     calibration for static INT8: how many inputs were asked for, and how many there were.
     process     what its worker was given and used: versions, cores, pool, threads_used, and call_overhead_s: what
                 timing adds to a call, measured there on a session that does nothing.

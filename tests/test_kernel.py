@@ -1,5 +1,6 @@
 """Claims about whether an engine's INT8 kernels compute what the quantized network says."""
 
+import importlib
 import os
 
 import pytest
@@ -163,6 +164,57 @@ def test_equal_outputs_are_said_to_be_equal_and_not_infinite():
     assert (facts["kernel_db"], facts["equal"]) == (None, True)
     assert facts["quantized_db"] == pytest.approx(40.0, abs=0.3)
     assert not list(doubts(facts))
+
+
+def test_outputs_that_are_not_finite_have_a_reason_and_no_figure():
+    import numpy as np
+
+    real = inputs().reshape(8, -1)
+    broken = real.copy()
+    broken[3] = np.nan
+    facts = compared(lambda _: broken, Emulation(lambda _: real, "numpy"), [inputs()], real + 0.01)
+    assert (facts["kernel_db"], facts["equal"]) == (None, False)
+    assert "not finite" in facts["reason"]
+
+
+def test_sums_that_saturate_in_16_bits_are_told_from_loss_by_quantization(tmp_path, monkeypatch):
+    """FBGEMM's depthwise kernel, given activations of 8 bits: as all kernels without VNNI do (PyTorch 2.15.0)."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    def network():
+        torch.manual_seed(0)
+        layer = nn.Conv2d(128, 128, 3, groups=128, bias=False)
+        layer.weight.data.uniform_(0.5, 1.0)  # all large and of one sign, as are the inputs: sums reach the limit
+        return nn.Sequential(layer).eval().requires_grad_(False)
+
+    samples = np.random.default_rng(0).uniform(0.5, 1, (8, 128, 8, 8)).astype(np.float32)
+    known, recipe, found = network()(torch.from_numpy(samples[:2])).numpy(), recipes.get("int8_static"), {}
+    module = importlib.import_module("bench.engines.torch")
+    for bits in (7, 8):
+        monkeypatch.setattr(module, "saturating", lambda _, bits=bits: bits == 7)
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        engines.get("torch").build(network(), recipe, samples, folder)
+        opened = folder, recipe, network, samples[:2], 1
+        predict = engines.get("torch").load(*opened)
+        found[bits] = compared(predict, engines.get("torch").emulated(*opened), [samples[:2]], known)
+    assert found[7]["equal"] or found[7]["kernel_db"] > 40
+    assert found[8]["equal"] or found[8]["kernel_db"] < found[8]["quantized_db"] - 6, found
+
+
+def test_a_program_for_inductor_is_emulated_in_eager(tmp_path):
+    import torch
+
+    samples = inputs()
+    known = network("convolution")(torch.from_numpy(samples[:4])).numpy()
+    for precision in ("int8_static", "int8_dynamic"):
+        folder, recipe = tmp_path / precision, recipes.get(precision)
+        folder.mkdir()
+        engines.get("inductor").build(network("convolution"), recipe, samples, folder)
+        opened = folder, recipe, lambda: network("convolution"), samples[:4], 1
+        assert 20 < sqnr_db(engines.get("inductor").emulated(*opened).predict(samples[:4].copy()), known) < 90
 
 
 def test_label_maps_are_compared_by_agreement():
