@@ -208,7 +208,6 @@ def test_static_int8_of_ordinary_layers_on_torch_ao_is_near_fp32(name, engine, t
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 def test_static_int8_of_an_encoder_on_torch_ao_covers_all_its_linear_layers_and_no_product_of_activations():
     import numpy as np
-
     from torch.ao.nn.quantized import Linear
 
     from bench.engines.torch import lowered
