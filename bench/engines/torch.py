@@ -155,7 +155,7 @@ def _unpacked(packed: Any) -> tuple[str, tuple[Any, ...]]:
         return "linear", functions.linear_unpack(packed)
     if kind == "CellParamsBase":  # of an LSTM or a GRU; the last of its numbers tells whether sums keep to 7 bits
         _, biases, _, numbers, layers = packed.__getstate__()[0]
-        return "cell", (*(functions.linear_unpack(layer) for layer in layers), *biases, bool(numbers[-1]))
+        return "cell", (*(functions.linear_unpack(layer)[0] for layer in layers), *biases, bool(numbers[-1]))
     if kind in ("Conv2dPackedParamsBase", "Conv3dPackedParamsBase"):
         name = kind[:6].lower()
         places = ("stride", "padding", "dilation")
@@ -169,9 +169,9 @@ def _packed(kind: str, parts: tuple[Any, ...]) -> torch.ScriptObject:
     """The object that was unpacked, packed for the kernels that are set now."""
     import torch
 
-    functions, made = torch.ops.quantized, None
+    functions = torch.ops.quantized
     if kind == "cell":
-        layers = [functions.linear_prepack(*layer) for layer in parts[:2]]
+        layers = [functions.linear_prepack(weight, bias) for weight, bias in zip(parts[:2], parts[2:4], strict=True)]
         made = functions.make_quantized_cell_params_dynamic(*layers, *parts[2:])
     else:
         made = getattr(functions, f"{kind}_prepack")(*parts)
