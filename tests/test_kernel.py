@@ -294,10 +294,13 @@ def test_weights_that_the_quantizer_transposes_twice_are_a_failed_build_or_right
 
     samples = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
     known, recipe = network()(torch.from_numpy(samples[:4])).numpy(), recipes.get(precision)
+    refused = None
     try:
         engines.get("onnxruntime").build(network(), recipe, samples, tmp_path)
     except BuildError as error:
-        assert "wrote other weights than the network's" in str(error)
+        refused = str(error)
+    if refused is not None:
+        assert "wrote other weights than the network's" in refused
         return
     found = engines.get("onnxruntime").load(tmp_path, recipe, network, samples[:4], 1)(samples[:4])
     assert sqnr_db(found, known) > 25
