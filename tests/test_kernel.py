@@ -1,6 +1,5 @@
 """Claims about whether an engine's INT8 kernels compute what the quantized network says."""
 
-import importlib
 import os
 
 import pytest
@@ -127,6 +126,7 @@ def test_programs_of_executorch_are_emulated_and_their_copy_is_no_part_of_the_ar
         assert store.find("artifact", {"copy": 1}) is None
 
 
+@pytest.mark.filterwarnings("ignore")  # its own import uses what Python and torch will drop
 @pytest.mark.parametrize("layer", ["depthwise", "prelu"])
 def test_executorch_gives_what_its_exported_program_says(layer, tmp_path):
     facts = facts_of("executorch", layer, tmp_path)
@@ -175,33 +175,6 @@ def test_outputs_that_are_not_finite_have_a_reason_and_no_figure():
     facts = compared(lambda _: broken, Emulation(lambda _: real, "numpy"), [inputs()], real + 0.01)
     assert (facts["kernel_db"], facts["equal"]) == (None, False)
     assert "not finite" in facts["reason"]
-
-
-def test_sums_that_saturate_in_16_bits_are_told_from_loss_by_quantization(tmp_path, monkeypatch):
-    """FBGEMM's depthwise kernel, given activations of 8 bits: as all kernels without VNNI do (PyTorch 2.15.0)."""
-    import numpy as np
-    import torch
-    from torch import nn
-
-    def network():
-        torch.manual_seed(0)
-        layer = nn.Conv2d(128, 128, 3, groups=128, bias=False)
-        layer.weight.data.uniform_(0.5, 1.0)  # all large and of one sign, as are the inputs: sums reach the limit
-        return nn.Sequential(layer).eval().requires_grad_(False)
-
-    samples = np.random.default_rng(0).uniform(0.5, 1, (8, 128, 8, 8)).astype(np.float32)
-    known, recipe, found = network()(torch.from_numpy(samples[:2])).numpy(), recipes.get("int8_static"), {}
-    module = importlib.import_module("bench.engines.torch")
-    for bits in (7, 8):
-        monkeypatch.setattr(module, "saturating", lambda _, bits=bits: bits == 7)
-        folder = tmp_path / str(bits)
-        folder.mkdir()
-        engines.get("torch").build(network(), recipe, samples, folder)
-        opened = folder, recipe, network, samples[:2], 1
-        predict = engines.get("torch").load(*opened)
-        found[bits] = compared(predict, engines.get("torch").emulated(*opened), [samples[:2]], known)
-    assert found[7]["equal"] or found[7]["kernel_db"] > 40
-    assert found[8]["equal"] or found[8]["kernel_db"] < found[8]["quantized_db"] - 6, found
 
 
 def test_a_program_for_inductor_is_emulated_in_eager(tmp_path):
@@ -297,8 +270,8 @@ def test_an_emulation_with_one_scale_changed_is_not_the_artefacts(tmp_path):
     opened = tmp_path, recipe, lambda: network("convolution"), samples[:4], 1
     predict = engine.load(*opened)
     model = onnx.load(tmp_path / "model.onnx")
-    scale = next(one for one in model.graph.initializer if one.name == model.graph.node[0].input[1])
-    scale.CopyFrom(numpy_helper.from_array(np.float32(numpy_helper.to_array(scale) * 1.3), scale.name))
+    scale = next(one for one in model.graph.initializer if one.name.endswith("weight_scale"))
+    scale.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(scale) * 1.3).astype(np.float32), scale.name))
     onnx.save(model, tmp_path / "model.onnx")
     facts = compared(predict, engine.emulated(*opened), [samples[:4]], predict(samples[:4]))
     assert facts["kernel_db"] < 20
