@@ -16,26 +16,33 @@ def shortfalls(record: Record, speedup: float | None, max_drop: Mapping[str, flo
     lines: list[str | None] = []
     if speedup is not None:
         low, ratio, high = (record.speedup.get(name) for name in ("low", "ratio", "high"))
-        lines.append(_line("speed-up", low, ratio, high, speedup, more_is_better=True))
+        lines.append(_line("speed-up", low, ratio, high, speedup, few="one launch", more_is_better=True))
     for metric, most in max_drop.items():
         told = record.drop.get(metric)
         if told is None:
             there = ", ".join(record.drop) or "none"
             lines.append(f"ambiguous: no drop of {metric!r} is measured for this task; there are: {there}")
         else:
-            lines.append(
-                _line(f"drop of {metric}", told["low"], told["value"], told["high"], most, more_is_better=False)
-            )
+            ends = (told["low"], told["value"], told["high"])
+            lines.append(_line(f"drop of {metric}", *ends, most, few="one item", more_is_better=False))
     return [line for line in lines if line is not None]
 
 
 def _line(
-    name: str, low: float | None, value: float | None, high: float | None, limit: float, *, more_is_better: bool
+    name: str,
+    low: float | None,
+    value: float | None,
+    high: float | None,
+    limit: float,
+    *,
+    few: str,
+    more_is_better: bool,
 ) -> str | None:
+    """What is to be said where it does not certainly reach the limit; `few` tells why it may have no interval."""
     if value is None:
         return f"ambiguous: there is no {name}, wanted {limit:g}"
     if low is None or high is None:
-        return f"ambiguous: {name} {value:.4g} has no interval (one launch, or one item), wanted {limit:g}"
+        return f"ambiguous: {name} {value:.4g} has no interval ({few}), wanted {limit:g}"
     figure = f"{name} {value:.4g} (95% interval {low:.4g} to {high:.4g})"
     if low >= limit if more_is_better else high <= limit:
         return None

@@ -41,7 +41,7 @@ def test_what_does_not_is_told_with_its_interval(speedup, max_drop, line):
 
 def test_without_an_interval_or_a_speedup_it_is_ambiguous():
     assert shortfalls(record(low=None, high=None), 1.2, {}) == [
-        "ambiguous: speed-up 1.5 has no interval (one launch, or one item), wanted 1.2"
+        "ambiguous: speed-up 1.5 has no interval (one launch), wanted 1.2"
     ]
     assert shortfalls(Record(Case("m", "int8", "toy"), "ok"), 1.2, {}) == [
         "ambiguous: there is no speed-up, wanted 1.2"

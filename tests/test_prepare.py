@@ -49,7 +49,7 @@ def asked(monkeypatch):
             workers.append(self)
             self.environment, self.number = environment, len(workers)
 
-        def ask(self, question, timeout_s, **facts):
+        def ask(self, question, timeout_s, busy=1, **facts):
             case = facts["case"]
             questions.append(
                 (question, case["model"], case["engine"], case["precision"], self.environment, self.number)

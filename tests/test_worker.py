@@ -66,7 +66,7 @@ def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
     assert record.first_call_s > 0
     assert record.peak_rss_bytes > 10e6
     artifact, reference = find(CASE, bench)
-    known = {"digest": artifact.digest, "bytes": artifact.bytes, "format": "json", "left_in_fp32": []}
+    known = {"digest": artifact.digest, "bytes": artifact.bytes, "format": "json", "left_in_fp32": [], "left_by": None}
     assert record.artifact == known | {"reference": reference.digest}
 
 
@@ -108,9 +108,16 @@ def test_an_engine_that_writes_into_its_input_is_a_failed_case(bench, monkeypatc
     assert record.reason.startswith("toy writes into the array that it is called with, so that times would be of other")
 
 
+def computes_int8(monkeypatch):
+    """Let the toy say that it computes in INT8."""
+    monkeypatch.setattr(engines.get("toy"), "supports", lambda recipe, device: None)
+    monkeypatch.setattr(engines.get("toy"), "formats", ("fp32", "int8"))
+    monkeypatch.setattr(engines.get("toy"), "activations", ("static",))
+
+
 def test_the_inputs_that_int8_was_calibrated_with_are_on_record_and_too_few_are_warned_of(tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_FAULT", "coarse")
-    monkeypatch.setattr(engines.get("toy"), "supports", lambda recipe, device: None)
+    computes_int8(monkeypatch)
     for _ in range(2):  # the second takes what the first has built
         record = measure(dataclasses.replace(CASE, precision="int8_static"), Bench(tmp_path, plan=QUICK))
         assert record.calibration == {"asked": 256, "used": 50}
@@ -351,11 +358,10 @@ def test_an_artefact_that_cannot_be_built_is_a_failed_case_with_its_reason(tmp_p
     )
 
 
-def test_outputs_that_are_not_numbers_are_right_for_nothing_and_saved_as_null(bench, monkeypatch):
+def test_outputs_that_are_not_numbers_fail_with_that_reason(bench, monkeypatch):
     monkeypatch.setenv("TOY_FAULT", "nan")
     record = measure(CASE, bench)
-    assert record.quality["top1"] == 0.0
-    assert record.saved()["fidelity"]["sqnr_db"] is None
+    assert (record.status, record.reason) == ("failed", "the outputs hold NaN or infinity")
 
 
 def test_outputs_that_belie_the_precision_are_a_failed_case(tmp_path, monkeypatch):
@@ -366,7 +372,7 @@ def test_outputs_that_belie_the_precision_are_a_failed_case(tmp_path, monkeypatc
     assert record.reason.endswith("dB of FP32 PyTorch's: this was not computed in FP32")
 
     monkeypatch.delenv("TOY_FAULT")
-    monkeypatch.setattr(engines.get("toy"), "supports", lambda recipe, device: None)
+    computes_int8(monkeypatch)
     record = measure(dataclasses.replace(CASE, precision="int8_static"), bench)
     assert record.status == "failed"
     assert record.reason.endswith("dB: nothing was computed in int8")
