@@ -6,18 +6,18 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.kernel import FIGURES, errs
 from bench.record import is_number
 
 NOTED = (  # the columns of a frame that notes are made of
-    *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", "kernel.kernel_db", "kernel.quantized_db"),
-    *("kernel.agreement", "kernel.quantized_agreement", "lowered.format", "lowered.share", "lowered.promised"),
-    *("lowered.left", "calibration.asked", "calibration.used", "artifact.left_in_fp32", "artifact.left_by"),
+    *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in FIGURES)),
+    *("lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
+    *("artifact.left_in_fp32", "artifact.left_by"),
     *("noise.why", "warnings", "speedup.reason", "quality.reason"),
 )
 NAMED, OTHERS = 3, 2
 LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
 LIKE_DB, ALIKE = 0.0, 0.9  # as much noise as signal; unless outputs are labels, which then still agree
-WORSE_DB = 6.0  # kernels that add four times the noise of quantization err
 
 
 def notes_of(rows: Iterable[Mapping[Any, Any]], worst: bool = False) -> list[tuple[str, list[str]]]:
@@ -30,16 +30,13 @@ def notes_of(rows: Iterable[Mapping[Any, Any]], worst: bool = False) -> list[tup
 
 def doubts(row: Mapping[Any, Any]) -> list[str]:
     """The lines on one case: that it kept no likeness of FP32, what stayed in floating point, its warnings, what it was
-    calibrated and judged with, what disturbed it.
+    judged with, what disturbed it.
     """
     lines = []
     if _unlike(row):
         lines.append(f"broken: its outputs keep no likeness of FP32's, {row['fidelity.sqnr_db']:.1f} dB")
     told = [_texts(row.get(name)) for name in ("noise.why", "warnings")]
     lines += [*_below(row), *itertools.chain(*(reversed(told) if _erring(row) else told))]
-    asked, used = row.get("calibration.asked"), row.get("calibration.used")
-    if is_number(asked) and is_number(used) and used < asked:
-        lines.append(f"calibrated with {used:.0f} inputs where {asked:.0f} were asked for")
     layers, by = row.get("artifact.left_in_fp32"), row.get("artifact.left_by")
     if isinstance(by, str) and isinstance(layers, list):
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
@@ -63,11 +60,7 @@ def _unlike(row: Mapping[Any, Any]) -> bool:
 
 def _erring(row: Mapping[Any, Any]) -> bool:
     """Whether the engine's kernels add surely more noise than the quantization that they compute."""
-    found, wanted = row.get("kernel.kernel_db"), row.get("kernel.quantized_db")
-    agreed, known = row.get("kernel.agreement"), row.get("kernel.quantized_agreement")
-    if is_number(agreed) and is_number(known):
-        return 1 - agreed > 2 * (1 - known) + 0.01
-    return is_number(found) and is_number(wanted) and found < wanted - WORSE_DB
+    return errs({name: value for name in FIGURES if is_number(value := row.get(f"kernel.{name}"))})
 
 
 def _below(row: Mapping[Any, Any]) -> list[str]:
