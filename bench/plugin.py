@@ -314,7 +314,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             "bench measures through pytest-benchmark, which is switched off here: take '-p no:benchmark' away, or "
             'leave the cases out by -m "not grid"'
         )
-    from bench.interpreter import examined
+    from bench.session import examined
     from bench.journal import Journal
     from bench.measure import identity, prepare
     from bench.progress import Bar

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from bench.case import BASELINE, Case
 from bench.dataset import datasets
 from bench.engines import engines
 from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, DataError, LackingData, WorkerError
-from bench.machine import cores_for, describe
+from bench.interpreter import Interpreter
+from bench.machine import LIBRARIES, cores_for, describe
 from bench.model import models, source
 from bench.noise import Pace, Peak
 from bench.recipe import Recipe, recipes
@@ -472,3 +473,31 @@ def worker_for(
     engine = engines.get(case.engine)
     kept = {engine.compiled: compiled} if engine.compiled is not None and compiled is not None else {}
     return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes)
+
+
+def examined(python: str, baselines: Iterable[Case], bench: Bench) -> Interpreter:
+    """Look at the interpreter that shall run these baselines.
+
+    Raises BaselineError where it cannot run the harness, or is of another environment but finds a baseline's engine in
+    this one, as it does where PYTHONPATH names this one's folder: the comparison would be of one version with itself.
+    """
+    cases = list(baselines)
+    packages = sorted({*LIBRARIES, *(package for case in cases for package in engines.get(case.engine).packages)})
+    here = Interpreter.here(packages)
+    try:
+        with worker_for(cases[0], bench, 1, python=python) as worker:
+            there = Interpreter(**worker.ask("installed", bench.timeout_s, packages=packages))
+    except (OSError, BenchError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BaselineError(f"the baseline's interpreter {python} cannot run the harness: {reason}") from error
+    if there.prefix == here.prefix:
+        return there
+    for name in dict.fromkeys(case.engine for case in cases):
+        found = [package for package in engines.get(name).packages if package in there.places]
+        if found and all(there.places[package] == here.places.get(package) for package in found):
+            raise BaselineError(
+                f"the baseline's interpreter {python} finds {', '.join(found)} of the engine {name} in this "
+                f"environment, {there.places[found[0]]}: this would compare it with itself; install them there, or "
+                "clear PYTHONPATH"
+            )
+    return there
