@@ -314,10 +314,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             "bench measures through pytest-benchmark, which is switched off here: take '-p no:benchmark' away, or "
             'leave the cases out by -m "not grid"'
         )
-    from bench.session import examined
     from bench.journal import Journal
     from bench.measure import identity, prepare
     from bench.progress import Bar
+    from bench.session import examined
 
     bench, baselines = bench_of(config), _baselines(session)
     with Bar() as bar:
