@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import Case, engines, models, recipes
+from bench.errors import Unsupported
 from bench.measure import measure, prepare
 from bench.recipe import Recipe
 from bench.sampling import Plan
@@ -472,3 +473,13 @@ def test_the_documents_models_all_name_a_task_that_exists():
 
     for name in models.names():
         assert models.get(name).task in tasks.names()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8_static"])
+def test_a_convolution_in_three_dimensions_is_unsupported_on_executorch(precision, tmp_path):
+    import numpy as np
+    import torch
+
+    samples = np.ones((2, 1, 4, 4, 4), np.float32)
+    with pytest.raises(Unsupported, match="neither XNNPACK nor ExecuTorch has a convolution in three dimensions"):
+        engines.get("executorch").build(torch.nn.Conv3d(1, 2, 3).eval(), recipes.get(precision), samples, tmp_path)

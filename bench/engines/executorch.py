@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.artifact import BESIDE
 from bench.engines import Emulation, Engine, pt2e, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
+from bench.errors import Unsupported
 from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bench.model import Output
 
 MODEL, PROGRAM = "model.pte", "model.pt2"
+VOLUMES = ("aten.conv3d", "aten.conv_transpose3d")
 
 
 class ExecuTorch(Engine):
@@ -58,6 +60,8 @@ class ExecuTorch(Engine):
             if recipe.number_format == "int8":
                 network = without_transposed(network, example, least_groups=2)  # PT2E folds normalization wrongly
             program = pt2e.exported(network, example)
+            if any(str(node.target).startswith(VOLUMES) for node in program.graph.nodes):
+                raise Unsupported("neither XNNPACK nor ExecuTorch has a convolution in three dimensions")
             if recipe.number_format == "int8":
                 quantizer = XNNPACKQuantizer()
                 quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))

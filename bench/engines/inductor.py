@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, pt2e, quiet, two_of
@@ -31,6 +32,12 @@ class Inductor(Engine):
     packages = ("torch",)
     format = "state_dict or pt2"
     compiled = "TORCHINDUCTOR_CACHE_DIR"
+    unlowered = MappingProxyType(
+        dict.fromkeys(
+            ("conv1d", "conv3d", "transposed", "matmul", "lstm", "gru", "rnn"),
+            "Inductor has INT8 for linear layers and convolutions in two dimensions",
+        )
+    )
     whole = False
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")

@@ -6,6 +6,7 @@ import logging
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, quiet, two_of
@@ -38,6 +39,7 @@ class OpenVino(Engine):
 
     packages = ("openvino", "nncf", "torch")
     format = "openvino-ir"
+    unlowered = MappingProxyType(dict.fromkeys(("lstm", "gru", "rnn"), "OpenVINO's INT8 kernel for an LSTM errs"))
     formats = ("fp32", "bf16", "int8")
     activations = ("static",)
 

@@ -44,8 +44,10 @@ class Torch(Engine):
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
     widths = (8, 4, 2)
+    dynamic = ("linear", "lstm", "gru")
     unlowered = MappingProxyType(
         {
+            "matmul": "torch.ao has no INT8 kernel for a product of two activations",
             "transposed": "torch.ao's INT8 kernels for transposed convolutions err, and no convolution tells this one",
             **dict.fromkeys(("lstm", "gru", "rnn"), "torch.ao's static INT8 leaves recurrent layers"),
         }
