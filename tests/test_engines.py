@@ -397,8 +397,6 @@ def test_dynamic_int8_of_a_network_without_linear_layers_is_unsupported_in_torch
     import numpy as np
     import torch
 
-    from bench.errors import Unsupported
-
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval()
     example = np.zeros((2, 3, 8, 8), np.float32)
     for engine in ("torch", "torchscript"):
@@ -411,8 +409,6 @@ def test_dynamic_int8_of_a_network_without_linear_layers_is_unsupported_in_torch
 )
 def test_int8_of_a_network_in_which_nothing_can_be_lowered_is_unsupported(engine, precision, tmp_path):
     import numpy as np
-
-    from bench.errors import Unsupported
 
     samples = np.zeros((4, 5, 16), np.float32)
     with pytest.raises(Unsupported, match="in this network"):

@@ -47,15 +47,13 @@ class ExecuTorch(Engine):
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
         """Export, calibrate and convert for INT8, lower to XNNPACK and write the program."""
         import torch
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-            XNNPACKQuantizer,
-            get_symmetric_quantization_config,
-        )
-        from executorch.exir import to_edge_transform_and_lower
 
         example = samples[:1]
         with quiet(), torch.no_grad():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
+            from executorch.exir import to_edge_transform_and_lower
+
             network = without_reflection(network)
             if recipe.number_format == "int8":
                 network = without_transposed(network, example, least_groups=2)  # PT2E folds normalization wrongly
@@ -63,8 +61,8 @@ class ExecuTorch(Engine):
             if any(str(node.target).startswith(VOLUMES) for node in program.graph.nodes):
                 raise Unsupported("neither XNNPACK nor ExecuTorch has a convolution in three dimensions")
             if recipe.number_format == "int8":
-                quantizer = XNNPACKQuantizer()
-                quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
+                quantizer = xnnpack_quantizer.XNNPACKQuantizer()
+                quantizer.set_global(xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True))
                 module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
                 program = pt2e.exported(module, example)
                 (folder / BESIDE).mkdir()
