@@ -153,7 +153,7 @@ def test_every_multiplication_and_weight_of_fp32_is_counted_in_fp32(engine, tmp_
         ("torchscript", {"lstm": "torch.ao's static INT8 leaves recurrent layers"}),
         ("onnxruntime", {"lstm": "ONNX Runtime's static quantizer leaves recurrent layers"}),
         ("onnxruntime_mobile", {"lstm": "ONNX Runtime's static quantizer leaves recurrent layers"}),
-        ("openvino", {}),
+        ("openvino", {"lstm": "OpenVINO's INT8 kernel for an LSTM errs"}),
     ],
 )
 def test_what_static_int8_leaves_is_named_with_its_share_and_reason(engine, left, tmp_path):
@@ -165,15 +165,32 @@ def test_what_static_int8_leaves_is_named_with_its_share_and_reason(engine, left
 
 
 @pytest.mark.parametrize("precision", ["int8_static", "int8_dynamic"])
-def test_torchs_int8_of_an_encoder_layer_is_the_head_alone_and_says_so(precision, tmp_path):
+def test_torchs_int8_of_an_encoder_layer_is_all_but_products_of_activations(precision, tmp_path):
     found = lowered(layers("torch", precision, encoder, samples(12, 16), tmp_path), "int8")
-    assert found["macs"]["int8"] == pytest.approx(48 / 41520)
-    inside = [layer for layer in found["left"] if layer["name"].startswith("layer.")]
-    assert sum(layer["macs"] for layer in inside) == pytest.approx(1 - 48 / 41520)
+    assert found["macs"]["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
+    assert {layer["kind"] for layer in found["left"]} == {"matmul"}
     if precision == "int8_static":
-        assert {layer["reason"] for layer in inside} == {
-            "inside TransformerEncoderLayer, which FX takes for one operation"
-        }
+        reasons = {layer["reason"] for layer in found["left"]}
+        assert reasons == {"torch.ao has no INT8 kernel for a product of two activations"}
+
+
+def test_what_fx_takes_for_one_operation_stays_and_says_so(tmp_path):
+    from torch import nn
+
+    class Closed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True, add_zero_attn=True)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+    found = layers("torch", "int8_static", lambda: Closed().eval(), samples(12, 16), tmp_path)
+    assert [layer.name for layer in found if layer.format == "int8"] == ["head"]
+    assert sum(layer.macs for layer in found if layer.format == "fp32") > 12 * 4 * 16 * 16
+    inside = {layer["reason"] for layer in lowered(found, "int8")["left"]}
+    assert inside == {"inside MultiheadAttention, which FX takes for one operation"}
 
 
 def test_onnxruntime_quantizes_an_encoder_layer_but_for_dynamic_products_of_activations(tmp_path):

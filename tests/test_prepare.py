@@ -16,6 +16,9 @@ from bench.session import Bench, built_by
 
 
 class Plain(Engine):
+    formats = ("fp32", "int8")
+    activations = ("static",)
+
     def supports(self, recipe, device):
         return None
 
