@@ -88,7 +88,7 @@ def with_reasons(
     return [
         replace(layer, reason=None)
         if layer.format == recipe.number_format
-        else replace(layer, reason=layer.reason or _unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind))
+        else replace(layer, reason=_unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind) or layer.reason)
         for layer in layers
     ]
 

@@ -426,7 +426,8 @@ def test_a_damaged_artefact_is_built_again(bench):
     assert record.artifact["digest"] == artifact.digest
 
 
-def test_a_second_session_finds_what_the_first_has_built(bench, monkeypatch):
+def test_a_second_session_finds_what_the_first_has_built(tmp_path):
+    bench = Bench(tmp_path, plan=QUICK)
     prepare([CASE], bench)
     told = []
     prepare([CASE], bench, lambda *progress: told.append(progress))
