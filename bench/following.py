@@ -16,13 +16,18 @@ from bench.artifact import Used
 from bench.code import HARNESS, code_of, distributions, file_of, is_installed, is_users
 
 _active: list[set[str]] = []
+_written: list[set[str]] = []
 _listening = False
 
 
 def note(file: Path | str) -> None:
     """Tell that a file shapes what is being made; for files that are not opened by Python."""
-    for opened in _active:
-        opened.add(str(Path(file).absolute()))
+    _add(_active, file)
+
+
+def _add(places: list[set[str]], file: Path | str) -> None:
+    for files in places:
+        files.add(str(Path(file).absolute()))
 
 
 @contextmanager
@@ -33,10 +38,11 @@ def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -
     known  files that the key covers already.
     but    a folder that does not count: the cache's own.
 
-    Not told are files that are gone at the end, hidden ones, and those of this harness and of installed packages.
+    Not told are files that are gone at the end or were written meanwhile, such as the counts that a library keeps;
+    hidden ones; and those of this harness and of installed packages.
     """
     _listen()
-    opened: set[str] = set()
+    opened, written = set[str](), set[str]()
     before, import_module = set(sys.modules), importlib.import_module
 
     def noted(name: str, package: str | None = None) -> Any:
@@ -46,18 +52,20 @@ def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -
 
     asked: set[str] = set()
     _active.append(opened)
+    _written.append(written)
     importlib.import_module = noted
     try:
         yield
     finally:
         importlib.import_module = import_module
-        _active.remove(opened)
+        _active.pop()
+        _written.pop()
     for name in sorted(asked | (set(sys.modules) - before)):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and is_users(file):
             add_module(used, name, Path(file))
     folders = [place.resolve() for place in places]
-    for path in map(Path, opened):
+    for path in map(Path, opened - written):
         file = path.resolve()
         if file.suffix != ".pyc" and is_users(file) and file.is_file():
             inside = [file.relative_to(folder) for folder in folders if folder in file.parents]
@@ -101,5 +109,4 @@ def _listen() -> None:
 def _heard(event: str, facts: tuple[Any, ...]) -> None:
     if event == "open" and _active and isinstance(facts[0], (str, bytes, os.PathLike)):
         writes = facts[2] & (os.O_WRONLY | os.O_RDWR) if isinstance(facts[2], int) else 0
-        if not writes:
-            note(os.fsdecode(facts[0]))
+        _add(_written if writes else _active, os.fsdecode(facts[0]))
