@@ -45,6 +45,7 @@ TIED = "tied"
 # the harness's own rooms that shape what is built
 SHAPING = ("build.py", "inference.py", "interface.py", "onnx_model.py", "tiling.py")
 INPUTS, INPUT_BYTES = 64, 2**24
+SAID = 240  # characters of a library's error that stand in a reason
 
 
 def made_by(origin: Origin | None, *parts: Any) -> Code:
@@ -279,7 +280,9 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
     except (BenchError, OSError):
         raise
     except Exception as error:
-        raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())  # libraries tell it in paragraphs, some with an empty line first
+        said = said if len(said) <= SAID else f"{said[:SAID]} ..."
+        raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {said}") from error
 
 
 def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact) -> sensitivity.Trial:

@@ -479,3 +479,30 @@ def test_a_convolution_in_three_dimensions_is_unsupported_on_executorch(precisio
     samples = np.ones((2, 1, 4, 4, 4), np.float32)
     with pytest.raises(Unsupported, match="neither XNNPACK nor ExecuTorch has a convolution in three dimensions"):
         engines.get("executorch").build(torch.nn.Conv3d(1, 2, 3).eval(), recipes.get(precision), samples, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_static_int8_of_an_encoder_layer_on_executorch_covers_its_linear_layers(tmp_path):
+    """Its fast path is one operator outside of what can be exported: the build failed."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x).mean(1))
+
+    torch.manual_seed(0)
+    network = Encoder().eval().requires_grad_(False)
+    samples = np.random.default_rng(0).normal(size=(8, 12, 16)).astype(np.float32)
+    recipe, engine = recipes.get("int8_static"), engines.get("executorch")
+    engine.build(network, recipe, samples, tmp_path)
+    predict = engine.load(tmp_path, recipe, None, samples[:1], 1)
+    found = np.concatenate([predict(sample[None]) for sample in samples])
+    assert sqnr_db(found, network(torch.from_numpy(samples)).numpy()) > 25
+    layers = engine.layers(tmp_path, recipe, None, samples[:1], 1)
+    assert {layer.kind for layer in layers if layer.format == "fp32"} == {"matmul"}

@@ -42,11 +42,15 @@ def exported(network: torch.nn.Module, example: np.ndarray, batch: Any = None) -
     import torch
 
     shapes = None if batch is None else ({0: batch},)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one closed operator, which is quantized and lowered nowhere
     try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
         return torch.export.export(network, (torch.from_numpy(example),), dynamic_shapes=shapes, strict=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def quantized(
