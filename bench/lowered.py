@@ -11,6 +11,7 @@ from bench.recipe import Recipe
 KINDS = (
     *("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "matmul", "lstm", "gru", "rnn", "embedding"),
 )
+UNFOUND = "quantized, but not found as a pattern: computed in floating point"
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,15 @@ def with_reasons(
     layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str], unlowered: Mapping[str, str]
 ) -> list[Layer]:
     """The layers, those that are not in the recipe's format with the reason where it is known: left by the recipe, not
-    of the kinds in `dynamic`, or by `unlowered`, which tells by kind why an engine leaves them.
+    of the kinds in `dynamic`, or by `unlowered`, which tells by kind why an engine leaves them. A reason that the count
+    itself gave goes first, unless it is UNFOUND.
     """
-    return [
-        replace(layer, reason=None)
-        if layer.format == recipe.number_format
-        else replace(layer, reason=_unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind) or layer.reason)
-        for layer in layers
-    ]
+
+    def reason(layer: Layer) -> str | None:
+        known = None if layer.reason == UNFOUND else layer.reason
+        return known or _unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind) or layer.reason
+
+    return [replace(layer, reason=None if layer.format == recipe.number_format else reason(layer)) for layer in layers]
 
 
 def _unpromised(layer: Layer, recipe: Recipe, dynamic: Sequence[str]) -> str | None:

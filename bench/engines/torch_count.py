@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from bench.errors import BuildError
-from bench.lowered import Layer
+from bench.lowered import UNFOUND, Layer
 
 if TYPE_CHECKING:
     import torch
@@ -215,7 +215,7 @@ def layers_of(products: Sequence[Product], batch: int) -> list[Layer]:
     """
     layers: dict[tuple[str, ...], Layer] = {}
     for number, product in enumerate(products):
-        reason = "quantized, but not found as a pattern: computed in floating point" if product.dequantized else None
+        reason = UNFOUND if product.dequantized else None
         reason = reason if product.box is None else f"inside {product.box}, which FX takes for one operation"
         name = product.module or f"{product.operator.rpartition('::')[2]} {number}"
         key = (name, product.kind, product.format)
