@@ -506,3 +506,28 @@ def test_static_int8_of_an_encoder_layer_on_executorch_covers_its_linear_layers(
     assert sqnr_db(found, network(torch.from_numpy(samples)).numpy()) > 25
     layers = engine.layers(tmp_path, recipe, None, samples[:1], 1)
     assert {layer.kind for layer in layers if layer.format == "fp32"} == {"matmul"}
+
+
+@pytest.mark.parametrize("precision", ["int8_static", "int8_dynamic"])
+def test_int8_of_a_table_whose_weights_the_last_layer_shares_is_near_fp32_on_onnx_runtime(precision, tmp_path):
+    """Static: the file could not be opened, since one initializer got scales for two axes."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.words = nn.Embedding(64, 8), nn.Linear(8, 64, bias=False)
+            self.words.weight = self.table.weight
+
+        def forward(self, ids):
+            return self.words(self.table(ids.long()).mean(1))
+
+    torch.manual_seed(0)
+    network = Tied().eval().requires_grad_(False)
+    ids, recipe = np.arange(64).reshape(16, 4).astype(np.float32), recipes.get(precision)
+    engine = engines.get("onnxruntime")
+    engine.build(copy.deepcopy(network), recipe, ids, tmp_path)
+    found = engine.load(tmp_path, recipe, None, ids[:4], 1)(ids[:4])
+    assert sqnr_db(found, network(torch.from_numpy(ids[:4])).numpy()) > 25
