@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from networks import encoder
 
 from bench import Case, engines, models, recipes
 from bench.errors import Unsupported
@@ -486,18 +487,8 @@ def test_static_int8_of_an_encoder_layer_on_executorch_covers_its_linear_layers(
     """Its fast path is one operator outside of what can be exported: the build failed."""
     import numpy as np
     import torch
-    from torch import nn
 
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True), nn.Linear(16, 3)
-
-        def forward(self, x):
-            return self.head(self.layer(x).mean(1))
-
-    torch.manual_seed(0)
-    network = Encoder().eval().requires_grad_(False)
+    network = encoder()
     samples = np.random.default_rng(0).normal(size=(8, 12, 16)).astype(np.float32)
     recipe, engine = recipes.get("int8_static"), engines.get("executorch")
     engine.build(network, recipe, samples, tmp_path)

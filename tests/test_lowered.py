@@ -5,6 +5,7 @@ import os
 import counting
 import numpy as np
 import pytest
+from networks import closed_attention, encoder
 
 from bench import engines, recipes
 from bench.build import macs_per_item
@@ -43,23 +44,6 @@ MACS = {
     "head": 6 * 5,
 }
 WEIGHTS = 8 * 27 + 8 * 9 + 8 * 4 * 4 + 4 * 6 * (16 + 6) + 6 * 5
-
-
-def encoder():
-    """PyTorch's own transformer layer and a head, of inputs (n, 12, 16): 41520 multiply-accumulates."""
-    import torch
-    from torch import nn
-
-    class Encoder(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.head = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True), nn.Linear(16, 3)
-
-        def forward(self, x):
-            return self.head(self.layer(x).mean(1))
-
-    torch.manual_seed(0)
-    return Encoder().eval().requires_grad_(False)
 
 
 def samples(*shape):
@@ -175,18 +159,7 @@ def test_torchs_int8_of_an_encoder_layer_is_all_but_products_of_activations(prec
 
 
 def test_what_fx_takes_for_one_operation_stays_and_says_so(tmp_path):
-    from torch import nn
-
-    class Closed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 2, batch_first=True, add_zero_attn=True)
-            self.head = nn.Linear(16, 3)
-
-        def forward(self, x):
-            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
-
-    found = layers("torch", "int8_static", lambda: Closed().eval(), samples(12, 16), tmp_path)
+    found = layers("torch", "int8_static", closed_attention, samples(12, 16), tmp_path)
     assert [layer.name for layer in found if layer.format == "int8"] == ["head"]
     assert sum(layer.macs for layer in found if layer.format == "fp32") > 12 * 4 * 16 * 16
     inside = {layer["reason"] for layer in lowered(found, "int8")["left"]}

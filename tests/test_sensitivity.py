@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import closed_attention
 
 from bench import Dataset, Model, Samples, Weights, engines, recipes
 from bench.case import Case
@@ -58,24 +59,8 @@ def test_the_layer_whose_input_has_an_outlier_costs_most(engine):
 
 
 def test_layers_in_a_closed_box_are_named_and_not_ranked():
-    import torch
-    from torch import nn
-
-    class Boxed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 2, batch_first=True, add_zero_attn=True)
-            self.head = nn.Linear(16, 3)
-
-        def forward(self, x):
-            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
-
-    def made():
-        torch.manual_seed(0)
-        return Boxed().eval().requires_grad_(False)
-
     given = np.random.default_rng(0).normal(size=(8, 12, 16)).astype(np.float32)
-    found = ranked(Trial(engines.get("torch"), made, given, 1), recipes.get("int8_static"))
+    found = ranked(Trial(engines.get("torch"), closed_attention, given, 1), recipes.get("int8_static"))
     assert [layer.name for layer in found if layer.sqnr_db is not None] == ["head"]
     boxed = {layer.name: layer.reason for layer in found if layer.sqnr_db is None}
     assert boxed == {"attention.out_proj": "inside MultiheadAttention, which FX takes for one operation"}
