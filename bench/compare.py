@@ -22,9 +22,8 @@ from bench.runs import Run, is_time, names, share_lowered
 from bench.statistics import CONFIDENCE, Change, Interval, Level, change, change_of_levels, holm, launch_ratio, level_of
 
 MARGIN = 0.01
-RUNS_SD = (
-    0.02  # of what one process has from another and one hour from the next, as measured with PyTorch on a quiet day
-)
+# what one process has from another and one hour from the next, as measured with PyTorch on a quiet day
+RUNS_SD = 0.02
 UNKNOWN_SD = 0.16  # the same on the worst day that was measured: taken where a run does not tell its own scatter
 KERNEL_DB, LOWERED = 1.0, 0.0005  # changes of kernel_db and of shares that are worth a note
 MEASURED = ("same", "faster", "slower", "unclear")
