@@ -192,7 +192,8 @@ def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
     names = interface.names
     one_tensor = interface.gives == "tensor"
     as_it_is = one_tensor or (interface.gives == "tuple" and len(names) > 1 and names == tuple(range(len(names))))
-    network.exact_input = interface.exact_input  # type: ignore[assignment]
+    attributes: Any = network
+    attributes.exact_input = interface.exact_input
     if (as_it_is and not interface.writes_input) or isinstance(network, torch.jit.ScriptModule):
         return network
     if isinstance(network, torch.fx.GraphModule):

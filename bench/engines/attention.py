@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bench.engines.equivalents import calls_of, replaced
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    Mask = torch.Tensor | None
+    Mask: TypeAlias = torch.Tensor | None
 
 
 class Call(NamedTuple):

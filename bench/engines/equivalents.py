@@ -95,7 +95,9 @@ def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
     return replaced(network, torch.nn.modules.conv._ConvNd, other)
 
 
-def calls_of(network: torch.nn.Module, kinds: tuple[type, ...], example: np.ndarray) -> dict[torch.nn.Module, Calls]:
+def calls_of(
+    network: torch.nn.Module, kinds: tuple[type[torch.nn.Module], ...], example: np.ndarray
+) -> dict[torch.nn.Module, Calls]:
     """The arguments that each module of these kinds is called with while the network runs on the example."""
     import torch
 
