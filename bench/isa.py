@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 from pathlib import Path
 
 
@@ -20,6 +21,9 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(cpuinfo.get_cpu_info().get("flags", ()))
 
 
-def has_vnni() -> bool:
-    """Whether 8-bit products are summed in 32 bits at once, without the 16-bit saturation of older x86."""
-    return not cpu_flags().isdisjoint(("avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8"))
+def saturates() -> bool:
+    """Whether kernels may sum two products of an unsigned and a signed 8-bit number in 16 bits, which saturate: x86
+    without VNNI, by vpmaddubsw. Weights or activations of 7 bits keep clear of it.
+    """
+    vnni = ("avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8")
+    return platform.machine().lower() in ("x86_64", "amd64") and cpu_flags().isdisjoint(vnni)

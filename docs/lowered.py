@@ -28,6 +28,7 @@ from torch import nn
 from bench import engines, recipes
 from bench.build import versions
 from bench.errors import BenchError
+from bench.isa import saturates
 from bench.lowered import lowered
 
 SAMPLES = 8
@@ -139,7 +140,8 @@ def main() -> None:
         "serve the recipe; `unsupported`, `error`: it says so, or breaks, for this layer. Records tell the same of\n"
         "whole networks, with the layers that stayed and the reasons.\n"
     )
-    print(f"Counted on {platform.machine()} with {', '.join(f'{name} {told}' for name, told in packages.items())}.")
+    processor = f"{platform.machine()} {'without' if saturates() else 'with'} INT8 dot products"
+    print(f"Counted on {processor} with {', '.join(f'{name} {told}' for name, told in packages.items())}.")
     for precision in PRECISIONS:
         print(f"\n## {precision}\n")
         for line in table(precision):

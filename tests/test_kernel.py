@@ -7,6 +7,7 @@ import pytest
 from bench import Case, Dataset, Model, Samples, Weights, datasets, engines, models, recipes
 from bench.engines import Emulation
 from bench.errors import Unsupported
+from bench.isa import saturates
 from bench.kernel import compared, doubts
 from bench.measure import measure
 from bench.sampling import Plan
@@ -59,6 +60,26 @@ def test_right_kernels_give_what_the_quantized_network_says(engine, layer, tmp_p
     assert 10 < facts["quantized_db"] < 60
     assert facts["equal"] or facts["kernel_db"] > 40
     assert not list(doubts(facts))
+
+
+@pytest.mark.skipif(not saturates(), reason="this processor sums 8-bit products in 32 bits")
+@pytest.mark.parametrize(("engine", "layer"), [("onnxruntime", "convolution"), ("openvino", "linear")])
+def test_saturation_is_named_where_weights_have_all_8_bits(engine, layer, monkeypatch, tmp_path):
+    monkeypatch.setattr(f"bench.engines.{engine}.saturates", lambda: False)
+    facts = facts_of(engine, layer, tmp_path)
+    assert facts["kernel_db"] < facts["quantized_db"] - 6
+    assert list(doubts(facts))
+
+
+@pytest.mark.parametrize(("short", "most"), [(True, 64), (False, 127)])
+def test_weights_of_onnx_runtime_keep_to_7_bits_where_kernels_saturate(short, most, monkeypatch, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    monkeypatch.setattr("bench.engines.onnxruntime.saturates", lambda: short)
+    engines.get("onnxruntime").build(network("linear"), recipes.get("int8_static"), inputs(), tmp_path)
+    tables = [numpy_helper.to_array(table) for table in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert max(abs(table.astype(int)).max() for table in tables if table.dtype == "int8") == most
 
 
 def test_torchs_own_kernel_for_prelu_is_named_where_it_is_used(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from networks import closed_attention, encoder
 
 from bench import engines, recipes
 from bench.build import macs_per_item
+from bench.errors import Unsupported
 from bench.lowered import Layer, lowered, promised, with_reasons
 from bench.measure import contradiction
 from bench.recipe import Recipe
@@ -156,6 +157,27 @@ def test_torchs_int8_of_an_encoder_layer_is_all_but_products_of_activations(prec
     if precision == "int8_static":
         reasons = {layer["reason"] for layer in found["left"]}
         assert reasons == {"torch.ao has no INT8 kernel for a product of two activations"}
+
+
+def test_openvinos_grouped_transposed_convolution_stays_and_says_so(tmp_path):
+    from torch import nn
+
+    def network():
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 4, 2, 2, groups=2)).eval().requires_grad_(False)
+
+    left = lowered(layers("openvino", "int8_static", network, samples(3, 8, 8), tmp_path), "int8")["left"]
+    assert [(layer["name"], layer["reason"]) for layer in left] == [
+        ("1", "OpenVINO's CPU plugin has no INT8 kernel for grouped transposed convolutions")
+    ]
+
+
+@pytest.mark.parametrize("engine", ["torch", "inductor"])
+def test_dynamic_int8_of_convolutions_alone_is_unsupported(engine, tmp_path):
+    from torch import nn
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval().requires_grad_(False)
+    with pytest.raises(Unsupported, match=r"at run time|dynamic scales"):
+        engines.get(engine).build(network, recipes.get("int8_dynamic"), samples(3, 8, 8), tmp_path)
 
 
 def test_what_fx_takes_for_one_operation_stays_and_says_so(tmp_path):

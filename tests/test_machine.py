@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from bench import isa
 from bench.isa import cpu_flags
 from bench.machine import available_bytes, cgroup, cores_for, describe, energy_j, fingerprint
 
@@ -19,6 +20,22 @@ def test_the_facts_are_strict_json_and_agree_with_a_second_source():
     assert facts["cores_logical"] == os.cpu_count()
     assert facts["python"] == platform.python_version()
     assert set(facts["isa"]) <= cpu_flags()
+
+
+@pytest.mark.parametrize(
+    ("processor", "flags", "saturates"),
+    [
+        ("x86_64", {"avx2"}, True),
+        ("AMD64", {"avx2", "avx512f"}, True),
+        ("x86_64", {"avx2", "avx_vnni"}, False),
+        ("x86_64", {"avx512f", "avx512_vnni"}, False),
+        ("aarch64", {"asimd"}, False),
+    ],
+)
+def test_8_bit_sums_saturate_on_x86_without_vnni_alone(processor, flags, saturates, monkeypatch):
+    monkeypatch.setattr(isa.platform, "machine", lambda: processor)
+    monkeypatch.setattr(isa, "cpu_flags", lambda: frozenset(flags))
+    assert isa.saturates() is saturates
 
 
 def test_two_descriptions_of_one_machine_are_equal():
@@ -174,7 +191,7 @@ def test_the_fingerprint_is_the_same_from_run_to_run_whatever_the_versions_and_s
     assert re.fullmatch("[0-9a-f]{12}", facts["fingerprint"])
 
 
-@pytest.mark.parametrize("other", [{"cpu": "Another"}, {"isa": ["avx2"]}, {"cores_physical": 99}, {"ram_bytes": 2**40}])
+@pytest.mark.parametrize("other", [{"cpu": "Another"}, {"isa": ["sve"]}, {"cores_physical": 99}, {"ram_bytes": 2**40}])
 def test_machines_that_differ_have_other_fingerprints(other):
     facts = describe()
     assert fingerprint(facts | other, "id") != fingerprint(facts, "id")

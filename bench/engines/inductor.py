@@ -13,7 +13,7 @@ from bench.engines import Emulation, Engine, pt2e, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
 from bench.explain import Operation
-from bench.isa import has_vnni
+from bench.isa import saturates
 from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
@@ -56,7 +56,7 @@ class Inductor(Engine):
 
     def settings(self) -> dict[str, object]:
         """Whether activations keep to 7 bits, and which package quantizes."""
-        return {"reduce_range": not has_vnni(), "quantizer": pt2e.package()}
+        return {"reduce_range": saturates(), "quantizer": pt2e.package()}
 
     def environment(self, threads: int) -> dict[str, str]:
         """Freezing folds weights into the kernels, without which INT8 patterns are not lowered."""
@@ -137,10 +137,14 @@ class Inductor(Engine):
 
 def quantizer(dynamic: bool) -> Any:
     """PT2E's quantizer for x86."""
+    import torch
+
     x86 = pt2e.functions().x86
     made = x86.X86InductorQuantizer()
-    made.set_global(x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=not has_vnni()))
-    return made
+    config = x86.get_default_x86_inductor_quantization_config(is_dynamic=dynamic, reduce_range=saturates())
+    if dynamic:  # Inductor has no kernels for convolutions with scales of the call: they would run in FP32
+        return made.set_function_type_qconfig(torch.nn.functional.linear, config)
+    return made.set_global(config)
 
 
 ENGINE = Inductor()

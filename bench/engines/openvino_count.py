@@ -30,6 +30,7 @@ class Product:
     """One multiplication of the IR: its operation's name and kind, and its weights where it has any.
 
     quantized  False for a product one of whose factors cannot be INT8: what a softmax made just before.
+    reason     why it stays in floating point where it does, as far as the IR tells.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Product:
     weights: int
     stored: str
     quantized: bool
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
             found[place] = step
     layers = []
     for place, product in enumerate(products):
-        format, reason = (
-            ("fp32", "not found in the executed graph") if place not in found else (found[place].format, None)
-        )
-        if format == "int8" and not product.quantized:
-            format, reason = "fp32", "the softmax before it is not quantized"
+        format, reason = found[place].format if place in found else "fp32", product.reason
+        if place not in found:
+            reason = "not found in the executed graph"
+        elif format == "int8" and not product.quantized:
+            format = "fp32"
         name = product.name.removeprefix("__module.").partition("/")[0]
         name = name if product.name.startswith("__module.") else product.name
         macs = round(product.macs / batch)
@@ -167,11 +169,13 @@ def _product(node: Any, times: int) -> Iterator[Product]:
     given = [tuple(port.get_shape()) for port in node.inputs()] if node.get_type_name() not in ("If", "Result") else []
     made = [tuple(port.get_shape()) for port in node.outputs()] if given else []
 
-    def product(kind: str, macs: int, *weights: int, quantized: bool = True, more: str = "") -> Product:
+    def product(
+        kind: str, macs: int, *weights: int, quantized: bool = True, more: str = "", reason: str | None = None
+    ) -> Product:
         constants = [constant for place in weights if (constant := _constant(node, place)) is not None]
         count = sum(math.prod(one.get_output_shape(0)) for one in constants)
         stored = next((_stored(one) for one in constants), "fp32")
-        return Product(name + more, kind, macs * times, count, stored, quantized)
+        return Product(name + more, kind, macs * times, count, stored, quantized, reason)
 
     if operation in ("Convolution", "GroupConvolution"):
         weight = given[1]
@@ -180,8 +184,10 @@ def _product(node: Any, times: int) -> Iterator[Product]:
         kind = "depthwise" if grouped and weight[2] == 1 else CONVOLUTIONS.get(len(given[0]) - 2, "conv2d")
         yield product(kind, math.prod(made[0]) * math.prod(inner), 1)
     elif operation in ("ConvolutionBackpropData", "GroupConvolutionBackpropData"):
-        inner = given[1][2:] if operation.startswith("Group") else given[1][1:]
-        yield product("transposed", math.prod(given[0]) * math.prod(inner), 1)
+        grouped = operation.startswith("Group")
+        inner = given[1][2:] if grouped else given[1][1:]
+        reason = "OpenVINO's CPU plugin has no INT8 kernel for grouped transposed convolutions" if grouped else None
+        yield product("transposed", math.prod(given[0]) * math.prod(inner), 1, reason=reason)
     elif operation == "MatMul":
         turned = node.get_attributes().get("transpose_a")
         summed = given[0][-2] if turned and len(given[0]) > 1 else given[0][-1]
@@ -192,9 +198,8 @@ def _product(node: Any, times: int) -> Iterator[Product]:
         q, k, v = given[:3]
         scores = math.prod(q[:-1]) * k[-2]
         yield product("matmul", scores * q[-1])
-        yield product(
-            "matmul", scores * v[-1], quantized=False, more=_SECOND
-        )  # the softmax between them is not quantized
+        between = "the softmax before it is not quantized"
+        yield product("matmul", scores * v[-1], quantized=False, more=_SECOND, reason=between)
     elif operation in RECURRENT:
         ahead = {"LSTMSequence": 4, "GRUSequence": 3, "RNNSequence": 3, "LSTMCell": 3, "GRUCell": 2, "RNNCell": 2}
         places = (ahead[operation], ahead[operation] + 1)

@@ -15,7 +15,7 @@ from bench.engines.attention import closed_attention, with_open_attention
 from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
 from bench.errors import BuildError, Unsupported
 from bench.explain import CALLS, Operation, format_of
-from bench.isa import has_vnni
+from bench.isa import saturates
 from bench.lowered import Layer, with_reasons
 from bench.recipe import Recipe
 
@@ -59,8 +59,8 @@ class Torch(Engine):
         return None if device == "cpu" else f"only the CPU is served so far, not {device!r}"
 
     def settings(self) -> dict[str, object]:
-        """The quantized kernels, and whether they have VNNI's sums, without which activations keep to 7 bits."""
-        return {"quantized_engine": quantized_engine(), "vnni": has_vnni()}
+        """The quantized kernels, and whether they saturate, so that activations keep to 7 bits."""
+        return {"quantized_engine": quantized_engine(), "saturates": saturates()}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
         """Lower the network, calibrated for static INT8, and write its state dict."""
@@ -203,7 +203,7 @@ def saturating(network: torch.nn.Module) -> bool:
     import torch
 
     convolutions = (module for module in network.modules() if isinstance(module, torch.nn.modules.conv._ConvNd))
-    return not has_vnni() or any(module.groups > 100 for module in convolutions)
+    return saturates() or any(module.groups > 100 for module in convolutions)
 
 
 def lowered(
