@@ -195,9 +195,21 @@ def test_onnxruntime_quantizes_an_encoder_layer_but_for_dynamic_products_of_acti
 
 
 def test_bfloat16_is_counted_as_such(tmp_path):
-    found = lowered(layers("torch", "bf16", mixed, samples(3, 8, 8), tmp_path), "bf16")
+    found = lowered(layers("torch", "bf16", encoder, samples(12, 16), tmp_path), "bf16")
     assert found["macs"] == {"bf16": 1.0}
     assert found["weights"] == {"bf16": 1.0}
+
+
+def test_a_network_that_pytorch_cannot_compute_in_bfloat16_is_unsupported(tmp_path):
+    import torch
+    from torch import nn
+
+    class Mixing(nn.Module):
+        def forward(self, x):
+            return x @ torch.eye(16)
+
+    with pytest.raises(Unsupported, match="in bfloat16 here: "):
+        engines.get("torch").build(Mixing().eval(), recipes.get("bf16"), samples(12, 16), tmp_path)
 
 
 def test_openvinos_bfloat16_under_fp32_is_found_by_counting(tmp_path, monkeypatch):

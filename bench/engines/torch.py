@@ -295,8 +295,8 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
     numbers stay as they are.
 
     An input that must be exact (see Interface) is not cast at the network's door: there each module that has weights
-    casts what it is given. Raises Unsupported where the network, called on an example (1, ...), multiplies by such an
-    input outside of its modules.
+    casts what it is given. Raises Unsupported where the network cannot be called so on an example (1, ...): where it
+    multiplies by such an input outside of its modules, and where this processor lacks a kernel, as oneDNN's LSTM.
     """
     import torch
 
@@ -325,15 +325,18 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
         for module in network.modules():
             if any(parameter.is_floating_point() for parameter in module.parameters(recurse=False)):
                 module.register_forward_pre_hook(casting)
-        if example is not None:
-            try:
-                predictor(whole)(example)
-            except RuntimeError as error:
-                raise Unsupported(
-                    f"bfloat16 would round the network's input ({example.dtype}), which it must have exactly, and it "
-                    "multiplies by that outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
-                    f"{str(error).splitlines()[0]}"
-                ) from error
+    if example is not None:
+        try:
+            predictor(whole)(example)
+        except RuntimeError as error:
+            line = str(error).splitlines()[0]
+            if not late or "primitive" in line:
+                raise Unsupported(f"PyTorch cannot compute this network in bfloat16 here: {line}") from error
+            raise Unsupported(
+                f"bfloat16 would round the network's input ({example.dtype}), which it must have exactly, and it "
+                "multiplies by that outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
+                f"{line}"
+            ) from error
     return whole
 
 
