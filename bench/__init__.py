@@ -1,11 +1,11 @@
 """Honest benchmarks of compressed neural networks, as a pytest plugin."""
 
-from bench.case import Case, Grid
-from bench.dataset import Dataset, Samples, datasets
 from bench.engines import Engine, engines
 from bench.errors import BenchError
-from bench.model import Model, Weights, models
-from bench.recipe import Recipe, recipes
+from bench.spec.case import Case, Grid
+from bench.spec.dataset import Dataset, Samples, datasets
+from bench.spec.model import Model, Weights, models
+from bench.spec.recipe import Recipe, recipes
 
 __version__ = "0.1.0"
 

@@ -16,8 +16,8 @@ from bench import options
 from bench.errors import BadCase, BenchError, DataError, RunFileError
 
 if TYPE_CHECKING:
-    from bench.sampling import Plan
-    from bench.session import Bench
+    from bench.timing.sampling import Plan
+    from bench.timing.session import Bench
 
 PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")  # tell a project's root
 PATIENCE = 100  # how many times the limit building for one layer may compute without telling how far it is
@@ -158,8 +158,8 @@ def _told(text: str, output: Path | None) -> None:
 
 def _report(chosen: argparse.Namespace) -> int:
     from bench import report
+    from bench.records.runs import frame, read_all
     from bench.report import pivot
-    from bench.runs import frame, read_all
 
     runs = read_all(chosen.runs)
     tables = chosen.tables if chosen.tables.is_dir() else None
@@ -194,8 +194,9 @@ def _report(chosen: argparse.Namespace) -> int:
 
 
 def _compare(chosen: argparse.Namespace) -> int:
-    from bench import compare, report
-    from bench.runs import read_all
+    from bench import report
+    from bench.records import compare
+    from bench.records.runs import read_all
 
     limits = compare.limits_of(chosen.fail_on) if chosen.fail_on else {}
     base, *others = read_all(chosen.runs)
@@ -212,8 +213,8 @@ def _compare(chosen: argparse.Namespace) -> int:
 def _merge(chosen: argparse.Namespace) -> int:
     import json
 
-    from bench.merge import merged
-    from bench.runs import saved_files
+    from bench.records.merge import merged
+    from bench.records.runs import saved_files
 
     files = saved_files(chosen.runs)
     whole = merged(files)
@@ -224,8 +225,8 @@ def _merge(chosen: argparse.Namespace) -> int:
 
 
 def _history(chosen: argparse.Namespace) -> int:
-    from bench import history
-    from bench.runs import read_all
+    from bench.records import history
+    from bench.records.runs import read_all
 
     found = history.histories(read_all(chosen.runs), chosen.case, chosen.cell)
     if chosen.plot is not None:
@@ -237,7 +238,7 @@ def _history(chosen: argparse.Namespace) -> int:
 
 
 def _doctor(chosen: argparse.Namespace) -> int:
-    from bench.doctor import examine
+    from bench.machine.doctor import examine
 
     lines = examine()
     print("\n".join(f"- {line}" for line in lines) or "nothing stands in the way of good figures")
@@ -248,7 +249,7 @@ def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
     """The Bench of a command's options."""
     from platformdirs import user_cache_path
 
-    from bench.session import Bench
+    from bench.timing.session import Bench
 
     load_conftest(Path.cwd())
     cache = (
@@ -260,13 +261,13 @@ def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
 
 
 def _sensitivity(chosen: argparse.Namespace) -> int:
-    from bench import sensitivity
-    from bench.case import Case
+    from bench.build import sensitivity
     from bench.engines import engines
     from bench.progress import Bar
-    from bench.recipe import recipes
-    from bench.sampling import QUICK
-    from bench.session import facts_of, unsupported, worker_for
+    from bench.spec.case import Case
+    from bench.spec.recipe import recipes
+    from bench.timing.sampling import QUICK
+    from bench.timing.session import facts_of, unsupported, worker_for
 
     bench, case = _bench(chosen, QUICK), Case.named(chosen.case)
     recipe = recipes.get(case.precision)
@@ -288,8 +289,8 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
 
 
 def _selftest(chosen: argparse.Namespace) -> int:
-    from bench.sampling import Plan
     from bench.selftest import selftest
+    from bench.timing.sampling import Plan
 
     bench = _bench(chosen, Plan.within(chosen.bench_budget))
     selftest(chosen.model, bench, chosen.trials, chosen.repeats, chosen.busy, lambda line: print(line, flush=True))
@@ -297,7 +298,7 @@ def _selftest(chosen: argparse.Namespace) -> int:
 
 
 def _data(chosen: argparse.Namespace) -> int:
-    from bench import data
+    from bench.build import data
 
     load_conftest(Path.cwd())
     folder = Path(chosen.bench_data).expanduser() if chosen.bench_data else None
@@ -316,7 +317,7 @@ def _data(chosen: argparse.Namespace) -> int:
 
 
 def _tiles(chosen: argparse.Namespace) -> int:
-    from bench.calibration import cut_tiles
+    from bench.build.calibration import cut_tiles
 
     kinds = cut_tiles(chosen.pictures, chosen.place, chosen.size, chosen.count, chosen.seed)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -330,7 +331,7 @@ def load_conftest(folder: Path) -> None:
 
     It is where models and data sets are registered; without one only those of installed packages are known.
     """
-    from bench.registry import Origin
+    from bench.spec.registry import Origin
 
     places = [folder, *folder.parents]
     holding = [place for place in places if (place / "conftest.py").is_file()]

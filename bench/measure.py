@@ -18,19 +18,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench import build, kernel
-from bench.artifact import Artifact
-from bench.case import Case
-from bench.engines import engines
+from bench.build import artefact as build
+from bench.engines import engines, kernel
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
-from bench.interpreter import Interpreter
-from bench.machine import available_bytes, cores_for
-from bench.model import models, source
-from bench.noise import Watch, snapshot
-from bench.recipe import Recipe, recipes
-from bench.record import Record
-from bench.sampling import Launch, Plan, paired, two_stages
-from bench.session import (
+from bench.machine.facts import available_bytes, cores_for
+from bench.machine.interpreter import Interpreter
+from bench.machine.noise import Watch, snapshot
+from bench.records.record import Record
+from bench.spec.case import Case
+from bench.spec.model import models, source
+from bench.spec.recipe import Recipe, recipes
+from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
+from bench.store import Artifact
+from bench.timing.sampling import Launch, Plan, paired, two_stages
+from bench.timing.session import (
     JUDGING,
     Baseline,
     Bench,
@@ -47,7 +48,6 @@ from bench.session import (
     origins,
     unsupported,
 )
-from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
 
 NOT_LOWERED_DB = 90.0
 NOT_FP32_DB = 60.0
@@ -70,7 +70,7 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> dict[str, Any
     baseline  the interpreter of the baselines, where it is not this one. Which case a baseline is is each record's own:
               see `still_holds`. Limits of time and gates are left out: they judge a record and change nothing in it.
     """
-    from bench.machine import describe
+    from bench.machine.facts import describe
 
     files = {*Path(__file__).parent.rglob("*.py"), *(Path(file) for origin in origins() for file in origin.files())}
     return {

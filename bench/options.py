@@ -9,7 +9,7 @@ import argparse
 import math
 from typing import Any
 
-from bench.case import AXES, COUNTED_AXES, MOST
+from bench.spec.case import AXES, COUNTED_AXES, MOST
 
 LARGEST = 1e6  # seconds or gigabytes: a hundred times that, and the system's clocks and limits refuse it
 

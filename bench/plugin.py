@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench import options
-from bench.case import COUNTED_AXES, Case, Grid, baseline_of
 from bench.errors import BadCase, BadLimit, BenchError
+from bench.spec.case import COUNTED_AXES, Case, Grid, baseline_of
 
 if TYPE_CHECKING:
-    from bench.journal import Journal
-    from bench.record import Record
-    from bench.session import Bench, Shared
+    from bench.records.journal import Journal
+    from bench.records.record import Record
+    from bench.timing.session import Bench, Shared
 
 BENCHMARKS = "pytest-benchmark"
 SHARED = "_bench_shared"  # as a fixture's name: the everyday ones are its users'
@@ -283,8 +283,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _check(session: pytest.Session, cases: list[Case]) -> None:
     from bench.engines import engines
     from bench.measure import check
-    from bench.model import models
-    from bench.recipe import recipes
+    from bench.spec.model import models
+    from bench.spec.recipe import recipes
 
     for registry, axis in ((models, "model"), (recipes, "precision"), (engines, "engine")):
         for name in getattr(session.config.option, f"bench_{axis}") or ():
@@ -314,10 +314,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             "bench measures through pytest-benchmark, which is switched off here: take '-p no:benchmark' away, or "
             'leave the cases out by -m "not grid"'
         )
-    from bench.journal import Journal
     from bench.measure import identity, prepare
     from bench.progress import Bar
-    from bench.session import examined
+    from bench.records.journal import Journal
+    from bench.timing.session import examined
 
     bench, baselines = bench_of(config), _baselines(session)
     with Bar() as bar:
@@ -367,7 +367,7 @@ def _beside_others(config: pytest.Config) -> bool:
 
 def _store_by_machine(benchmarks: Any) -> None:
     """Have pytest-benchmark save runs, and look for them, by this machine instead of by its Python's version."""
-    from bench.machine import describe
+    from bench.machine.facts import describe
 
     benchmarks.machine_id = benchmarks.storage.default_machine_id = describe()["fingerprint"]
 
@@ -384,7 +384,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(scope="session", name=SHARED)
 def _shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
     """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
-    from bench.session import Shared
+    from bench.timing.session import Shared
 
     with Shared(bench_of(pytestconfig)) as common:
         yield common
@@ -400,9 +400,9 @@ def measure(
     is told not to time; it fails with the reason where the case breaks.
     """
     from bench import measure as room
-    from bench.gate import shortfalls
-    from bench.record import Record
-    from bench.session import unsupported
+    from bench.records.gate import shortfalls
+    from bench.records.record import Record
+    from bench.timing.session import unsupported
 
     node, stash = request.node, request.config.stash
     bench = bench_of(request.config)
@@ -507,7 +507,7 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Add what ran the benchmarks."""
-    from bench.machine import describe
+    from bench.machine.facts import describe
 
     machine_info["bench"] = describe()
 
@@ -549,8 +549,8 @@ def bench_of(config: pytest.Config) -> Bench:
         return config.stash[BENCH]
     from platformdirs import user_cache_path
 
-    from bench.sampling import QUICK, Plan
-    from bench.session import Bench
+    from bench.timing.sampling import QUICK, Plan
+    from bench.timing.session import Bench
 
     option = config.option
     config.stash[BENCH] = Bench(

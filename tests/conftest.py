@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import DataError
-from bench.model import models, source
+from bench.spec.model import models, source
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import shutil
 
 import pytest
 
-from bench.artifact import MANIFEST, Store, Used, key
 from bench.errors import BenchWarning, CacheError
+from bench.store import MANIFEST, Store, Used, key
 
 FACTS = {"engine": "toy", "versions": {"toy": "1.0"}, "seed": 0}
 
@@ -137,7 +137,8 @@ def test_the_manifest_tells_what_an_artefact_was_made_from(tmp_path):
 def test_the_key_of_an_engines_artefact_covers_what_it_takes_from_its_neighbours(monkeypatch):
     from pathlib import Path
 
-    from bench import build, engines
+    from bench import engines
+    from bench.build import artefact as build
 
     covered = []
     monkeypatch.setattr(build, "source_digest", lambda path: covered.append(Path(path).name) or "digest")
@@ -184,7 +185,7 @@ def test_what_brings_more_files_with_it_leads_on_to_them(tmp_path):
 
 
 def test_an_entry_that_vanishes_while_it_is_read_is_none(tmp_path, monkeypatch):
-    from bench import artifact
+    from bench import store as artifact
 
     store = Store(tmp_path)
     built = store.get("artifact", FACTS, write_two_files)
@@ -199,7 +200,7 @@ def test_an_entry_that_vanishes_while_it_is_read_is_none(tmp_path, monkeypatch):
 
 
 def test_what_another_session_has_built_anew_is_not_removed(tmp_path, monkeypatch):
-    from bench import artifact
+    from bench import store as artifact
 
     store = Store(tmp_path)
     built = store.get("artifact", FACTS, write_two_files)

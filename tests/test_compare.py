@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bench.cli import main
-from bench.compare import compare, limits_of
 from bench.errors import BadLimit
-from bench.runs import Run, read
+from bench.records.compare import compare, limits_of
+from bench.records.runs import Run, read
 from bench.statistics import change, change_of_levels, holm, level_of
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
@@ -94,7 +94,7 @@ def test_what_is_no_p_value_counts_for_no_test(none):
 
 
 def test_one_case_that_cannot_be_judged_hides_no_other(monkeypatch):
-    from bench import compare as module
+    from bench.records import compare as module
 
     def broken(before, after, margin, first):
         found = change(before, after, margin, first)

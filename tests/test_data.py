@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from bench import data
+from bench.build import data
 from bench.errors import DataError, UnknownMember
 from fixtures.data import cifar10, digits
 from fixtures.models import resnet20

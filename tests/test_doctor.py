@@ -3,7 +3,7 @@
 import pytest
 
 from bench.cli import main
-from bench.doctor import findings
+from bench.machine.doctor import findings
 
 SOUND = {
     "governor": "performance",

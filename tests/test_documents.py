@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.build import architecture, load_state
+from bench.build.artefact import architecture, load_state
 from bench.engines.torch import predictor
-from bench.inference import answered
-from bench.model import models, source
+from bench.spec.model import models, source
 from bench.tasks import tasks
 from bench.tasks.detection import overlaps
+from bench.tasks.inference import answered
 
 FOLDER = Path(os.environ.get("BENCH_DATA", "/nonexistent"))
 

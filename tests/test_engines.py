@@ -12,10 +12,10 @@ from networks import encoder
 from bench import Case, engines, models, recipes
 from bench.errors import Unsupported
 from bench.measure import measure, prepare
-from bench.recipe import Recipe
-from bench.sampling import Plan
-from bench.session import Bench, unsupported
+from bench.spec.recipe import Recipe
 from bench.tasks import sqnr_db
+from bench.timing.sampling import Plan
+from bench.timing.session import Bench, unsupported
 
 pytest_plugins = "pytester"
 

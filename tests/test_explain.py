@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench import engines, recipes
-from bench.explain import CONVERSION, FLOAT, INT8, LAYOUT, Operation, explained, format_of
+from bench.engines.operations import CONVERSION, FLOAT, INT8, LAYOUT, Operation, explained, format_of
 
 
 @pytest.mark.parametrize(

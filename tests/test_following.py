@@ -1,7 +1,7 @@
 """Claims about what shapes a thing while it is made."""
 
-from bench.artifact import Used
-from bench.following import following
+from bench.build.following import following
+from bench.store import Used
 
 
 def followed(tmp_path, read):

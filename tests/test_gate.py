@@ -3,8 +3,8 @@
 import pytest
 
 from bench import Case
-from bench.gate import shortfalls
-from bench.record import Record
+from bench.records.gate import shortfalls
+from bench.records.record import Record
 
 
 def record(low=1.4, high=1.6, drop_low=-0.001, drop_high=0.009):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.cli import main
-from bench.history import changes_of
+from bench.records.history import changes_of
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import Dataset, Model, Samples, Weights, build, datasets, engines, recipes
-from bench.artifact import Store
+from bench import Dataset, Model, Samples, Weights, datasets, engines, recipes
+from bench.build import artefact as build
 from bench.errors import BuildError, DataError, Unsupported, WorkerError
-from bench.inference import answered, inputs_of_all, preprocessed, stacked
-from bench.interface import Interface, Outputs, adapted, interface_of
-from bench.model import Source
+from bench.spec.interface import Interface, Outputs, adapted, interface_of
+from bench.spec.model import Source
+from bench.spec.tiling import Tile
+from bench.store import Store
 from bench.tasks import likeness, tasks
-from bench.tiling import Tile
+from bench.tasks.inference import answered, inputs_of_all, preprocessed, stacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # engines' packages warn while they build
 
@@ -622,7 +623,7 @@ def test_class_numbers_out_of_the_network_are_judged_as_scores_are():
     ],
 )
 def test_items_of_several_layouts_are_shown_as_pictures(item):
-    from bench.pictures import picture_of
+    from bench.tasks.pictures import picture_of
 
     picture = picture_of(item)
     assert (picture.shape, picture.dtype) == ((4, 4, 3), np.uint8)
@@ -634,7 +635,7 @@ def test_items_of_several_layouts_are_shown_as_pictures(item):
 
 
 def test_what_is_no_picture_is_left_out_of_a_strip():
-    from bench.pictures import picture_of
+    from bench.tasks.pictures import picture_of
 
     assert picture_of(np.zeros((5, 4, 4))) is None
     assert picture_of({"a": 1}) is None
@@ -644,7 +645,7 @@ def test_what_is_no_picture_is_left_out_of_a_strip():
 
 
 def test_strips_of_two_runs_that_differ_lie_beside_each_other(tmp_path):
-    from bench.pictures import panels_of, write
+    from bench.tasks.pictures import panels_of, write
 
     task, item, labels = tasks.get("segmentation"), np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4), int)
     first, again, other = (

@@ -15,8 +15,8 @@ from toy import CONFTEST
 import bench
 from bench import Case
 from bench.errors import BaselineError
-from bench.interpreter import Interpreter
-from bench.session import Bench, examined
+from bench.machine.interpreter import Interpreter
+from bench.timing.session import Bench, examined
 
 SUITE = """
 import pytest

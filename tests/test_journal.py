@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from bench import Case
-from bench.journal import Journal, read
-from bench.record import Record
+from bench.records.journal import Journal, read
+from bench.records.record import Record
 
 CASE = Case("m", "fp32", "toy", 4)
 DONE = Record(CASE, "ok", quality={"top1": 0.5}, samples_s=(0.25, 0.5), warnings=("loud",))

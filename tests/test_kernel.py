@@ -8,13 +8,13 @@ import pytest
 
 from bench import Case, Dataset, Model, Samples, Weights, datasets, engines, models, recipes
 from bench.engines import Emulation
+from bench.engines.kernel import compared, doubts
 from bench.errors import Unsupported
-from bench.isa import saturates
-from bench.kernel import compared, doubts
+from bench.machine.isa import saturates
 from bench.measure import measure
-from bench.sampling import Plan
-from bench.session import Bench
 from bench.tasks import sqnr_db
+from bench.timing.sampling import Plan
+from bench.timing.session import Bench
 
 QUICK = Plan(least_launches=1, most_launches=1, pass_s=0.01, slice_s=0.001)
 LAYERS = ("convolution", "depthwise", "linear", "transposed", "prelu")
@@ -138,7 +138,7 @@ def test_a_dynamic_lstm_of_onnx_runtime_gives_what_it_says(two_ways, tmp_path):
 
 
 def test_programs_of_executorch_are_emulated_and_their_copy_is_no_part_of_the_artefact(tmp_path):
-    from bench.artifact import BESIDE, Store
+    from bench.store import BESIDE, Store
 
     store = Store(tmp_path)
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from bench import build
-from bench.artifact import Store, key
-from bench.dataset import datasets
+from bench.build import artefact as build
+from bench.build.fingerprint import fingerprint, state, structure
 from bench.engines import quiet
-from bench.fingerprint import fingerprint, state, structure
-from bench.model import models, source
-from bench.recipe import Recipe, recipes
-from bench.registry import Origin
+from bench.spec.dataset import datasets
+from bench.spec.model import models, source
+from bench.spec.recipe import Recipe, recipes
+from bench.spec.registry import Origin
+from bench.store import Store, key
 
 DATA = """
 import numpy as np
@@ -110,7 +110,8 @@ def keys(tmp_path, monkeypatch):
     numbers, store, path = itertools.count(), Store(tmp_path / "cache"), list(sys.path)
 
     def made(texts, changes=(), recipe=None):
-        from bench import artifact, code
+        from bench import store as artifact
+        from bench.spec import code
 
         folder = tmp_path / f"project{next(numbers)}"
         for file, text in {"data_of_mine.py": DATA, **texts}.items():
@@ -169,7 +170,7 @@ def test_the_layers_that_a_recipe_leaves_and_the_values_of_its_rewrite_are_in_th
 
 def test_values_have_one_fingerprint_in_all_processes():
     program = (
-        "import functools, pathlib; from bench.fingerprint import fingerprint\n"
+        "import functools, pathlib; from bench.build.fingerprint import fingerprint\n"
         "def scaled(by, x, *, more=('a', 'b')): return by * x\n"
         "held = [{'b', 'a', 'c'}, {'x': 1, 'y': {2.5: None}}, pathlib.Path('a')]\n"
         "print(fingerprint([functools.partial(scaled, 2), *held]))"

@@ -8,11 +8,11 @@ import pytest
 from networks import closed_attention, encoder
 
 from bench import engines, recipes
-from bench.build import macs_per_item
+from bench.build.artefact import macs_per_item
+from bench.engines.lowered import Layer, lowered, promised, with_reasons
 from bench.errors import Unsupported
-from bench.lowered import Layer, lowered, promised, with_reasons
 from bench.measure import contradiction
-from bench.recipe import Recipe
+from bench.spec.recipe import Recipe
 
 COUNTED = ("torch", "torchscript", "onnxruntime", "onnxruntime_mobile", "openvino")
 
@@ -213,7 +213,7 @@ def test_a_network_that_pytorch_cannot_compute_in_bfloat16_is_unsupported(tmp_pa
 
 
 def test_openvinos_bfloat16_under_fp32_is_found_by_counting(tmp_path, monkeypatch):
-    from bench.isa import cpu_flags
+    from bench.machine.isa import cpu_flags
 
     if cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
         pytest.skip("this CPU has no bfloat16")

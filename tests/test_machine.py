@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench import isa
-from bench.isa import cpu_flags
-from bench.machine import available_bytes, cgroup, cores_for, describe, energy_j, fingerprint
+from bench.machine import isa
+from bench.machine.facts import available_bytes, cgroup, cores_for, describe, energy_j, fingerprint
+from bench.machine.isa import cpu_flags
 
 
 def test_the_facts_are_strict_json_and_agree_with_a_second_source():

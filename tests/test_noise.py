@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bench.errors import BenchWarning
-from bench.noise import Pace, Peak, Watch, _kernels, _layers, peaks, probe, snapshot
-from bench.session import Bench, Shared
+from bench.machine.noise import Pace, Peak, Watch, _kernels, _layers, peaks, probe, snapshot
+from bench.timing.session import Bench, Shared
 
 QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0, "mhz": 3000.0}
 

@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from bench import build
-from bench.artifact import Store
-from bench.dataset import Dataset, Samples
+from bench.build import artefact as build
+from bench.build.onnx_files import network_of
 from bench.errors import DataError
-from bench.model import Model, Source, Weights
-from bench.onnx_model import network_of
+from bench.spec.dataset import Dataset, Samples
+from bench.spec.model import Model, Source, Weights
+from bench.store import Store
 
 
 def write(file, value=1.0, ir=8, beside=None, inputs=(("x", "FLOAT", ["b", 8]),)):

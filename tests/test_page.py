@@ -6,9 +6,9 @@ import shutil
 import pytest
 from test_pivot import GOLDEN, hostile
 
-from bench.pictures import panels_of, write
+from bench.records.runs import Run, read
 from bench.report.page import page
-from bench.runs import Run, read
+from bench.tasks.pictures import panels_of, write
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver on the PATH")

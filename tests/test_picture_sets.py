@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import fixtures.data  # noqa: F401 - registers them
-from bench.dataset import datasets
 from bench.errors import DataError
+from bench.spec.dataset import datasets
 
 
 def saved(folder, name, shape=(40, 60), seed=0):

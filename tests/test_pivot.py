@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from bench.cli import main
+from bench.records.runs import Run, frame, read, read_all
 from bench.report.page import page
 from bench.report.pivot import formed, laid_out
-from bench.runs import Run, frame, read, read_all
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.special  # noqa: F401 - pytester forgets what a test imports, and numpy cannot be imported twice
 from toy import CONFTEST
 
-from bench.runs import read
+from bench.records.runs import read
 from bench.statistics import speedup_interval
 
 pytest_plugins = "pytester"

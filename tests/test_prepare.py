@@ -5,14 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-from bench import session
-from bench.case import Case
-from bench.dataset import Dataset, Samples, datasets
 from bench.engines import Engine, engines
 from bench.errors import BuildError, DataError, Unsupported
 from bench.measure import measure, prepare
-from bench.model import Model, Weights, models
-from bench.session import Bench, built_by
+from bench.spec.case import Case
+from bench.spec.dataset import Dataset, Samples, datasets
+from bench.spec.model import Model, Weights, models
+from bench.timing import session
+from bench.timing.session import Bench, built_by
 
 
 class Plain(Engine):

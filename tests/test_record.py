@@ -3,7 +3,7 @@
 import json
 
 from bench import Case
-from bench.record import Record, finite
+from bench.records.record import Record, finite
 
 CASE = Case("m", "fp32", "torch")
 

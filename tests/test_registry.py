@@ -9,7 +9,7 @@ import pytest
 
 from bench import engines
 from bench.errors import UnknownMember
-from bench.registry import Origin, Registry
+from bench.spec.registry import Origin, Registry
 
 
 def test_an_unknown_member_is_named_with_those_there_are():
@@ -24,8 +24,8 @@ def test_an_empty_registry_says_none():
 
 def test_a_member_given_as_text_is_imported_when_first_asked_for():
     registry = Registry("thing")
-    registry.add("case", "bench.case:Case")
-    from bench.case import Case
+    registry.add("case", "bench.spec.case:Case")
+    from bench.spec.case import Case
 
     assert registry.get("case") is Case
     assert registry.names() == ("case",)
@@ -112,10 +112,10 @@ def test_the_code_of_one_of_two_modules_of_one_name_is_not_the_others(tmp_path):
 
 
 def test_workers_load_what_registered_members_in_the_order_of_registration(monkeypatch):
-    from bench.dataset import datasets
-    from bench.model import models
-    from bench.session import origins
+    from bench.spec.dataset import datasets
+    from bench.spec.model import models
     from bench.tasks import tasks
+    from bench.timing.session import origins
 
     modules = ["json", "importlib", "pytest"]
     for registry, module in zip((tasks, datasets, models), modules, strict=True):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.build import load_state
+from bench.build.artefact import load_state
 from bench.errors import DataError
-from bench.model import models
+from bench.spec.model import models
 from fixtures.data import cifar10, digits
 from fixtures.models import resnet20
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bench.sampling import KEPT, QUICK, Launch, Plan, Slice, Timer, call_overhead_s, paired, two_stages, warmed
 from bench.selftest.coverage import covered
 from bench.statistics import launch_deviation, speedup_interval, student
+from bench.timing.sampling import KEPT, QUICK, Launch, Plan, Slice, Timer, call_overhead_s, paired, two_stages, warmed
 
 
 class Clock:

@@ -7,11 +7,11 @@ import pytest
 from networks import closed_attention
 
 from bench import Dataset, Model, Samples, Weights, engines, recipes
-from bench.case import Case
+from bench.build.sensitivity import Trial, layers_of, ranked, rendered, settled
 from bench.cli import main
 from bench.errors import BadCase, BuildError
-from bench.model import Source
-from bench.sensitivity import Trial, layers_of, ranked, rendered, settled
+from bench.spec.case import Case
+from bench.spec.model import Source
 from bench.tasks.detection import Objects
 
 CHANNELS, SIDE, COUNT = 8, 8, 64
@@ -99,7 +99,7 @@ def test_no_layer_stays_where_quality_may_fall_as_it_likes():
 
 
 def test_an_artefact_remembers_what_stayed(tmp_path):
-    from bench.build import LEFT, as_built
+    from bench.build.artefact import LEFT, as_built
 
     (tmp_path / LEFT).parent.mkdir()
     (tmp_path / LEFT).write_text('["middle"]')

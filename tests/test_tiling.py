@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.inference import answered, load_answers, save_answers
-from bench.model import Model, Weights
-from bench.tiling import Tile
+from bench.spec.model import Model, Weights
+from bench.spec.tiling import Tile
+from bench.tasks.inference import answered, load_answers, save_answers
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (41, 77), (40, 200), (123, 95), (9, 60)])

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from bench import build
-from bench.artifact import Store
-from bench.dataset import Dataset, Samples
+from bench.build import artefact as build
 from bench.engines import engines
 from bench.errors import DataError
-from bench.model import Model, Source, Weights
-from bench.recipe import recipes
+from bench.spec.dataset import Dataset, Samples
+from bench.spec.model import Model, Source, Weights
+from bench.spec.recipe import recipes
+from bench.store import Store
 
 
 def source(network):

@@ -17,16 +17,16 @@ from filelock import FileLock
 from toy_compiler import COMPILING_S
 
 from bench import Case, Recipe, engines, progress
-from bench.artifact import Store
 from bench.errors import BenchWarning, WorkerError
-from bench.interpreter import Interpreter
+from bench.machine.interpreter import Interpreter
+from bench.machine.noise import snapshot
 from bench.measure import _warnings, contradiction, identity, measure, prepare, still_holds
-from bench.noise import snapshot
-from bench.record import Record
-from bench.registry import Origin
-from bench.sampling import Plan, Slice
-from bench.session import Bench, Energy, Shared, find
-from bench.worker import Patience, Worker, cpu_s
+from bench.records.record import Record
+from bench.spec.registry import Origin
+from bench.store import Store
+from bench.timing.sampling import Plan, Slice
+from bench.timing.session import Bench, Energy, Shared, find
+from bench.timing.worker import Patience, Worker, cpu_s
 
 CASE = Case("linear", "fp32", "toy", batch=4)
 ODD = Origin.of(questions.__name__)
@@ -127,8 +127,9 @@ def test_the_inputs_that_int8_was_calibrated_with_are_on_record_and_too_few_are_
 def test_a_strip_of_pictures_that_cannot_be_drawn_is_a_warning(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from bench import Samples, worker
+    from bench import Samples
     from bench.tasks import tasks
+    from bench.timing import worker
 
     monkeypatch.setattr(tasks.get("classification"), "shown", lambda *what: {"original": "no picture"}, raising=False)
     session = SimpleNamespace(case=CASE, source=SimpleNamespace(model=SimpleNamespace(task="classification")))
@@ -325,7 +326,7 @@ def test_a_session_that_waits_for_another_ones_build_tells_so(tmp_path, monkeypa
 
 def test_a_peak_that_cannot_be_measured_is_told_once_and_costs_no_case(tmp_path, monkeypatch):
     with Shared(Bench(tmp_path, timeout_s=60.0)) as shared:
-        monkeypatch.setattr("bench.session.Worker", Unable)
+        monkeypatch.setattr("bench.timing.session.Worker", Unable)
         with pytest.warns(BenchWarning, match="the peak of 1 threads is not measured: it broke"):
             assert shared.peak(1, "fp32", 1.0) is None
         assert shared.peak(1, "fp32", 1.0) is None
@@ -394,7 +395,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import toy
 from bench import Case
-from bench.session import Bench, Session, built_by
+from bench.timing.session import Bench, Session, built_by
 bench = Bench(Path({str(bench.cache)!r}))
 case = Case("linear", "fp32", "toy", batch=4)
 session = Session(case, bench, built_by(case, bench))

@@ -12,16 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench.recipe import Recipe
-from bench.registry import Registry
+from bench.spec.recipe import Recipe
+from bench.spec.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.explain import Operation
-    from bench.lowered import Layer
-    from bench.model import Output
+    from bench.engines.lowered import Layer
+    from bench.engines.operations import Operation
+    from bench.spec.model import Output
 
     Predict = Callable[[np.ndarray], Output]
 
@@ -49,7 +49,8 @@ class Engine(ABC):
     widths       the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
     compiled     the environment variable that names the folder where it keeps what it compiles at the first call; None
                  where it keeps nothing.
-    dynamic      the kinds of layers, of bench.lowered.KINDS, that INT8 with activations quantized at run time covers.
+    dynamic      the kinds of layers, of bench.engines.lowered.KINDS, that INT8 covers with activations quantized
+                 at run time.
     unlowered    why layers of a kind stay in FP32 under INT8 here, by kind.
     whole        whether the artefact holds the network itself; else it holds the weights, and the model's code the
                  rest.

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.artifact import BESIDE
 from bench.engines import Emulation, Engine, pt2e, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
+from bench.engines.lowered import Layer, with_reasons
 from bench.errors import Unsupported
-from bench.lowered import Layer, with_reasons
-from bench.recipe import Recipe
+from bench.spec.recipe import Recipe
+from bench.store import BESIDE
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from bench.engines import Predict
-    from bench.model import Output
+    from bench.spec.model import Output
 
 MODEL, PROGRAM = "model.pte", "model.pt2"
 VOLUMES = ("aten.conv3d", "aten.conv_transpose3d")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, pt2e, quiet, two_of
 from bench.engines.equivalents import without_transposed
+from bench.engines.lowered import Layer, with_reasons
+from bench.engines.operations import Operation
 from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
-from bench.explain import Operation
-from bench.isa import saturates
-from bench.lowered import Layer, with_reasons
-from bench.recipe import Recipe
+from bench.machine.isa import saturates
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

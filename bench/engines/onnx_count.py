@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.lowered import Layer
+from bench.engines.lowered import Layer
 
 if TYPE_CHECKING:
     import onnx

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
+from bench.engines.lowered import Layer, with_reasons
+from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import BuildError, Unsupported
-from bench.explain import CALLS, Operation, format_of
-from bench.isa import saturates
-from bench.lowered import Layer, with_reasons
-from bench.recipe import Recipe
+from bench.machine.isa import saturates
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.engines import Predict
-    from bench.model import Output
+    from bench.spec.model import Output
 
 MODEL = "model.onnx"
 BATCH = "batch"

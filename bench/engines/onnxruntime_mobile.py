@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines.onnxruntime import MODEL, OnnxRuntime
-from bench.recipe import Recipe
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

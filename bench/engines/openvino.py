@@ -10,18 +10,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import Emulation, Engine, quiet, two_of
+from bench.engines.lowered import Layer, with_reasons
+from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
-from bench.explain import CALLS, Operation, format_of
-from bench.isa import cpu_flags, saturates
-from bench.lowered import Layer, with_reasons
-from bench.recipe import Recipe
+from bench.machine.isa import cpu_flags, saturates
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from bench.engines import Predict
-    from bench.model import Output
+    from bench.spec.model import Output
 
 MODEL = "model.xml"
 RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.lowered import Layer
+from bench.engines.lowered import Layer
 
 CONVOLUTIONS = {1: "conv1d", 2: "conv2d", 3: "conv3d"}
 RECURRENT = {"LSTMSequence": "lstm", "GRUSequence": "gru", "RNNSequence": "rnn"} | {

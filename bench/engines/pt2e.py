@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.engines import Emulation, quiet
 from bench.engines.torch import CALIBRATION_BATCH, WHOLE_NUMBERS, predictor
 from bench.errors import BuildError, Unsupported
-from bench.recipe import Recipe
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from bench.engines import Emulation, Engine, quiet
 from bench.engines.attention import closed_attention, with_open_attention
 from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
+from bench.engines.lowered import Layer, with_reasons
+from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import BuildError, Unsupported
-from bench.explain import CALLS, Operation, format_of
-from bench.isa import saturates
-from bench.lowered import Layer, with_reasons
-from bench.recipe import Recipe
+from bench.machine.isa import saturates
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from bench.engines import Predict
-    from bench.model import Output
+    from bench.spec.model import Output
 
 STATE = "state.pt"
 CALIBRATION_BATCH = 8

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from bench.engines.lowered import UNFOUND, Layer
 from bench.errors import BuildError
-from bench.lowered import UNFOUND, Layer
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class Product:
     module      the name of the innermost module that was running, "" where there was none.
     box         the class of the outermost module of PyTorch's own that holds others, in which it ran.
     operator    the operator's name.
-    kind        one of bench.lowered.KINDS.
+    kind        one of bench.engines.lowered.KINDS.
     format      the number format of its factors.
     stored      that of its weights; the factors' where it has none.
     macs        multiply-accumulates.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines import Emulation, quiet, two_of
+from bench.engines.lowered import Layer, with_reasons
 from bench.engines.torch import Torch, lowered, predictor, quantized_engine
-from bench.lowered import Layer, with_reasons
-from bench.recipe import Recipe
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np

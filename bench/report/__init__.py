@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.record import is_number
+from bench.records.record import is_number
+from bench.records.runs import Run, frame, names
 from bench.report.definition import defined
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
-from bench.runs import Run, frame, names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
 
 def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
     """Render what a session has just measured; give the text and the file it was written to, below `reports/out`."""
-    from bench.machine import describe
+    from bench.machine.facts import describe
 
     now = datetime.datetime.now(datetime.UTC)
     run = Run(records, describe(), now.isoformat(timespec="seconds"))

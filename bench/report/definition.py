@@ -8,7 +8,7 @@ label = "FP32"
 case = { precision = "fp32", engine = "torch" }
 [[rows]]
 label = "accuracy"
-figure = "quality.top1"                         # a column of bench.runs.frame; of several, the first that the case has
+figure = "quality.top1"                         # a column of a run's frame; of several, the first that the case has
 form = "percent"                                # one of FORMS
 ratio = true                                    # beside it, how many times less than in the first case
 absent = "..."                                  # instead of a case: why this project has none, told below the table
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.record import is_number
+from bench.records.record import is_number
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
 

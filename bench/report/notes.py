@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.kernel import FIGURES, errs
-from bench.record import is_number
+from bench.engines.kernel import FIGURES, errs
+from bench.records.record import is_number
 
 NOTED = (  # the columns of a frame that notes are made of
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in FIGURES)),

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.pictures import panels_of
-from bench.record import is_number
+from bench.records.record import is_number
+from bench.records.runs import Run, frame, names
 from bench.report import head
 from bench.report.notes import doubts
 from bench.report.pivot import cell_text, formed
 from bench.report.plots import AXES, charts, headline, rows_of
-from bench.runs import Run, frame, names
+from bench.tasks.pictures import panels_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
 PICTURES_BYTES = 2_500_000  # all of the page is to stay below 5 MB; the plotting library takes 1

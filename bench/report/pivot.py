@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.case import AXES
 from bench.errors import RunFileError
-from bench.record import is_number
+from bench.records.record import is_number
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import NOTED, doubts, notes_of
+from bench.spec.case import AXES
 
 if TYPE_CHECKING:
     import pandas as pd

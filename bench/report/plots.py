@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import case as cases
 from bench.errors import RunFileError
-from bench.record import is_number
+from bench.records.record import is_number
+from bench.spec import case as cases
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.history import History
+    from bench.records.history import History
 
 DATA = "cases"
 WIDTH, HEIGHT, LINE = 320, 220, 13

@@ -12,14 +12,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bench.sampling import Launch, two_stages
 from bench.statistics import speedup_interval
+from bench.timing.sampling import Launch, two_stages
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.sampling import Plan
-    from bench.session import Bench
+    from bench.timing.sampling import Plan
+    from bench.timing.session import Bench
 
 TRUTH = 2.0
 DEVIATIONS = (0.002, 0.003, 0.004, 0.006, 0.008, 0.012)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines import Engine, engines
-from bench.recipe import Recipe
+from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from bench.engines import Predict
-    from bench.model import Output
+    from bench.spec.model import Output
 
 INNER = "onnxruntime"
 SLOWED, PLANTED, BROKEN = "selftest_slowed", "selftest_planted", "selftest_broken"

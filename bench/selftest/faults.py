@@ -22,16 +22,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.case import Case
 from bench.errors import BenchError
-from bench.journal import read
 from bench.measure import measure, prepare
-from bench.sampling import QUICK
+from bench.records.journal import read
 from bench.selftest.engines import BROKEN, FAULT, INNER
-from bench.session import origins
+from bench.spec.case import Case
+from bench.timing.sampling import QUICK
+from bench.timing.session import origins
 
 if TYPE_CHECKING:
-    from bench.session import Bench
+    from bench.timing.session import Bench
 
 REASONS = {
     "segfault": r"the worker was ended by signal 11 while it answered 'open'",
@@ -48,7 +48,7 @@ MARK = "BENCH_SELFTEST_MARK"
 
 CONFTEST = """
 import json
-from bench.registry import Origin
+from bench.spec.registry import Origin
 
 for origin in json.loads({origins!r}):
     Origin(**origin).load()

@@ -23,17 +23,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.case import BASELINE, Case, Grid, baseline_of
-from bench.compare import compare
 from bench.errors import BenchError
 from bench.measure import measure, prepare
-from bench.runs import Run
-from bench.sampling import call_overhead_s
+from bench.records.compare import compare
+from bench.records.runs import Run
 from bench.selftest.engines import INNER, PLANTED, PLANTED_SLOWER, SLOWED, SLOWER
-from bench.session import Shared, built_by
+from bench.spec.case import BASELINE, Case, Grid, baseline_of
+from bench.timing.sampling import call_overhead_s
+from bench.timing.session import Shared, built_by
 
 if TYPE_CHECKING:
-    from bench.session import Bench
+    from bench.timing.session import Bench
 
 PLAIN = """
 import json, os

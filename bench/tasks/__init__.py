@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.errors import WorkerError
-from bench.registry import Registry
+from bench.spec.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np

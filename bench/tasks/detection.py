@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.pictures import picture_of
+from bench.tasks.pictures import picture_of
 
 if TYPE_CHECKING:
     import numpy as np

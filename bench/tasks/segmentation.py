@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import DataError
-from bench.pictures import picture_of
+from bench.tasks.pictures import picture_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -57,7 +57,7 @@ class Origin:
 
     def files(self) -> list[str]:
         """The module's file and those that it reaches by its imports: what may shape that which it registers."""
-        from bench.code import code_of
+        from bench.spec.code import code_of
 
         return sorted(str(file) for file in code_of([(self.module, Path(self.file))]).files)
 

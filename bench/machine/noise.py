@@ -23,10 +23,10 @@ from typing import Any
 
 import psutil
 
-from bench.artifact import refusals
 from bench.errors import BenchWarning
-from bench.machine import describe, whole_number
-from bench.record import is_number
+from bench.machine.facts import describe, whole_number
+from bench.records.record import is_number
+from bench.store import refusals
 
 FOREIGN_CORES = 0.1
 STEAL_SHARE = 0.005

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.registry import Registry
+from bench.spec.registry import Registry
 
 
 @dataclass(frozen=True)

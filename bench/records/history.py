@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.record import is_number
+from bench.records.record import is_number
+from bench.records.runs import Run, frame
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
-from bench.runs import Run, frame
 
 if TYPE_CHECKING:
     import pandas as pd

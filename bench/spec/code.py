@@ -18,11 +18,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from bench.artifact import source_digest
+from bench.store import source_digest
 
 INSTALLED = ("site-packages", "dist-packages")
 STDLIB = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))
-HARNESS = Path(__file__).parent
+HARNESS = Path(__file__).parents[1]
 NEVER_BUILT_FROM = ("pytest", "_pytest")
 NEVER_SHAPING = ("errors.py", "progress.py", "__init__.py")  # of the harness: what it says, not what it makes
 

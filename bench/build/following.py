@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.artifact import Used
-from bench.code import HARNESS, code_of, distributions, file_of, is_installed, is_users
+from bench.spec.code import HARNESS, code_of, distributions, file_of, is_installed, is_users
+from bench.store import Used
 
 _active: list[set[str]] = []
 _written: list[set[str]] = []

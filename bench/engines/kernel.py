@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bench.engines import Emulation, Predict
-    from bench.model import Output
+    from bench.spec.model import Output
 
 ITEMS = 8
 # 3 dB by two roundings, 3 more for few outputs

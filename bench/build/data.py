@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.dataset import datasets
 from bench.errors import DataError, UnknownMember
-from bench.model import Model, Source, Weights, models
+from bench.spec.dataset import datasets
+from bench.spec.model import Model, Source, Weights, models
 
 TIMEOUT_S = 30
 
@@ -174,7 +174,7 @@ def _weights_piece(model: Model, weights: Weights) -> Piece:
         return [file]
 
     def read(folder: Path) -> str:
-        from bench.build import architecture, load_state
+        from bench.build.artefact import architecture, load_state
 
         if weights.file is None:
             return "trained when first needed"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from bench.case import AXES, COUNTED_AXES, MOST
 from bench.errors import RunFileError
-from bench.machine import fingerprint
-from bench.record import Record, is_number
+from bench.machine.facts import fingerprint
+from bench.records.record import Record, is_number
+from bench.spec.case import AXES, COUNTED_AXES, MOST
 from bench.statistics import level_of
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def share_lowered(record: Mapping[str, Any]) -> tuple[str, float] | None:
     """The number format below FP32 that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that
     its artefact computes in it; None where none is asked for, or that was not counted.
     """
-    from bench.recipe import recipes
+    from bench.spec.recipe import recipes
 
     macs, precision = _dict(_dict(record.get("lowered")).get("macs")), record["case"]["precision"]
     if not macs:

@@ -14,21 +14,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import build
-from bench.artifact import Artifact, Store, key, refusals
-from bench.case import BASELINE, Case
-from bench.dataset import datasets
+from bench.build import artefact as build
 from bench.engines import engines
 from bench.errors import BaselineError, BenchError, BenchWarning, CacheError, DataError, LackingData, WorkerError
-from bench.interpreter import Interpreter
-from bench.machine import LIBRARIES, cores_for, describe
-from bench.model import models, source
-from bench.noise import Pace, Peak
-from bench.recipe import Recipe, recipes
-from bench.registry import Origin
-from bench.sampling import Plan, Slice
+from bench.machine.facts import LIBRARIES, cores_for, describe
+from bench.machine.interpreter import Interpreter
+from bench.machine.noise import Pace, Peak
+from bench.spec.case import BASELINE, Case
+from bench.spec.dataset import datasets
+from bench.spec.model import models, source
+from bench.spec.recipe import Recipe, recipes
+from bench.spec.registry import Origin
+from bench.store import Artifact, Store, key, refusals
 from bench.tasks import tasks
-from bench.worker import Worker
+from bench.timing.sampling import Plan, Slice
+from bench.timing.worker import Worker
 
 BUSY = 30  # how many times the limit a build may compute without telling how far it is: an hour, unless told otherwise
 JUDGING = 10

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.build.following import note
 from bench.errors import DataError
-from bench.following import note
 
 if TYPE_CHECKING:
     import onnx

@@ -30,11 +30,11 @@ from typing import Any, cast
 import psutil
 
 from bench import errors
-from bench.case import Case
-from bench.machine import energy_j
+from bench.machine.facts import energy_j
 from bench.progress import send_to, tell
-from bench.registry import Origin
-from bench.sampling import Timer, call_overhead_s, warmed
+from bench.spec.case import Case
+from bench.spec.registry import Origin
+from bench.timing.sampling import Timer, call_overhead_s, warmed
 
 # The harness comes from its own folder alone: the one that this lies in would bring all the libraries installed there.
 START = """
@@ -43,7 +43,7 @@ folder = sys.argv[2]
 spec = importlib.util.spec_from_file_location("bench", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["bench"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["bench"])
-from bench.worker import main
+from bench.timing.worker import main
 main()
 """
 LOG_LINES = 5
@@ -76,7 +76,7 @@ class Worker:
         self._mark = uuid.uuid4().hex
         self.suspended = False
         self._process = subprocess.Popen(
-            [python, "-c", START, json.dumps({"memory_bytes": memory_bytes}), str(Path(__file__).parent)],
+            [python, "-c", START, json.dumps({"memory_bytes": memory_bytes}), str(Path(__file__).parents[1])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -316,8 +316,8 @@ _session: Session | None = None
 def _current(facts: dict[str, Any]) -> Session:
     """The session that the facts `case`, `cache` and `data` speak of; made at the first question about it."""
     global _session
-    from bench.artifact import Store
-    from bench.model import models, source
+    from bench.spec.model import models, source
+    from bench.store import Store
 
     case = Case(**facts["case"])
     if _session is None or _session.case != case:
@@ -328,7 +328,7 @@ def _current(facts: dict[str, Any]) -> Session:
 
 def _build(facts: dict[str, Any]) -> dict[str, str]:
     """Make what is missing of weights, reference outputs and the case's artefact; give both folders."""
-    from bench import build
+    from bench.build import artefact as build
 
     session = _current(facts)
     reference = build.reference(session.store, session.source)
@@ -342,7 +342,7 @@ def _build(facts: dict[str, Any]) -> dict[str, str]:
 
 def _refer(facts: dict[str, Any]) -> str:
     """Make what is missing of weights and reference outputs; give the folder of these."""
-    from bench import build
+    from bench.build import artefact as build
 
     session = _current(facts)
     reference = build.reference(session.store, session.source)
@@ -353,9 +353,10 @@ def _refer(facts: dict[str, Any]) -> str:
 
 def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What each layer costs alone in the case's precision, the one that costs most first."""
-    from bench import build, sensitivity
+    from bench.build import artefact as build
+    from bench.build import sensitivity
     from bench.engines import engines
-    from bench.model import recipe_for
+    from bench.spec.model import recipe_for
 
     session = _current(facts)
     network_weights = build.weights(session.store, session.source)
@@ -369,10 +370,10 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     """Load the artefact, make the first call, call on until it is steady; load_s includes the import of the engine."""
     import numpy as np
 
-    from bench import build
+    from bench.build import artefact as build
     from bench.engines import engines
-    from bench.interface import Interface, adapted
-    from bench.model import recipe_for
+    from bench.spec.interface import Interface, adapted
+    from bench.spec.model import recipe_for
 
     session = _current(facts)
     case, source, reference = session.case, session.source, Path(facts["reference"])
@@ -459,10 +460,10 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
-    from bench import build
-    from bench.inference import answered, load_answers
+    from bench.build import artefact as build
     from bench.statistics import paired_drop
     from bench.tasks import digests, likeness, tasks, told_of_truth
+    from bench.tasks.inference import answered, load_answers
 
     session = _current(facts)
     _unchanged(session)
@@ -514,8 +515,7 @@ def _pictures(
     """The names of the strips of pictures written to the folder, and the reason where none could be: what was measured
     stands without them.
     """
-    from bench import pictures
-    from bench.tasks import tasks
+    from bench.tasks import pictures, tasks
 
     if folder is None:
         return [], []
@@ -530,7 +530,7 @@ def _pictures(
 def _explain(facts: dict[str, Any]) -> dict[str, Any]:
     """What a call executes, by the engine's own profiler; nothing where it has none."""
     from bench.engines import engines
-    from bench.explain import explained
+    from bench.engines.operations import explained
 
     session = _current(facts)
     found = engines.get(session.case.engine).operations(*session.opened)
@@ -541,8 +541,7 @@ def _kernel(facts: dict[str, Any]) -> dict[str, Any]:
     """Whether the engine's kernels compute what the quantized network says, on the first of the stored inputs."""
     import numpy as np
 
-    from bench import kernel
-    from bench.engines import engines
+    from bench.engines import engines, kernel
 
     session = _current(facts)
     case, reference = session.case, Path(facts["reference"])
@@ -564,9 +563,9 @@ def _kernel(facts: dict[str, Any]) -> dict[str, Any]:
 def _layers(facts: dict[str, Any]) -> dict[str, Any]:
     """What of the network the artefact holds in which number format; nothing where the engine cannot be counted."""
     from bench.engines import engines
+    from bench.engines.lowered import lowered, promised
     from bench.engines.torch import predictor
     from bench.engines.torch_count import batch_of, layers_of, products_of
-    from bench.lowered import lowered, promised
 
     session = _current(facts)
     engine, (_, recipe, network, example, _) = engines.get(session.case.engine), session.opened
@@ -582,7 +581,7 @@ def _layers(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _installed(facts: dict[str, Any]) -> dict[str, Any]:
     """Which libraries this interpreter finds, and where; the models' modules are imported, and have had their say."""
-    from bench.interpreter import Interpreter
+    from bench.machine.interpreter import Interpreter
 
     return asdict(Interpreter.here(facts["packages"]))
 
@@ -591,7 +590,7 @@ _probes: dict[str, Any] = {}
 
 
 def _probe(facts: dict[str, Any]) -> dict[str, float]:
-    from bench.noise import probe
+    from bench.machine.noise import probe
 
     if not _probes:
         _bind(facts["cores"])
@@ -599,7 +598,7 @@ def _probe(facts: dict[str, Any]) -> dict[str, float]:
 
 
 def _peak(facts: dict[str, Any]) -> dict[str, Any]:
-    from bench.noise import peaks
+    from bench.machine.noise import peaks
 
     _bind(facts["cores"])
     return peaks(facts["threads"])

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from bench.code import is_users
+from bench.spec.code import is_users
 
 if TYPE_CHECKING:
     import torch

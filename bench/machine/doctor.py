@@ -9,8 +9,8 @@ from typing import Any
 def findings(machine: dict[str, Any], load: float, pinning: bool, energy: bool) -> list[str]:
     """Give a line for each thing that makes figures worse than they could be: what is, what it does, what to do.
 
-    machine  as `bench.machine.describe` gives it; load  the mean number of busy processes in the last minute; pinning
-    and energy  whether processes can be bound to cores, and RAPL be read.
+    machine  as `bench.machine.facts.describe` gives it; load  the mean number of busy processes in the last minute;
+    pinning and energy  whether processes can be bound to cores, and RAPL be read.
     """
     lines = []
     governor = machine["governor"]
@@ -43,6 +43,6 @@ def examine() -> list[str]:
     """The findings about this machine, now."""
     import psutil
 
-    from bench.machine import describe, energy_j
+    from bench.machine.facts import describe, energy_j
 
     return findings(describe(), psutil.getloadavg()[0], hasattr(os, "sched_setaffinity"), energy_j() is not None)

@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.artifact import key
-from bench.case import Case
-from bench.record import Record
+from bench.records.record import Record
+from bench.spec.case import Case
+from bench.store import key
 
 END = {"end": True}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.registry import Registry
+from bench.spec.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.dataset import Dataset, datasets
 from bench.errors import DataError, LackingData
-from bench.recipe import Recipe, recipes
-from bench.registry import Registry
-from bench.tiling import Tile
+from bench.spec.dataset import Dataset, datasets
+from bench.spec.recipe import Recipe, recipes
+from bench.spec.registry import Registry
+from bench.spec.tiling import Tile
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,21 +18,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from bench import sensitivity
-from bench.artifact import BESIDE, FOLLOWED, Artifact, Store, Used
-from bench.artifact import source_digest as source_digest
-from bench.artifact import versions as versions
-from bench.code import HARNESS, Code, code_of, users_modules
-from bench.dataset import Dataset, Samples, datasets
+from bench.build import sensitivity
+from bench.build.fingerprint import fingerprint, modules_of, state, structure
+from bench.build.following import add_modules, following
 from bench.engines import Engine, engines
 from bench.errors import BenchError, BuildError, DataError
-from bench.fingerprint import fingerprint, modules_of, state, structure
-from bench.following import add_modules, following
-from bench.inference import answered, inputs_of_all, preprocessed, save_answers, stacked
-from bench.interface import adapted, interface_of
-from bench.model import Source, models, recipe_for
-from bench.recipe import Recipe, recipes
-from bench.registry import Origin
+from bench.spec.code import HARNESS, Code, code_of, users_modules
+from bench.spec.dataset import Dataset, Samples, datasets
+from bench.spec.interface import adapted, interface_of
+from bench.spec.model import Source, models, recipe_for
+from bench.spec.recipe import Recipe, recipes
+from bench.spec.registry import Origin
+from bench.store import BESIDE, FOLLOWED, Artifact, Store, Used
+from bench.store import source_digest as source_digest
+from bench.store import versions as versions
+from bench.tasks.inference import answered, inputs_of_all, preprocessed, save_answers, stacked
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeGuard
 
-from bench.case import Case
+from bench.spec.case import Case
 
 LARGEST = sys.float_info.max
 
@@ -36,12 +36,12 @@ class Record:
                 left_by, the figure on the training side that they were chosen by; reference, the digest of what it was
                 judged by: FP32 PyTorch's answers to the same inputs.
     lowered     which shares of the multiply-accumulates and of the weights the artefact holds in which number format,
-                what the recipe promises, and the layers that are not in its format: see bench.lowered; absent where
-                the engine cannot be counted, or the reason where counting failed.
+                what the recipe promises, and the layers that are not in its format: see bench.engines.lowered;
+                absent where the engine cannot be counted, or the reason where counting failed.
     kernel      whether the engine's INT8 kernels compute what the quantized network says: kernel_db, the SQNR of its
                 outputs against the same artefact computed in floating point, null where they are `equal`; quantized_db,
                 the SQNR of the latter against FP32; `by`, what computed it, or the `reason` why there is none; and
-                where kernels err, the worst layers: see bench.kernel. Absent where nothing is quantized.
+                where kernels err, the worst layers: see bench.engines.kernel. Absent where nothing is quantized.
     calibration for static INT8: how many inputs were asked for, and how many there were.
     process     what its worker was given and used: versions, cores, pool, threads_used, and call_overhead_s: what
                 timing adds to a call, measured there on a session that does nothing.
@@ -49,8 +49,8 @@ class Record:
                 each), and the share of the best pace that products and convolutions in that number format reach on
                 this machine with so many threads (share_of_peak, peak_gops, peak_by); null where none measures it.
     explained   with --bench-explain: shares of the time by number format, the longest operations, a diagnosis; see
-                bench.explain.
-    noise       verdict ("steady" or "noisy"), why, and the figures behind it: see bench.noise.
+                bench.engines.operations.
+    noise       verdict ("steady" or "noisy"), why, and the figures behind it: see bench.machine.noise.
     energy_j_per_call  by RAPL over all packages during exactly the timed calls, idle power included; null where it
                 cannot be read.
     spent       sampled_s, the time in which the case or its baseline was called, of whole_s that it took.

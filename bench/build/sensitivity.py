@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.dataset import Samples
+from bench.engines.lowered import within
 from bench.errors import BuildError
-from bench.inference import TENSOR, answered, outputs_of, stacked
-from bench.interface import Interface
-from bench.lowered import within
-from bench.model import Source
 from bench.progress import progress
-from bench.recipe import Recipe
+from bench.spec.dataset import Samples
+from bench.spec.interface import Interface
+from bench.spec.model import Source
+from bench.spec.recipe import Recipe
+from bench.tasks.inference import TENSOR, answered, outputs_of, stacked
 
 if TYPE_CHECKING:
     import numpy as np

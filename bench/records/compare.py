@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from bench.errors import BadLimit
-from bench.noise import PROBED_BY, fallen
-from bench.record import is_number
+from bench.machine.noise import PROBED_BY, fallen
+from bench.records.record import is_number
+from bench.records.runs import Run, is_time, names, share_lowered
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import unlike
 from bench.report.pivot import formed
-from bench.runs import Run, is_time, names, share_lowered
 from bench.statistics import CONFIDENCE, Change, Interval, Level, change, change_of_levels, holm, launch_ratio, level_of
 
 MARGIN = 0.01

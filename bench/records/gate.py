@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.record import Record
+from bench.records.record import Record
 
 
 def shortfalls(record: Record, speedup: float | None, max_drop: Mapping[str, float]) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import DataError
-from bench.interface import Interface, Outputs
-from bench.model import Model
+from bench.spec.interface import Interface, Outputs
+from bench.spec.model import Model
 
 if TYPE_CHECKING:
     import numpy as np

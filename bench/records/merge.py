@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MergeError
-from bench.runs import read, saved
+from bench.records.runs import read, saved
 
 
 def merged(files: Sequence[Path]) -> dict[str, Any]:
