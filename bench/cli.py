@@ -16,8 +16,8 @@ from bench import options
 from bench.errors import BadCase, BenchError, DataError, RunFileError
 
 if TYPE_CHECKING:
+    from bench.timing.bench import Bench
     from bench.timing.sampling import Plan
-    from bench.timing.session import Bench
 
 PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")  # tell a project's root
 PATIENCE = 100  # how many times the limit building for one layer may compute without telling how far it is
@@ -249,7 +249,7 @@ def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
     """The Bench of a command's options."""
     from platformdirs import user_cache_path
 
-    from bench.timing.session import Bench
+    from bench.timing.bench import Bench
 
     load_conftest(Path.cwd())
     cache = (
@@ -266,8 +266,9 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     from bench.progress import Bar
     from bench.spec.case import Case
     from bench.spec.recipe import recipes
+    from bench.timing.bench import unsupported
+    from bench.timing.builder import facts_of, worker_for
     from bench.timing.sampling import QUICK
-    from bench.timing.session import facts_of, unsupported, worker_for
 
     bench, case = _bench(chosen, QUICK), Case.named(chosen.case)
     recipe = recipes.get(case.precision)

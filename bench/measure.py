@@ -8,51 +8,31 @@ It knows no pytest; the plugin asks it for one case at a time.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from bench.build import artefact as build
 from bench.engines import engines, kernel
+from bench.engines.lowered import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
-from bench.machine.facts import available_bytes, cores_for
+from bench.machine.facts import cores_for
 from bench.machine.interpreter import Interpreter
-from bench.machine.noise import Watch, snapshot
 from bench.records.record import Record
 from bench.spec.case import Case
 from bench.spec.model import models, source
-from bench.spec.recipe import Recipe, recipes
+from bench.spec.recipe import recipes
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
 from bench.store import Artifact
-from bench.timing.sampling import Launch, Plan, paired, two_stages
-from bench.timing.session import (
-    JUDGING,
-    Baseline,
-    Bench,
-    Builder,
-    Energy,
-    Metered,
-    Session,
-    Shared,
-    built_by,
-    compiled,
-    find,
-    folders_of,
-    open_all,
-    origins,
-    unsupported,
-)
-
-NOT_LOWERED_DB = 90.0
-NOT_FP32_DB = 60.0
-NOT_FP32_AGREEMENT = 0.95  # near ties fall either way: 1 of 64 labels is 1.6%
-NAMED = 3
+from bench.timing.baseline import Shared
+from bench.timing.bench import Bench, unsupported
+from bench.timing.builder import built_by, find, folders_of, origins
+from bench.timing.pairs import Pairs
+from bench.timing.sampling import Launch, Plan, two_stages
+from bench.timing.session import JUDGING, Session, compiled
 
 
 def check(case: Case, data: Path | None) -> None:
@@ -102,44 +82,6 @@ def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> boo
     return digests == (record.artifact["digest"], record.artifact["reference"])
 
 
-def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
-    """Build what is missing for the cases, in worker processes one after the other, so that nothing is built while
-    something is timed: reference outputs first, then the artefacts of engines that want the same environment.
-
-    told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here, and the reason
-    kept in `bench.failures`: `measure` makes it its record's.
-    """
-    wanted = {
-        (case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None
-    }
-    missing = [case for case in wanted.values() if find(case, bench) is None]
-    models_missing = list({case.model: case for case in missing}.values())
-    alike: dict[tuple[tuple[str, str], ...], list[Case]] = {}
-    for case in missing:
-        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
-        alike.setdefault(tuple(sorted(environment.items())), []).append(case)
-    with Builder(bench, told) as builder:
-        steps: list[tuple[str, Callable[[Case], Any], Case]] = [
-            (f"reference outputs of {case.model}", builder.refer, case) for case in models_missing
-        ]
-        steps += [
-            (f"building {case.model} {case.precision} for {case.engine}", builder.build, case)
-            for cases_alike in alike.values()
-            for case in cases_alike
-        ]
-        for done, (label, make, case) in enumerate(steps):
-            if told is not None:
-                told(label, done, len(steps))
-            try:
-                make(case)
-            except CacheError:
-                raise
-            except BenchError:
-                continue  # kept in bench.failures
-    if told is not None and missing:
-        told("built", len(steps), len(steps))
-
-
 def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shared | None = None) -> Record:
     """Measure one case, each launch in a worker process of its own, in turn with its baseline where one is given.
 
@@ -166,69 +108,13 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
             return Record(case, "failed", str(error))
 
 
-class _Pairs:
-    """The launches of a case as processes: a session of the case each, and one of its baseline where it has one."""
-
-    def __init__(self, case: Case, bench: Bench, built: dict[str, str], baseline: Case | None, shared: Shared) -> None:
-        self._case, self._bench, self._built, self._baseline, self._shared = case, bench, built, baseline, shared
-        self._stack = contextlib.ExitStack()
-        self._startup_s = 0.0
-        self.launches: list[Launch] = []
-        self.starting_s = 0.0
-        self.sessions: list[Session] = []
-        self.others: list[Baseline] = []
-        self.before: dict[str, Any] = {}
-        self.watch, self.energy = Watch(), Energy()
-
-    def __enter__(self) -> _Pairs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def begin(self, count: int) -> None:
-        """Begin so many more launches; the first session alone, for the times to load and to make the first call."""
-        begun, alone = time.monotonic(), not self.sessions
-        added = [self._stack.enter_context(Session(self._case, self._bench, self._built)) for _ in range(max(0, count))]
-        self.sessions += added
-        self.launches += [Launch() for _ in added]
-        open_all(added)
-        if alone:
-            self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask("usage")
-        self.starting_s += time.monotonic() - begun
-
-    def start_s(self) -> float:
-        """What beginning one more would take, in seconds."""
-        other_s = 0.0 if self._baseline is None else self._shared.start_s(len(self.launches) + 1)
-        return self._startup_s + other_s
-
-    def room(self) -> int:
-        """How many launches the memory that is left has room for, by what the first session took at the most."""
-        peak_bytes = self.before["peak_rss_bytes"]
-        return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
-
-    def sample(self, since: int) -> None:
-        """Sample all from this one on, in turn, for one pass; the baseline's sessions are begun where they lack."""
-        plan, watch, asked = self._bench.plan, self.watch, time.monotonic()
-        if self._baseline is not None:
-            self.others = self._shared.sessions(self._baseline, len(self.launches))
-        self.starting_s += time.monotonic() - asked
-        pids = [side.pid for side in (*self.sessions, *(other.session for other in self.others))]
-        watch.probes.append(self._shared.probe(self._case.threads))
-        started = snapshot(pids)
-        sides = itertools.zip_longest(self.launches, self.sessions, self.others)
-        for launch, session, other in itertools.islice(sides, since, None):
-            paired(launch, Metered(session, self.energy), other, plan.pass_s, plan.slice_s, time.monotonic)
-        watch.add(started, snapshot(pids))
-
-
 def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -> Record:
     artifact, reference = _built(case, bench)
     built, plan = folders_of(artifact, reference), bench.plan
     kept = compiled(case, bench, built)
     shared.mend()
     began = time.monotonic()
-    with _Pairs(case, bench, built | ({"compiled": kept["folder"]} if kept else {}), baseline, shared) as pairs:
+    with Pairs(case, bench, built | ({"compiled": kept["folder"]} if kept else {}), baseline, shared) as pairs:
         first = two_stages(plan, pairs, baseline is not None, time.monotonic)
         launches, watch, session = pairs.launches, pairs.watch, pairs.sessions[0]
         usage = _used(pairs.before, session.ask("usage"))
@@ -395,52 +281,3 @@ def _counted(session: Session) -> dict[str, Any]:
     except BenchError as error:
         return {"reason": f"it could not be counted what was lowered: {error}"}
     return counted
-
-
-def contradiction(
-    recipe: Recipe, sqnr_db: float, counted: dict[str, Any] | None = None, raw: dict[str, Any] | None = None
-) -> str | None:
-    """Give the reason why what was computed cannot be of the recipe's number format, or is no number at all.
-
-    sqnr_db  of the outputs against FP32 PyTorch's.
-    counted  what the artefact holds in which number format (bench.lowered); nothing where it could not be counted.
-    raw      of the outputs: `finite`, whether all are numbers; `whole`, whether they are whole numbers or few values,
-             and `agreement`, which share of them equals FP32 PyTorch's.
-
-    A figure under a wrong name is worse than none: engines are known to leave a network in FP32 without a word, and
-    to compute FP32 in bfloat16. Where the artefact was counted, the count decides what is lowered. Else outputs do:
-    FP32 keeps some 120 dB, bfloat16 some 40, INT8 fewer than 60; but equal whole numbers, as of a label map, tell
-    nothing of the number format.
-    """
-    shares, raw = (counted or {}).get("macs"), raw or {}
-    if not raw.get("finite", not math.isnan(sqnr_db)):
-        return "the outputs hold NaN or infinity"
-    if shares is not None and (reason := _misnamed(recipe, shares, (counted or {})["left"])) is not None:
-        return reason
-    if recipe.number_format != "fp32":
-        if shares is None and not raw.get("whole") and sqnr_db > NOT_LOWERED_DB:
-            return f"the outputs are FP32's to {sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
-        return None
-    if recipe.rewrite is not None:
-        return None
-    if raw.get("whole"):
-        agreement = raw.get("agreement", 1.0)
-        if agreement < NOT_FP32_AGREEMENT:
-            return f"only {agreement:.1%} of the outputs are FP32 PyTorch's: this was not computed in FP32"
-    elif sqnr_db < NOT_FP32_DB:
-        return f"the outputs keep only {sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
-    return None
-
-
-def _misnamed(recipe: Recipe, shares: dict[str, float], left: list[dict[str, Any]]) -> str | None:
-    """Give the reason why the shares of multiply-accumulates by number format do not bear the recipe's name."""
-    wanted = recipe.number_format
-    if wanted != "fp32" and not shares.get(wanted):
-        reasons = "; ".join(dict.fromkeys(layer["reason"] for layer in left if layer["reason"]))
-        names = ", ".join(layer["name"] for layer in left[:NAMED]) + (", ..." if len(left) > NAMED else "")
-        return f"nothing was computed in {wanted}: left are {names}" + (f" ({reasons})" if reasons else "")
-    lower = {name: share for name, share in shares.items() if name not in ("fp32", "fp64") and share}
-    if wanted == "fp32" and lower:
-        told = ", ".join(f"{share:.1%} in {name}" for name, share in lower.items())
-        return f"not all was computed in FP32: {told} of the multiply-accumulates"
-    return None

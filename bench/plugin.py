@@ -20,7 +20,8 @@ from bench.spec.case import COUNTED_AXES, Case, Grid, baseline_of
 if TYPE_CHECKING:
     from bench.records.journal import Journal
     from bench.records.record import Record
-    from bench.timing.session import Bench, Shared
+    from bench.timing.baseline import Shared
+    from bench.timing.bench import Bench
 
 BENCHMARKS = "pytest-benchmark"
 SHARED = "_bench_shared"  # as a fixture's name: the everyday ones are its users'
@@ -314,10 +315,11 @@ def pytest_runtestloop(session: pytest.Session) -> None:
             "bench measures through pytest-benchmark, which is switched off here: take '-p no:benchmark' away, or "
             'leave the cases out by -m "not grid"'
         )
-    from bench.measure import identity, prepare
+    from bench.measure import identity
     from bench.progress import Bar
     from bench.records.journal import Journal
-    from bench.timing.session import examined
+    from bench.timing.baseline import examined
+    from bench.timing.prepare import prepare
 
     bench, baselines = bench_of(config), _baselines(session)
     with Bar() as bar:
@@ -384,7 +386,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture(scope="session", name=SHARED)
 def _shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
     """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
-    from bench.timing.session import Shared
+    from bench.timing.baseline import Shared
 
     with Shared(bench_of(pytestconfig)) as common:
         yield common
@@ -402,7 +404,7 @@ def measure(
     from bench import measure as room
     from bench.records.gate import shortfalls
     from bench.records.record import Record
-    from bench.timing.session import unsupported
+    from bench.timing.bench import unsupported
 
     node, stash = request.node, request.config.stash
     bench = bench_of(request.config)
@@ -549,8 +551,8 @@ def bench_of(config: pytest.Config) -> Bench:
         return config.stash[BENCH]
     from platformdirs import user_cache_path
 
+    from bench.timing.bench import Bench
     from bench.timing.sampling import QUICK, Plan
-    from bench.timing.session import Bench
 
     option = config.option
     config.stash[BENCH] = Bench(

@@ -26,10 +26,10 @@ import torch
 from torch import nn
 
 from bench import engines, recipes
-from bench.build.artefact import versions
 from bench.engines.lowered import lowered
 from bench.errors import BenchError
 from bench.machine.isa import saturates
+from bench.store import versions
 
 SAMPLES = 8
 PRECISIONS = ("int8_static", "int8_dynamic")

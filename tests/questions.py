@@ -6,7 +6,7 @@ import sys
 import time
 
 from bench import progress
-from bench.timing.worker import QUESTIONS
+from bench.timing.answers import QUESTIONS
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ORPHAN = (

@@ -11,8 +11,9 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BadLimit
-from bench.records.compare import compare, limits_of
+from bench.records.compare import compare
 from bench.records.runs import Run, read
+from bench.report.comparison import limits_of
 from bench.statistics import change, change_of_levels, holm, level_of
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"

@@ -16,7 +16,8 @@ import bench
 from bench import Case
 from bench.errors import BaselineError
 from bench.machine.interpreter import Interpreter
-from bench.timing.session import Bench, examined
+from bench.timing.baseline import examined
+from bench.timing.bench import Bench
 
 SUITE = """
 import pytest

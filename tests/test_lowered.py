@@ -9,9 +9,8 @@ from networks import closed_attention, encoder
 
 from bench import engines, recipes
 from bench.build.artefact import macs_per_item
-from bench.engines.lowered import Layer, lowered, promised, with_reasons
+from bench.engines.lowered import Layer, contradiction, lowered, promised, with_reasons
 from bench.errors import Unsupported
-from bench.measure import contradiction
 from bench.spec.recipe import Recipe
 
 COUNTED = ("torch", "torchscript", "onnxruntime", "onnxruntime_mobile", "openvino")

@@ -5,8 +5,11 @@ import json
 import pytest
 
 from bench.errors import BenchWarning
-from bench.machine.noise import Pace, Peak, Watch, _kernels, _layers, peaks, probe, snapshot
-from bench.timing.session import Bench, Shared
+from bench.machine.noise import Watch, _layers, snapshot
+from bench.machine.pace import Pace
+from bench.machine.probes import Peak, _kernels, peaks, probe
+from bench.timing.baseline import Shared
+from bench.timing.bench import Bench
 
 QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0, "mhz": 3000.0}
 

@@ -7,12 +7,14 @@ import pytest
 
 from bench.engines import Engine, engines
 from bench.errors import BuildError, DataError, Unsupported
-from bench.measure import measure, prepare
+from bench.measure import measure
 from bench.spec.case import Case
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.model import Model, Weights, models
 from bench.timing import session
-from bench.timing.session import Bench, built_by
+from bench.timing.bench import Bench
+from bench.timing.builder import built_by
+from bench.timing.prepare import prepare
 
 
 class Plain(Engine):

@@ -115,7 +115,7 @@ def test_workers_load_what_registered_members_in_the_order_of_registration(monke
     from bench.spec.dataset import datasets
     from bench.spec.model import models
     from bench.tasks import tasks
-    from bench.timing.session import origins
+    from bench.timing.builder import origins
 
     modules = ["json", "importlib", "pytest"]
     for registry, module in zip((tasks, datasets, models), modules, strict=True):

@@ -17,16 +17,21 @@ from filelock import FileLock
 from toy_compiler import COMPILING_S
 
 from bench import Case, Recipe, engines, progress
+from bench.engines.lowered import contradiction
 from bench.errors import BenchWarning, WorkerError
 from bench.machine.interpreter import Interpreter
 from bench.machine.noise import snapshot
-from bench.measure import _warnings, contradiction, identity, measure, prepare, still_holds
+from bench.measure import _warnings, identity, measure, still_holds
 from bench.records.record import Record
 from bench.spec.registry import Origin
 from bench.store import Store
+from bench.timing.baseline import Shared
+from bench.timing.bench import Bench
+from bench.timing.builder import find
+from bench.timing.handle import Patience, Worker, cpu_s
+from bench.timing.prepare import prepare
 from bench.timing.sampling import Plan, Slice
-from bench.timing.session import Bench, Energy, Shared, find
-from bench.timing.worker import Patience, Worker, cpu_s
+from bench.timing.session import Energy
 
 CASE = Case("linear", "fp32", "toy", batch=4)
 ODD = Origin.of(questions.__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,33 +161,3 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return replace(recipe, left=tuple(order[:low]), left_by=metric or "agreement with FP32")
-
-
-def rendered(layers: Sequence[Layer]) -> str:
-    """The ranking as markdown, and below it the layers that stay in floating point, each with the reason."""
-    from bench.report.markdown import markdown_table
-
-    ranking = [
-        {"rank": str(place), "layer": layer.name, "SQNR dB": f"{layer.sqnr_db:.1f}"}
-        for place, layer in enumerate((layer for layer in layers if layer.sqnr_db is not None), 1)
-    ]
-    table = [markdown_table(ranking)] if ranking else []
-    stayed = [f"- not lowered: {layer.name}: {layer.reason}" for layer in layers if layer.sqnr_db is None]
-    return "\n".join([*table, *(["", *stayed] if stayed else [])])
-
-
-def chart(layers: Sequence[Layer], title: str) -> Any:
-    """The ranking as a chart of bars."""
-    import altair as alt
-    import pandas as pd
-
-    ranked = [layer for layer in layers if layer.sqnr_db is not None]
-    table = pd.DataFrame({"layer": [layer.name for layer in ranked], "sqnr_db": [layer.sqnr_db for layer in ranked]})
-    return (
-        alt.Chart(table, title=title)
-        .mark_bar()
-        .encode(
-            x=alt.X("sqnr_db:Q", title="SQNR of the outputs with this layer alone in INT8, dB"),
-            y=alt.Y("layer:N", sort=None, title=None),
-        )
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,3 +109,62 @@ def _unpromised(layer: Layer, recipe: Recipe, dynamic: Sequence[str]) -> str | N
 def within(name: str, modules: Sequence[str]) -> bool:
     """Whether a module of that name is one of the modules or inside one."""
     return f"{name}.".startswith(tuple(f"{module}." for module in modules))
+
+
+NAMED = 3
+NOT_LOWERED_DB = 90.0
+
+
+NOT_FP32_DB = 60.0
+
+
+NOT_FP32_AGREEMENT = 0.95  # near ties fall either way: 1 of 64 labels is 1.6%
+
+
+def contradiction(
+    recipe: Recipe, sqnr_db: float, counted: dict[str, Any] | None = None, raw: dict[str, Any] | None = None
+) -> str | None:
+    """Give the reason why what was computed cannot be of the recipe's number format, or is no number at all.
+
+    sqnr_db  of the outputs against FP32 PyTorch's.
+    counted  what the artefact holds in which number format (bench.lowered); nothing where it could not be counted.
+    raw      of the outputs: `finite`, whether all are numbers; `whole`, whether they are whole numbers or few values,
+             and `agreement`, which share of them equals FP32 PyTorch's.
+
+    A figure under a wrong name is worse than none: engines are known to leave a network in FP32 without a word, and
+    to compute FP32 in bfloat16. Where the artefact was counted, the count decides what is lowered. Else outputs do:
+    FP32 keeps some 120 dB, bfloat16 some 40, INT8 fewer than 60; but equal whole numbers, as of a label map, tell
+    nothing of the number format.
+    """
+    shares, raw = (counted or {}).get("macs"), raw or {}
+    if not raw.get("finite", not math.isnan(sqnr_db)):
+        return "the outputs hold NaN or infinity"
+    if shares is not None and (reason := _misnamed(recipe, shares, (counted or {})["left"])) is not None:
+        return reason
+    if recipe.number_format != "fp32":
+        if shares is None and not raw.get("whole") and sqnr_db > NOT_LOWERED_DB:
+            return f"the outputs are FP32's to {sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
+        return None
+    if recipe.rewrite is not None:
+        return None
+    if raw.get("whole"):
+        agreement = raw.get("agreement", 1.0)
+        if agreement < NOT_FP32_AGREEMENT:
+            return f"only {agreement:.1%} of the outputs are FP32 PyTorch's: this was not computed in FP32"
+    elif sqnr_db < NOT_FP32_DB:
+        return f"the outputs keep only {sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
+    return None
+
+
+def _misnamed(recipe: Recipe, shares: dict[str, float], left: list[dict[str, Any]]) -> str | None:
+    """Give the reason why the shares of multiply-accumulates by number format do not bear the recipe's name."""
+    wanted = recipe.number_format
+    if wanted != "fp32" and not shares.get(wanted):
+        reasons = "; ".join(dict.fromkeys(layer["reason"] for layer in left if layer["reason"]))
+        names = ", ".join(layer["name"] for layer in left[:NAMED]) + (", ..." if len(left) > NAMED else "")
+        return f"nothing was computed in {wanted}: left are {names}" + (f" ({reasons})" if reasons else "")
+    lower = {name: share for name, share in shares.items() if name not in ("fp32", "fp64") and share}
+    if wanted == "fp32" and lower:
+        told = ", ".join(f"{share:.1%} in {name}" for name, share in lower.items())
+        return f"not all was computed in FP32: {told} of the multiply-accumulates"
+    return None

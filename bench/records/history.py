@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import RunFileError
 from bench.records.record import is_number
 from bench.records.runs import Run, frame
-from bench.report.markdown import escaped, markdown_table
-from bench.report.pivot import formed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,24 +79,3 @@ def changes_of(values: Any) -> tuple[int, ...]:
     penalty = PENALTY * variance * np.log(len(logs)) * 2
     ends = ruptures.Pelt(model="l2", min_size=LEAST, jump=1).fit(logs[:, None]).predict(pen=penalty)
     return tuple(ends[:-1])
-
-
-def rendered(found: Sequence[History]) -> str:
-    """The histories as markdown, the rows after a change marked."""
-    parts = []
-    for one in found:
-        rows = []
-        times = one.rows["value"] / one.rows["value"].mask(one.rows["noisy"]).ffill().shift()
-        for place, row in enumerate(one.rows.to_dict("records")):
-            told = f"changed, {times[place]:.3f}x the one before" if place in one.changes else ""
-            rows.append(
-                {
-                    "when": row["when"][:19] if isinstance(row["when"], str) else "-",
-                    "run": str(row["run"]),
-                    "commit": row["commit"][:10] if isinstance(row["commit"], str) else "-",
-                    one.figure: formed(one.figure, row["value"]),
-                    "": "noisy" if row["noisy"] else told,
-                }
-            )
-        parts += [f"### {escaped(one.case)}, machine {escaped(one.machine)}", markdown_table(rows)]
-    return "\n\n".join(parts)

@@ -19,7 +19,7 @@ from bench.selftest.faults import broken, killed
 from bench.selftest.figures import compared, grid, overhead, ranged, same, slowed
 
 if TYPE_CHECKING:
-    from bench.timing.session import Bench
+    from bench.timing.bench import Bench
 
     Trial = Callable[[str, Bench, int, Callable[[str], None]], None]
 

@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
-from bench.measure import measure, prepare
+from bench.measure import measure
 from bench.records.journal import read
 from bench.selftest.engines import BROKEN, FAULT, INNER
 from bench.spec.case import Case
+from bench.timing.builder import origins
+from bench.timing.prepare import prepare
 from bench.timing.sampling import QUICK
-from bench.timing.session import origins
 
 if TYPE_CHECKING:
-    from bench.timing.session import Bench
+    from bench.timing.bench import Bench
 
 REASONS = {
     "segfault": r"the worker was ended by signal 11 while it answered 'open'",

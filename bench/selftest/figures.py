@@ -24,16 +24,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
-from bench.measure import measure, prepare
+from bench.measure import measure
 from bench.records.compare import compare
 from bench.records.runs import Run
 from bench.selftest.engines import INNER, PLANTED, PLANTED_SLOWER, SLOWED, SLOWER
 from bench.spec.case import BASELINE, Case, Grid, baseline_of
+from bench.timing.baseline import Shared
+from bench.timing.builder import built_by
+from bench.timing.prepare import prepare
 from bench.timing.sampling import call_overhead_s
-from bench.timing.session import Shared, built_by
 
 if TYPE_CHECKING:
-    from bench.timing.session import Bench
+    from bench.timing.bench import Bench
 
 PLAIN = """
 import json, os

@@ -1,0 +1,78 @@
+"""What a session of the harness measures with, and what it cannot measure"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.engines import engines
+from bench.errors import BenchError, LackingData
+from bench.spec.case import Case
+from bench.spec.model import models, source
+from bench.spec.recipe import Recipe, recipes
+from bench.store import Store
+from bench.timing.sampling import Plan
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a session measures: the cache and data folders, how long to sample, when to give a worker up.
+
+    cache            root of the artefact store.
+    data             the user's data folder, None for embedded data.
+    timeout_s        the longest that one question to a worker may take; building and judging may take as long as they
+                     tell their progress so often, or use the CPU, that for up to BUSY and JUDGING times as long.
+    baseline_python  the interpreter of the baselines' workers, None for this one.
+    memory_bytes     the most private memory a worker may have, None for no limit.
+    most_drop        the most that quality may fall in a precision that leaves layers in FP32 to keep to it; None: as
+                     the precision states.
+    explain          whether to tell what each case executed.
+    pictures         the folder that strips of pictures are written to, None for none.
+    failures         what could not be built in this session, by interpreter and what it was for, with the reason.
+    """
+
+    cache: Path
+    data: Path | None = None
+    plan: Plan = field(default_factory=Plan)
+    timeout_s: float = 120.0
+    baseline_python: str | None = None
+    memory_bytes: int | None = None
+    most_drop: float | None = None
+    explain: bool = False
+    pictures: Path | None = None
+    failures: dict[tuple[str, ...], BenchError] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def store(self) -> Store:
+        """The artefact store of the session."""
+        return Store(self.cache)
+
+
+def unsupported(case: Case, data: Path | None) -> str | None:
+    """Give the reason why the case cannot be measured on this machine, with this folder of data, None where it can."""
+    engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
+    if recipe.part is not None and recipe.part not in model.parts:
+        return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
+    try:
+        source(model, data)
+    except LackingData as error:
+        return str(error)
+    return engine.missing() or engine.supports(recipe, case.device) or _not_stated(case.engine, recipe)
+
+
+def _not_stated(name: str, recipe: Recipe) -> str | None:
+    """The reason why the numbers that a recipe asks for are not among those that the engine states, None where they
+    are. What it does not state it has not, lest a new recipe is lowered to another's numbers.
+    """
+    engine = engines.get(name)
+    if recipe.number_format not in engine.formats:
+        return f"{name} computes in {', '.join(engine.formats)} here, not in {recipe.number_format}"
+    if recipe.number_format != "int8":
+        stated = recipe.activations is not None or recipe.bits != 8
+        return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
+    if recipe.activations not in engine.activations:
+        there = " or ".join(engine.activations) or "no"
+        return f"{name} has {there} scales of activations in int8 here, not {recipe.activations}"
+    if recipe.bits not in engine.widths:
+        return f"{name} holds whole numbers to {', '.join(map(str, engine.widths))} bits here, not to {recipe.bits}"
+    return None

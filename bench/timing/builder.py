@@ -1,0 +1,152 @@
+"""What cases need, built in worker processes before anything is timed"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from bench.build import artefact as build
+from bench.engines import engines
+from bench.errors import BenchError, CacheError, DataError
+from bench.spec.case import BASELINE, Case
+from bench.spec.dataset import datasets
+from bench.spec.model import models, source
+from bench.spec.recipe import recipes
+from bench.spec.registry import Origin
+from bench.store import Artifact
+from bench.tasks import tasks
+from bench.timing.bench import Bench
+from bench.timing.handle import Worker
+
+BUSY = 30  # how many times the limit a build may compute without telling how far it is: an hour, unless told otherwise
+
+
+def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
+    """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
+    chosen = source(models.get(case.model), bench.data)
+    reference = build.reference(bench.store, chosen, make=False)
+    if reference is None:
+        return None
+    artifact = build.artifact(bench.store, chosen, case.engine, case.precision, bench.most_drop, make=False)
+    return None if artifact is None else (artifact, reference)
+
+
+def folders_of(artifact: Artifact, reference: Artifact) -> dict[str, str]:
+    """What a session is opened on, as its worker is told."""
+    return {"artifact": str(artifact.folder), "reference": str(reference.folder)}
+
+
+def built_by(case: Case, bench: Bench, python: str = sys.executable) -> dict[str, str]:
+    """The folders of the case's `artifact` and `reference` as this interpreter's libraries make them."""
+    if python == sys.executable and (built := find(case, bench)) is not None:
+        return folders_of(*built)
+    with Builder(bench, python=python) as builder:
+        return builder.build(case)
+
+
+class Builder:
+    """Builds what cases need in worker processes, one at a time, each with the environment of the engines it builds
+    for; use it as a context manager.
+
+    Reference outputs are PyTorch's, and are made in its environment, not in that of the engine that needs them first.
+    What failed once is not tried again in the session: `bench.failures` keeps it, and it is raised once more.
+
+    told  gets (label, done, total) as the work goes on.
+    """
+
+    def __init__(
+        self, bench: Bench, told: Callable[[str, int, int], None] | None = None, python: str = sys.executable
+    ) -> None:
+        self._bench, self._told, self._python = bench, told, python
+        self._worker: Worker | None = None
+        self._environment: dict[str, str] = {}
+        self._referred: set[str] = set()
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def refer(self, case: Case) -> None:
+        """Make the reference outputs of the case's model, with the weights they need."""
+        if case.model in self._referred:
+            return
+        chosen = source(models.get(case.model), self._bench.data)
+        here = self._python == sys.executable
+        if not here or build.reference(self._bench.store, chosen, make=False) is None:
+            self._ask("refer", replace(case, **BASELINE), (case.model,))
+        self._referred.add(case.model)
+
+    def build(self, case: Case) -> dict[str, str]:
+        """Make all that the case needs; give the folders of its `artifact` and `reference`."""
+        self.refer(case)
+        folders: dict[str, str] = self._ask("build", case, (case.model, case.engine, case.precision))
+        return folders
+
+    def _ask(self, question: str, case: Case, about: tuple[str, ...]) -> Any:
+        failures, known = self._bench.failures, (self._python, *about)
+        if known in failures:
+            raise type(failures[known])(str(failures[known]))
+        try:
+            worker = self._worker_for(case)
+            return worker.ask(question, self._bench.timeout_s, BUSY, **facts_of(case, self._bench))
+        except BenchError as error:
+            if not isinstance(error, DataError):  # whose files were refused: what broke in it may break what follows
+                self.close()
+            if not isinstance(error, CacheError):  # of a cache the user can make room in
+                failures[known] = error
+            raise
+
+    def _worker_for(self, case: Case) -> Worker:
+        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        if self._worker is not None and environment != self._environment:
+            self.close()
+        if self._worker is None:
+            self._worker = worker_for(case, self._bench, os.cpu_count() or 1, self._told, self._python)
+            self._environment = environment
+        return self._worker
+
+
+def origins() -> list[Origin]:
+    """The files that registered members, which a worker imports to know them, in the order in which they did."""
+    order: dict[Origin, int] = {}
+    for registry in (models, datasets, recipes, engines, tasks):
+        for origin, place in registry.order().items():
+            order[origin] = min(place, order.get(origin, place))
+    return sorted(order, key=lambda origin: order[origin])
+
+
+def facts_of(case: Case, bench: Bench) -> dict[str, Any]:
+    """What a worker is told with every question."""
+    return {
+        "case": case.axes(),
+        "cache": str(bench.cache),
+        "data": None if bench.data is None else str(bench.data),
+        "most_drop": bench.most_drop,
+    }
+
+
+def worker_for(
+    case: Case,
+    bench: Bench,
+    threads: int,
+    told: Callable[[str, int, int], None] | None = None,
+    python: str = sys.executable,
+    compiled: str | None = None,
+) -> Worker:
+    """A fresh worker with the environment that the case's engine wants for so many threads, and for the folder of what
+    it compiles.
+    """
+    engine = engines.get(case.engine)
+    kept = {engine.compiled: compiled} if engine.compiled is not None and compiled is not None else {}
+    return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes)

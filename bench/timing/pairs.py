@@ -1,0 +1,72 @@
+"""The launches of a case as processes: a session of the case each, and one of its baseline"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from typing import Any
+
+from bench.machine.facts import available_bytes
+from bench.machine.noise import Watch, snapshot
+from bench.spec.case import Case
+from bench.timing.baseline import Baseline, Shared
+from bench.timing.bench import Bench
+from bench.timing.sampling import Launch, paired
+from bench.timing.session import Energy, Metered, Session, open_all
+
+
+class Pairs:
+    """The launches of a case as processes: a session of the case each, and one of its baseline where it has one."""
+
+    def __init__(self, case: Case, bench: Bench, built: dict[str, str], baseline: Case | None, shared: Shared) -> None:
+        self._case, self._bench, self._built, self._baseline, self._shared = case, bench, built, baseline, shared
+        self._stack = contextlib.ExitStack()
+        self._startup_s = 0.0
+        self.launches: list[Launch] = []
+        self.starting_s = 0.0
+        self.sessions: list[Session] = []
+        self.others: list[Baseline] = []
+        self.before: dict[str, Any] = {}
+        self.watch, self.energy = Watch(), Energy()
+
+    def __enter__(self) -> Pairs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def begin(self, count: int) -> None:
+        """Begin so many more launches; the first session alone, for the times to load and to make the first call."""
+        begun, alone = time.monotonic(), not self.sessions
+        added = [self._stack.enter_context(Session(self._case, self._bench, self._built)) for _ in range(max(0, count))]
+        self.sessions += added
+        self.launches += [Launch() for _ in added]
+        open_all(added)
+        if alone:
+            self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask("usage")
+        self.starting_s += time.monotonic() - begun
+
+    def start_s(self) -> float:
+        """What beginning one more would take, in seconds."""
+        other_s = 0.0 if self._baseline is None else self._shared.start_s(len(self.launches) + 1)
+        return self._startup_s + other_s
+
+    def room(self) -> int:
+        """How many launches the memory that is left has room for, by what the first session took at the most."""
+        peak_bytes = self.before["peak_rss_bytes"]
+        return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
+
+    def sample(self, since: int) -> None:
+        """Sample all from this one on, in turn, for one pass; the baseline's sessions are begun where they lack."""
+        plan, watch, asked = self._bench.plan, self.watch, time.monotonic()
+        if self._baseline is not None:
+            self.others = self._shared.sessions(self._baseline, len(self.launches))
+        self.starting_s += time.monotonic() - asked
+        pids = [side.pid for side in (*self.sessions, *(other.session for other in self.others))]
+        watch.probes.append(self._shared.probe(self._case.threads))
+        started = snapshot(pids)
+        sides = itertools.zip_longest(self.launches, self.sessions, self.others)
+        for launch, session, other in itertools.islice(sides, since, None):
+            paired(launch, Metered(session, self.energy), other, plan.pass_s, plan.slice_s, time.monotonic)
+        watch.add(started, snapshot(pids))

@@ -1,0 +1,51 @@
+"""What is missing for the cases of a run, built before the first of them is measured"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bench.engines import engines
+from bench.errors import BenchError, CacheError
+from bench.spec.case import Case
+from bench.timing.bench import Bench, unsupported
+from bench.timing.builder import Builder, find
+
+
+def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
+    """Build what is missing for the cases, in worker processes one after the other, so that nothing is built while
+    something is timed: reference outputs first, then the artefacts of engines that want the same environment.
+
+    told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here, and the reason
+    kept in `bench.failures`: `measure` makes it its record's.
+    """
+    wanted = {
+        (case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None
+    }
+    missing = [case for case in wanted.values() if find(case, bench) is None]
+    models_missing = list({case.model: case for case in missing}.values())
+    alike: dict[tuple[tuple[str, str], ...], list[Case]] = {}
+    for case in missing:
+        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        alike.setdefault(tuple(sorted(environment.items())), []).append(case)
+    with Builder(bench, told) as builder:
+        steps: list[tuple[str, Callable[[Case], Any], Case]] = [
+            (f"reference outputs of {case.model}", builder.refer, case) for case in models_missing
+        ]
+        steps += [
+            (f"building {case.model} {case.precision} for {case.engine}", builder.build, case)
+            for cases_alike in alike.values()
+            for case in cases_alike
+        ]
+        for done, (label, make, case) in enumerate(steps):
+            if told is not None:
+                told(label, done, len(steps))
+            try:
+                make(case)
+            except CacheError:
+                raise
+            except BenchError:
+                continue  # kept in bench.failures
+    if told is not None and missing:
+        told("built", len(steps), len(steps))
