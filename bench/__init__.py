@@ -1,6 +1,7 @@
 """Honest benchmarks of compressed neural networks, as a pytest plugin."""
 
-from bench.engines import Engine, engines
+from bench.engines import engines
+from bench.engines.engine import Engine
 from bench.errors import BenchError
 from bench.spec.case import Case, Grid
 from bench.spec.dataset import Dataset, Samples, datasets

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import options
 from bench.errors import BadCase, BenchError, DataError, RunFileError
+from bench.spec import options
 
 if TYPE_CHECKING:
     from bench.timing.bench import Bench
@@ -157,13 +157,12 @@ def _told(text: str, output: Path | None) -> None:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    from bench import report
     from bench.records.runs import frame, read_all
-    from bench.report import pivot
+    from bench.report import pivot, summary
 
     runs = read_all(chosen.runs)
     tables = chosen.tables if chosen.tables.is_dir() else None
-    pivoted = chosen.table == report.PIVOT or bool(chosen.rows or chosen.columns or chosen.cell)
+    pivoted = chosen.table == summary.PIVOT or bool(chosen.rows or chosen.columns or chosen.cell)
     layout = (
         chosen.rows or ("model", "precision"),
         chosen.columns or ("engine",),
@@ -175,37 +174,37 @@ def _report(chosen: argparse.Namespace) -> int:
         _told(page(runs, tables), chosen.output)
     elif chosen.format == "csv":
         table = frame(runs)
-        shown = pivot.numbers(table, *layout) if pivoted else report.plain(table)
+        shown = pivot.numbers(table, *layout) if pivoted else summary.plain(table)
         _told(shown.to_csv(index=False).rstrip("\n"), chosen.output)
     else:
         text = (
-            f"{report.head(runs)}\n\n{pivot.pivot(frame(runs), *layout)}"
+            f"{summary.head(runs)}\n\n{pivot.pivot(frame(runs), *layout)}"
             if pivoted
-            else report.render(runs, tables, chosen.table)
+            else summary.render(runs, tables, chosen.table)
         )
         if chosen.plots is not None:
             from bench.report.plots import images
 
             drawn = images(frame(runs), chosen.plots, chosen.plots_as)
             text = "\n\n".join([text, *(f"### {title}\n\n![{title}]({file})" for title, file in drawn.items())])
-        report.summarize(text)
+        summary.summarize(text)
         _told(text, chosen.output)
     return 0
 
 
 def _compare(chosen: argparse.Namespace) -> int:
-    from bench import report
     from bench.records import compare
     from bench.records.runs import read_all
+    from bench.report import comparison, summary
 
-    limits = compare.limits_of(chosen.fail_on) if chosen.fail_on else {}
+    limits = comparison.limits_of(chosen.fail_on) if chosen.fail_on else {}
     base, *others = read_all(chosen.runs)
     if not others:
         raise RunFileError(f"one run is compared with nothing: {chosen.runs[0]} is one; name two or more")
     found = compare.compare(base, others, chosen.absolute, chosen.margin)
-    beyond = compare.broken([base, *others], found, limits)
-    text = "\n\n".join([compare.rendered(base, others, found), *(f"- beyond the limit: {line}" for line in beyond)])
-    report.summarize(text)
+    beyond = comparison.broken([base, *others], found, limits)
+    text = "\n\n".join([comparison.rendered(base, others, found), *(f"- beyond the limit: {line}" for line in beyond)])
+    summary.summarize(text)
     _told(text, chosen.output)
     return 1 if beyond else 0
 
@@ -227,13 +226,14 @@ def _merge(chosen: argparse.Namespace) -> int:
 def _history(chosen: argparse.Namespace) -> int:
     from bench.records import history
     from bench.records.runs import read_all
+    from bench.report import chronicle
 
     found = history.histories(read_all(chosen.runs), chosen.case, chosen.cell)
     if chosen.plot is not None:
         from bench.report.plots import drawn, over_time
 
         drawn(over_time(found), chosen.plot)
-    _told(history.rendered(found), chosen.output)
+    _told(chronicle.rendered(found), chosen.output)
     return 0
 
 
@@ -264,6 +264,7 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     from bench.build import sensitivity
     from bench.engines import engines
     from bench.progress import Bar
+    from bench.report import ranking
     from bench.spec.case import Case
     from bench.spec.recipe import recipes
     from bench.timing.bench import unsupported
@@ -284,13 +285,13 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     if chosen.plot is not None:
         from bench.report.plots import drawn
 
-        drawn(sensitivity.chart(layers, case.id), chosen.plot)
-    _told(sensitivity.rendered(layers), chosen.output)
+        drawn(ranking.chart(layers, case.id), chosen.plot)
+    _told(ranking.rendered(layers), chosen.output)
     return 0
 
 
 def _selftest(chosen: argparse.Namespace) -> int:
-    from bench.selftest import selftest
+    from bench.selftest.trials import selftest
     from bench.timing.sampling import Plan
 
     bench = _bench(chosen, Plan.within(chosen.bench_budget))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import options
 from bench.errors import BadCase, BadLimit, BenchError
+from bench.spec import options
 from bench.spec.case import COUNTED_AXES, Case, Grid, baseline_of
 
 if TYPE_CHECKING:
@@ -527,11 +527,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     records = config.stash[RECORDS].values()
     if not records:
         return
-    from bench import report
+
+    from bench.report import summary
 
     terminalreporter.section("benchmarks")
     try:
-        text, path = report.session(
+        text, path = summary.session(
             [record.saved() for record in records], Path(config.rootpath / config.option.bench_reports)
         )
     except BenchError as error:  # in a table definition: what was measured is saved all the same

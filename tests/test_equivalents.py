@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.engines import quiet
+from bench.engines.engine import quiet
 from bench.engines.equivalents import without_padding_modes, without_reflection, without_transposed
 
 KINDS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

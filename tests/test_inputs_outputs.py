@@ -15,7 +15,8 @@ from bench.spec.interface import Interface, Outputs, adapted, interface_of
 from bench.spec.model import Source
 from bench.spec.tiling import Tile
 from bench.store import Store
-from bench.tasks import likeness, tasks
+from bench.tasks import tasks
+from bench.tasks.fidelity import likeness
 from bench.tasks.inference import answered, inputs_of_all, preprocessed, stacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # engines' packages warn while they build

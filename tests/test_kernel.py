@@ -7,12 +7,12 @@ from functools import partial
 import pytest
 
 from bench import Case, Dataset, Model, Samples, Weights, datasets, engines, models, recipes
-from bench.engines import Emulation
+from bench.engines.engine import Emulation
 from bench.engines.kernel import compared, doubts
 from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.measure import measure
-from bench.tasks import sqnr_db
+from bench.tasks.fidelity import sqnr_db
 from bench.timing.bench import Bench
 from bench.timing.sampling import Plan
 

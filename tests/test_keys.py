@@ -12,7 +12,7 @@ import pytest
 
 from bench.build import artefact as build
 from bench.build.fingerprint import fingerprint, state, structure
-from bench.engines import quiet
+from bench.engines.engine import quiet
 from bench.spec.dataset import datasets
 from bench.spec.model import models, source
 from bench.spec.recipe import Recipe, recipes

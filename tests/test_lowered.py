@@ -232,7 +232,7 @@ def test_dynamic_int8_of_recurrent_layers_in_torch_is_counted():
     import torch
     from torch.ao.quantization import quantize_dynamic
 
-    from bench.engines import quiet
+    from bench.engines.engine import quiet
     from bench.engines.torch import predictor
     from bench.engines.torch_count import layers_of, products_of
 

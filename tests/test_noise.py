@@ -5,9 +5,9 @@ import json
 import pytest
 
 from bench.errors import BenchWarning
-from bench.machine.noise import Watch, _layers, snapshot
+from bench.machine.noise import Watch, snapshot
 from bench.machine.pace import Pace
-from bench.machine.probes import Peak, _kernels, peaks, probe
+from bench.machine.probes import Peak, _kernels, _layers, peaks, probe
 from bench.timing.baseline import Shared
 from bench.timing.bench import Bench
 

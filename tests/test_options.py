@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from bench import options
+from bench.spec import options
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from bench.engines import Engine, engines
+from bench.engines import engines
+from bench.engines.engine import Engine
 from bench.errors import BuildError, DataError, Unsupported
 from bench.measure import measure
 from bench.spec.case import Case

@@ -11,11 +11,11 @@ import pytest
 from bench.cli import main
 from bench.errors import RunFileError
 from bench.records.runs import Run, frame, read
-from bench.report import plain, render
 from bench.report.markdown import escaped, markdown_table
 from bench.report.page import page
 from bench.report.pivot import laid_out, numbers, pivot
 from bench.report.plots import rows_of
+from bench.report.summary import plain, render
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
 TABLES = Path(__file__).parents[1] / "reports"

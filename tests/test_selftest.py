@@ -6,8 +6,8 @@ import pytest
 import toy  # noqa: F401 - registers the model
 
 from bench.errors import BenchError, UnknownMember
-from bench.selftest import TRIALS, loaded, selftest
 from bench.selftest.coverage import DEVIATIONS
+from bench.selftest.trials import TRIALS, loaded, selftest
 from bench.timing.bench import Bench
 from bench.timing.sampling import Plan
 

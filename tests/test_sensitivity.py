@@ -7,9 +7,10 @@ import pytest
 from networks import closed_attention
 
 from bench import Dataset, Model, Samples, Weights, engines, recipes
-from bench.build.sensitivity import Trial, layers_of, ranked, rendered, settled
+from bench.build.sensitivity import Trial, layers_of, ranked, settled
 from bench.cli import main
 from bench.errors import BadCase, BuildError
+from bench.report.ranking import rendered
 from bench.spec.case import Case
 from bench.spec.model import Source
 from bench.tasks.detection import Objects

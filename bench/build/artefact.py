@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 from bench.build import sensitivity
 from bench.build.fingerprint import fingerprint, modules_of, state, structure
 from bench.build.following import add_modules, following
-from bench.engines import Engine, engines
+from bench.engines import engines
+from bench.engines.engine import Engine
 from bench.errors import BenchError, BuildError, DataError
 from bench.spec.code import HARNESS, Code, code_of, users_modules
 from bench.spec.dataset import Dataset, Samples, datasets

@@ -27,7 +27,7 @@ def network_of(file: Path) -> torch.nn.Module:
     import torch
     from onnx2torch import convert
 
-    from bench.engines import quiet
+    from bench.engines.engine import quiet
     from bench.engines.torch import predictor
 
     theirs, graph = _opened(file)

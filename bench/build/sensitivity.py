@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Engine, Predict
+    from bench.engines.engine import Engine
+    from bench.spec.interface import Predict
 
 ITEMS = 512
 BATCH = 8
@@ -94,7 +95,7 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
     import numpy as np
 
     from bench.engines.torch import predictor
-    from bench.tasks import sqnr_db
+    from bench.tasks.fidelity import sqnr_db
 
     def outputs(predict: Predict) -> np.ndarray:
         parts = outputs_of(predict, iter(trial.samples), BATCH)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Emulation
+from bench.engines.engine import Emulation
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
+    from bench.spec.interface import Predict
 
     Form = Callable[..., torch.Tensor]
 
@@ -46,7 +46,7 @@ def _caught(layers: dict[str, float], module: torch.nn.Module | None) -> Iterato
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves, tree_map
 
-    from bench.tasks import sqnr_db
+    from bench.tasks.fidelity import sqnr_db
 
     forms, inside = _forms(), [""]
 

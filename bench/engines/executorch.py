@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Emulation, Engine, pt2e, quiet
+from bench.engines import pt2e
+from bench.engines.engine import Emulation, Engine, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.errors import Unsupported
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
-    from bench.spec.model import Output
+    from bench.spec.interface import Output, Predict
 
 MODEL, PROGRAM = "model.pte", "model.pt2"
 VOLUMES = ("aten.conv3d", "aten.conv_transpose3d")

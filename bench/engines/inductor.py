@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Emulation, Engine, pt2e, quiet, two_of
+from bench.engines import pt2e
+from bench.engines.engine import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import Operation
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
+    from bench.spec.interface import Predict
 
 PROGRAM = "model.pt2"
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.engines import Emulation, Predict
-    from bench.spec.model import Output
+    from bench.engines.engine import Emulation
+    from bench.spec.interface import Output, Predict
 
 ITEMS = 8
 # 3 dB by two roundings, 3 more for few outputs
@@ -56,7 +56,7 @@ def compared(
 def _figures(found: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> dict[str, Any]:
     import numpy as np
 
-    from bench.tasks import sqnr_db
+    from bench.tasks.fidelity import sqnr_db
 
     equal = bool(np.array_equal(found, wanted))
     if not np.issubdtype(wanted.dtype, np.floating):

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Emulation, Engine, quiet, two_of
+from bench.engines.engine import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from bench.engines import Predict
-    from bench.spec.model import Output
+    from bench.spec.interface import Output, Predict
 
 MODEL = "model.onnx"
 BATCH = "batch"
@@ -329,7 +328,7 @@ def weights_db(prepared: Path, file: Path) -> dict[str, float]:
     import onnx
     from onnx import numpy_helper
 
-    from bench.tasks import sqnr_db
+    from bench.tasks.fidelity import sqnr_db
 
     before, after = onnx.load(prepared).graph, onnx.load(file).graph
     known, stored = ({one.name: numpy_helper.to_array(one) for one in graph.initializer} for graph in (before, after))

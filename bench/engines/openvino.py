@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Emulation, Engine, quiet, two_of
+from bench.engines.engine import Emulation, Engine, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
-    from bench.spec.model import Output
+    from bench.spec.interface import Output, Predict
 
 MODEL = "model.xml"
 RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Emulation, quiet
+from bench.engines.engine import Emulation, quiet
 from bench.engines.torch import CALIBRATION_BATCH, WHOLE_NUMBERS, predictor
 from bench.errors import BuildError, Unsupported
 from bench.spec.recipe import Recipe

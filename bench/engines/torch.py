@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import Emulation, Engine, quiet
 from bench.engines.attention import closed_attention, with_open_attention
+from bench.engines.engine import Emulation, Engine, quiet
 from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
-    from bench.spec.model import Output
+    from bench.spec.interface import Output, Predict
 
 STATE = "state.pt"
 CALIBRATION_BATCH = 8

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Emulation, quiet, two_of
+from bench.engines.engine import Emulation, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.torch import Torch, lowered, predictor, quantized_engine
 from bench.spec.recipe import Recipe
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
+    from bench.spec.interface import Predict
 
 ARCHIVE = "model.pt"
 

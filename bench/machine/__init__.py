@@ -1,0 +1,1 @@
+"""What ran it: facts, instruction sets, noise, control probes."""

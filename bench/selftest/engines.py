@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import Engine, engines
+from bench.engines import engines
+from bench.engines.engine import Engine
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.engines import Predict
-    from bench.spec.model import Output
+    from bench.spec.interface import Output, Predict
 
 INNER = "onnxruntime"
 SLOWED, PLANTED, BROKEN = "selftest_slowed", "selftest_planted", "selftest_broken"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from bench.errors import BuildError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    Output = np.ndarray | tuple[np.ndarray, ...]
+    Predict = Callable[[np.ndarray], Output]
 
 FORWARD = "one input of one shape: pack what it takes into one array, and part that in its forward"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    Output = np.ndarray | tuple[np.ndarray, ...]
+    from bench.spec.interface import Output
 
 
 def as_float32(inputs: np.ndarray) -> np.ndarray:

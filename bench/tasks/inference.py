@@ -16,7 +16,7 @@ from bench.spec.model import Model
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.engines import Predict
+    from bench.spec.interface import Predict
 
 RAW_BYTES = 2**26
 FEW, OFTEN = 256, 100

@@ -12,7 +12,7 @@ from bench.errors import DataError
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.tasks import Task
+    from bench.tasks.task import Task
 
 PANELS, SEPARATOR = "panels", "|"
 COUNT = 3

@@ -1,0 +1,1 @@
+"""How a case is sampled: clean processes, slices in turn, and when it is enough."""

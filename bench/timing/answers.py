@@ -193,7 +193,8 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
 
     from bench.build import artefact as build
     from bench.statistics import paired_drop
-    from bench.tasks import digests, likeness, tasks, told_of_truth
+    from bench.tasks import tasks
+    from bench.tasks.fidelity import digests, likeness, told_of_truth
     from bench.tasks.inference import answered, load_answers
 
     session = _current(facts)

@@ -1,0 +1,301 @@
+"""Saved or finished runs as markdown: the general table, and the tables that a folder defines."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import RunFileError
+from bench.records.record import is_number
+from bench.records.runs import Run, frame, names
+from bench.report.definition import defined
+from bench.report.markdown import escaped, markdown_table
+from bench.report.notes import notes_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+GENERAL, PIVOT = "cases", "pivot"
+LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
+
+
+def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
+    """Render what a session has just measured; give the text and the file it was written to, below `reports/out`."""
+    from bench.machine.facts import describe
+
+    now = datetime.datetime.now(datetime.UTC)
+    run = Run(records, describe(), now.isoformat(timespec="seconds"))
+    text = render([run], reports if reports.is_dir() else None)
+    path = reports / "out" / f"run-{now:%Y%m%d-%H%M%S}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join([text, *_pictures(run)]) + "\n", encoding="utf-8")
+    summarize(text)
+    return text, path
+
+
+def summarize(text: str) -> None:
+    """Append markdown to the summary of the GitHub Actions step that this runs in, where it does."""
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if place:
+        with Path(place).open("a", encoding="utf-8") as summary:
+            summary.write(f"{text}\n\n")
+
+
+def _pictures(run: Run) -> list[str]:
+    """The strips of pictures that the cases left, which lie beside the reports."""
+    cases = zip(names([run])[0], run.records, strict=True)
+    shown = [(case, name) for case, record in cases for name in record.get("pictures") or ()]
+    links = [f"![{escaped(case)}](pictures/{escaped(name)}) {escaped(case)}" for case, name in shown]
+    return ["### Pictures", *links] if links else []
+
+
+def render(runs: Sequence[Run], tables: Path | None = None, wanted: str | None = None) -> str:
+    """Runs as markdown: what was measured on which machines, then for each the general table, and each table in the
+    folder `tables` that has something to show of it; or only the one named `wanted`. Raises RunFileError where there
+    is none of that name, or it has nothing to show.
+    """
+    known = {path.stem: path for path in sorted(tables.glob("*.toml"))} if tables is not None else {}
+    if wanted is not None and wanted not in (GENERAL, *known):
+        raise RunFileError(f"no table is named {wanted!r}; there are {', '.join([GENERAL, PIVOT, *known])}")
+    parts = [head(runs)]
+    for run in runs:
+        table = frame(run)
+        shown = [general(table)] if wanted in (None, GENERAL) else []
+        shown += [text for name, path in known.items() if wanted in (None, name) for text in defined(path, table)]
+        parts += [f"## {escaped(run.name)}", *shown] if len(runs) > 1 and shown else shown
+    if len(parts) == 1:
+        raise RunFileError(f"the table {wanted!r} has nothing to show of these runs")
+    return "\n\n".join(parts)
+
+
+def head(runs: Sequence[Run]) -> str:
+    """What was measured, on which machines, by which versions, when: a line each."""
+    table = frame(runs)
+    lines = []
+    for model, rows in table.groupby("model", sort=False):
+        known = rows[(rows["status"] == "ok") & rows["quality.n"].map(is_number)]
+        if len(known):
+            first = known.iloc[0]
+            weights, dataset = (_text(first[f"quality.{name}"]) for name in ("weights", "dataset"))
+            lines.append(f"Model {model}: weights {weights}, judged on {dataset} (n = {first['quality.n']:.0f}).")
+    machines: dict[str, list[Run]] = {}
+    for run in runs:
+        machines.setdefault(run.fingerprint, []).append(run)
+    for key, own in machines.items():
+        label = f"Machine {key}" + (f" ({', '.join(run.name for run in own)})" if len(machines) > 1 else "")
+        lines.append(f"{label}: {described(own[0].machine)}.")
+    versions: dict[str, list[str]] = {}
+    for run in runs:
+        versions.setdefault(_versions(run.machine, table), []).append(run.name)
+    for told, called in versions.items():
+        label = f"Versions ({', '.join(called)})" if len(versions) > 1 else "Versions"
+        lines += [f"{label}: {told}."] if told else []
+    for run in runs:
+        label = f"Measured {run.name}" if len(runs) > 1 else "Measured"
+        at = f" at commit {run.commit[:10]}" if run.commit else ""
+        lines += [f"{label}: {run.when}{at}."] if run.when else []
+        lines += _resumed(run)
+    return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "-"
+
+
+def _resumed(run: Run) -> list[str]:
+    """How many records an interrupted run had measured, and when; no line where none."""
+    resumed = [record.get("resumed") for record in run.records]
+    taken = [facts.get("from") if isinstance(facts, dict) else None for facts in resumed]
+    times = sorted(at for at in taken if isinstance(at, str))
+    span = " to ".join(dict.fromkeys([times[0], times[-1]])) if times else ""
+    return [f"Resumed {run.name}: {len(times)} of {len(taken)} records were measured before, {span}."] if times else []
+
+
+def described(machine: dict[str, Any]) -> str:
+    """A machine in words: processor, cores, memory, instructions for INT8, system."""
+    ram, isa = machine.get("ram_bytes"), machine.get("isa")
+    known = {
+        "cpu": machine.get("cpu"),
+        "cores": f"{machine['cores_physical']} cores" if is_number(machine.get("cores_physical")) else None,
+        "ram": f"{ram / 1e9:.0f} GB" if is_number(ram) else None,
+        "isa": " ".join(map(str, isa)) or "no known INT8 instructions" if isinstance(isa, list) else None,
+        "system": machine.get("system"),
+    }
+    return ", ".join(str(value) for value in known.values() if value) or "not on record"
+
+
+def _versions(machine: dict[str, Any], table: pd.DataFrame) -> str:
+    versions = machine.get("versions")
+    versions = versions if isinstance(versions, dict) else {}
+    named = [f"{name} {versions[name]}" for name in versions if versions[name] and name in _engines_of(table)]
+    return ", ".join([*named, *([f"python {machine['python']}"] if machine.get("python") else [])])
+
+
+def _engines_of(table: pd.DataFrame) -> set[str]:
+    from bench.engines import engines
+
+    return {package for name in set(table["engine"]) & set(engines.names()) for package in engines.get(name).packages}
+
+
+def general(table: pd.DataFrame) -> str:
+    """One row a measured case; unsupported and failed ones as notes below, with their reasons.
+
+    A case that was measured but failed its test has a row too, marked so; cases that several tests measured have the
+    test beside them. The speed-up is that of paired samples; other ratios go by way of the baseline, and are headed
+    with a star. `lowered` is the share of the multiply-accumulates in the number format of a precision below FP32,
+    counted from the artefact; `time in INT8` that of the time of a call, as the runtime's profiler tells.
+    """
+    good = table[table["status"] == "ok"]
+    known = table[[row["status"] == "ok" or is_number(row.get("latency.p50_s")) for _, row in table.iterrows()]]
+    columns: dict[str, Callable[[Any], str]] = {
+        "model": lambda row: row["model"] if row["status"] == "ok" else f"{row['model']} ({row['status']})",
+        "precision": lambda row: row["precision"],
+        "engine": lambda row: row["engine"],
+        "batch": lambda row: f"{row['batch']:d}",
+        "threads": lambda row: f"{row['threads']:d}",
+    }
+    if (known["name"] != known["id"]).any():
+        columns["test"] = lambda row: row["name"].removeprefix(row["id"]).strip(" ()") or "-"
+    for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
+        for column in known.columns:
+            metric = column.removeprefix(prefix)
+            headline = metric != column and "." not in metric and metric not in ("n", "dataset_s", "sqnr_db")
+            if headline and known[column].map(is_number).any():
+                columns[metric + suffix] = _figure_of(column)
+    columns |= {
+        "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
+        LOWERED: lambda row: _number(row.get("lowered.share"), "{:.1%}".format),
+        "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
+        "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
+        "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
+        "speed-up": _speedup,
+        "x own FP32*": lambda row: _ratio(row, _fp32(good, row, {"engine": row["engine"]})),
+        "x best FP32*": lambda row: _ratio(row, _fp32(good, row, {})),
+        "of peak": lambda row: _number(row.get("efficiency.share_of_peak"), "{:.0%}".format),
+        TIME: lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
+        "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
+        "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
+        "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
+        "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
+        COLD: lambda row: _number(row["first_call_cold_s"], lambda s: f"{s * 1e3:.1f}"),
+    }
+    if not known["first_call_cold_s"].map(is_number).any():
+        del columns[COLD]
+    if "explained.diagnosis" not in known:
+        del columns[TIME]
+    if "lowered.share" not in known:
+        del columns[LOWERED]
+    lines = ["### All cases"]
+    if len(known):
+        rows = [{name: cell(row) for name, cell in columns.items()} for _, row in known.iterrows()]
+        lines += [
+            "",
+            markdown_table(rows),
+            "",
+            *_footnotes(known, columns),
+        ]
+    lines += ["", *notes(table)] if len(good) < len(table) else []
+    told = [(row["name"], row.get("explained.diagnosis")) for _, row in known.iterrows()]
+    why = [f"- {escaped(case)}: {escaped(text)}" for case, text in told if isinstance(text, str)]
+    lines += ["", "### What was executed", "", *why] if why else []
+    return "\n".join(lines)
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The frame for programs that read it: lists of texts, such as warnings, as one text, without the columns that hold
+    other lists, or nothing; and without the cases' names and tests where their ids tell them apart.
+    """
+    table = table.map(lambda cell: _joined(cell) if isinstance(cell, list) else cell)
+    lists = [name for name in table.columns if table[name].map(lambda cell: isinstance(cell, (list, dict))).any()]
+    same = ["name", "test"] if (table["name"] == table["id"]).all() else []
+    return table.drop(columns=[*lists, *same]).dropna(axis="columns", how="all")
+
+
+def _joined(cell: list[Any]) -> Any:
+    return ("; ".join(cell) or None) if all(isinstance(part, str) for part in cell) else cell
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """A line for each reason why cases are unsupported or failed, with the cases it holds for."""
+    lost = table[table["status"] != "ok"]
+    lines = []
+    for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
+        lines.append(
+            f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['name'])}: {escaped(_text(reason))}"
+        )
+    return lines
+
+
+def _figure_of(column: str) -> Callable[[Any], str]:
+    return lambda row: _number(row[column], _figure)
+
+
+def _number(value: Any, form: Callable[[float], str]) -> str:
+    return form(value) if is_number(value) else "-"
+
+
+def _figure(value: float) -> str:
+    """A share as a percentage, any other figure with two decimals."""
+    return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.2f}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f}"
+
+
+def _speedup(row: Any) -> str:
+    """The paired speed-up with its interval, or without one where there was one launch."""
+    low, ratio, high = (row.get(f"speedup.{name}") for name in ("low", "ratio", "high"))
+    if not is_number(ratio):
+        return "-"
+    return f"{ratio:.2f} ({low:.2f}-{high:.2f})" if is_number(low) and is_number(high) else f"{ratio:.2f} (no interval)"
+
+
+def _fp32(good: pd.DataFrame, row: Any, engine: dict[str, str]) -> Any:
+    """The fastest FP32 case of the same model, batch, threads and device, on the engine where one is given."""
+    wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | {"precision": "fp32"} | engine
+    found = good.loc[(good[list(wanted)] == wanted).all(axis=1)]
+    return None if not len(found) else found.sort_values("latency.p50_s").iloc[0]
+
+
+def _ratio(row: Any, other: Any) -> str:
+    """How many times faster a case is than another: by way of their common baseline, else by their medians."""
+    if other is None:
+        return "-"
+    by_way, other_way = row.get("speedup.ratio"), other.get("speedup.ratio")
+    if is_number(by_way) and is_number(other_way) and _baseline(row) == _baseline(other):
+        return f"{by_way / other_way:.2f}"
+    if not is_number(row["latency.p50_s"]) or not is_number(other["latency.p50_s"]):
+        return "-"
+    return f"{other['latency.p50_s'] / row['latency.p50_s']:.2f}"
+
+
+def _baseline(row: Any) -> list[Any]:
+    return [row.get(f"speedup.baseline.case.{axis}") for axis in ("engine", "precision", "batch", "threads", "device")]
+
+
+def _footnotes(known: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """What the speed-ups are against and how sure, what shares are of, and what makes single cases doubtful."""
+    lines = []
+    rows = known.to_dict("records")
+    if known["speedup.ratio"].map(is_number).any():
+        told = [base[:2] for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
+        bases = sorted({" ".join(base) for base in told}) or ["a baseline that is not on record"]
+        count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
+        launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"
+        sure = f"with its 95% interval over {launches} launches of fresh processes"
+        if count == [1]:
+            sure = "in one launch of fresh processes, which gives no interval"
+        lines.append(f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, {sure}.")
+    lines.append("\\* by way of the common baseline, or a ratio of medians without one; its interval is wider.")
+    shares = {
+        LOWERED: "of the multiply-accumulates, counted in the artefact, in the precision's number format",
+        TIME: "of the time of a call, by the runtime's profiler",
+    }
+    lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
+    lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
+    return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(told))}" for name, told in notes_of(rows))]

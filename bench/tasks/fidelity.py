@@ -1,0 +1,70 @@
+"""How near answers and outputs are to those of FP32 PyTorch, and what is saved of them"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import WorkerError
+from bench.tasks.task import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def told_of_truth(figures: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """A task's figures of quality, with the reason beside them where all are NaN: the data set's split has no truth."""
+    numbers = [value for value in figures.values() if isinstance(value, float)]
+    untold = bool(numbers) and all(value != value for value in numbers)
+    return figures | ({"reason": f"the test side of {dataset} has no truth to judge by"} if untold else {})
+
+
+def digests(task: Task, answers: Sequence[Any]) -> str:
+    """Four hexadecimal digits for each answer, by what of it counts: to tell later which answers have changed."""
+    import hashlib
+
+    return "".join(hashlib.sha256(task.decided(answer).tobytes()).hexdigest()[:4] for answer in answers)
+
+
+def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
+    """Give the signal-to-quantization-noise ratio in dB of outputs against a reference of the same shape.
+
+    10 log10(sum reference^2 / sum (outputs - reference)^2), over all elements in float64; infinity where they are
+    equal. Source: Widrow & Kollar 2008, "Quantization Noise", ch. 1.
+    """
+    import numpy as np
+
+    signal = np.square(reference, dtype=np.float64).sum()
+    noise = np.square(outputs.astype(np.float64) - reference.astype(np.float64)).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(10 * np.log10(signal / noise))
+
+
+def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
+    """How outputs (k, values) are like a reference's (m, values), by as many inputs as both are for; `whole` (values,)
+    tells which are classes. Raises WorkerError where there are not as many values.
+
+    sqnr_db    of the values that are no classes, NaN where all are; places at which the reference is not finite do not
+               count.
+    whole      whether all are classes.
+    agreement  the share 0..1 of the classes that are equal, of all values where none are classes.
+    finite     whether no output is NaN, or infinite where the reference is not.
+    """
+    import numpy as np
+
+    if outputs.shape[1:] != reference.shape[1:]:
+        raise WorkerError(
+            f"the network gives {outputs.shape[1]} values for an input here, and {reference.shape[1]} in FP32 PyTorch"
+        )
+    rows = min(len(outputs), len(reference))
+    outputs, reference = outputs[:rows], reference[:rows]
+    with np.errstate(invalid="ignore"):
+        equal, sane = outputs == reference, np.isfinite(reference)
+        finite = bool((np.isfinite(outputs) | equal).all())
+    graded = sane & ~whole
+    return {
+        "sqnr_db": sqnr_db(outputs[graded], reference[graded]) if graded.any() else float("nan"),
+        "whole": bool(whole.all()),
+        "agreement": float(equal[:, whole].mean() if whole.any() else equal.mean()),
+        "finite": finite,
+    }
