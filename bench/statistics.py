@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import numbers
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95
+LARGEST = sys.float_info.max
+LIKE_DB, ALIKE = 0.0, 0.9  # as much noise as signal; unless outputs are labels, which then still agree
 
 
 def student(count: int, confidence: float = CONFIDENCE) -> float:
@@ -281,3 +286,28 @@ def change_of_levels(before: Level, after: Level, margin: float, apart: float, u
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * spread
     p = float(stdtr(freedom, -(abs(difference) - math.log1p(margin)) / spread))
     return Change(Interval(math.exp(difference - half), math.exp(difference), math.exp(difference + half)), p)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a cell of a frame holds a figure: a number that a float can hold, no NaN, no truth value."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and bool(-LARGEST <= value <= LARGEST)
+
+
+def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
+    """Give the signal-to-quantization-noise ratio in dB of outputs against a reference of the same shape.
+
+    10 log10(sum reference^2 / sum (outputs - reference)^2), over all elements in float64; infinity where they are
+    equal. Source: Widrow & Kollar 2008, "Quantization Noise", ch. 1.
+    """
+    import numpy as np
+
+    signal = np.square(reference, dtype=np.float64).sum()
+    noise = np.square(outputs.astype(np.float64) - reference.astype(np.float64)).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(10 * np.log10(signal / noise))
+
+
+def unlike(sqnr_db: Any, agreement: Any) -> bool:
+    """Whether outputs have nothing of FP32's: as much noise as signal, and not the same answers either."""
+    return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)

@@ -13,7 +13,7 @@ from bench import Case, engines, models, recipes
 from bench.errors import Unsupported
 from bench.measure import measure
 from bench.spec.recipe import Recipe
-from bench.tasks.fidelity import sqnr_db
+from bench.statistics import sqnr_db
 from bench.timing.bench import Bench, unsupported
 from bench.timing.prepare import prepare
 from bench.timing.sampling import Plan

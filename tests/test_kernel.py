@@ -12,7 +12,7 @@ from bench.engines.kernel import compared, doubts
 from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.measure import measure
-from bench.tasks.fidelity import sqnr_db
+from bench.statistics import sqnr_db
 from bench.timing.bench import Bench
 from bench.timing.sampling import Plan
 

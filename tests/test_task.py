@@ -7,8 +7,9 @@ import pytest
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
 from bench.errors import DataError
+from bench.statistics import sqnr_db
 from bench.tasks import tasks
-from bench.tasks.fidelity import sqnr_db, told_of_truth
+from bench.tasks.fidelity import told_of_truth
 
 
 def test_top1_and_top5_are_the_accuracies_of_scikit_learn():

@@ -95,7 +95,7 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
     import numpy as np
 
     from bench.engines.torch import predictor
-    from bench.tasks.fidelity import sqnr_db
+    from bench.statistics import sqnr_db
 
     def outputs(predict: Predict) -> np.ndarray:
         parts = outputs_of(predict, iter(trial.samples), BATCH)

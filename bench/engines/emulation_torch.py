@@ -46,7 +46,7 @@ def _caught(layers: dict[str, float], module: torch.nn.Module | None) -> Iterato
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves, tree_map
 
-    from bench.tasks.fidelity import sqnr_db
+    from bench.statistics import sqnr_db
 
     forms, inside = _forms(), [""]
 

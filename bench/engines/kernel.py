@@ -56,7 +56,7 @@ def compared(
 def _figures(found: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> dict[str, Any]:
     import numpy as np
 
-    from bench.tasks.fidelity import sqnr_db
+    from bench.statistics import sqnr_db
 
     equal = bool(np.array_equal(found, wanted))
     if not np.issubdtype(wanted.dtype, np.floating):

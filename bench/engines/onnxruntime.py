@@ -328,7 +328,7 @@ def weights_db(prepared: Path, file: Path) -> dict[str, float]:
     import onnx
     from onnx import numpy_helper
 
-    from bench.tasks.fidelity import sqnr_db
+    from bench.statistics import sqnr_db
 
     before, after = onnx.load(prepared).graph, onnx.load(file).graph
     known, stored = ({one.name: numpy_helper.to_array(one) for one in graph.initializer} for graph in (before, after))

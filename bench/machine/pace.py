@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import BenchWarning
 from bench.machine.facts import describe
 from bench.machine.probes import PEAKED_BY, PROBED_BY, Peak
-from bench.records.record import is_number
+from bench.statistics import is_number
 from bench.store import refusals
 
 PROBE_SHARE = {"fp32_gflops": 0.9, "int8_gops": 0.9, "copy_gb_per_s": 0.6}  # memory varies by itself

@@ -13,11 +13,21 @@ from typing import Any, TypeGuard
 
 from bench.machine.pace import fallen
 from bench.machine.probes import PROBED_BY
-from bench.records.record import is_number
+from bench.records.figures import figure_text
 from bench.records.runs import Run, is_time, names, share_lowered
-from bench.report.notes import unlike
-from bench.report.pivot import formed
-from bench.statistics import CONFIDENCE, Change, Interval, Level, change, change_of_levels, holm, launch_ratio, level_of
+from bench.statistics import (
+    CONFIDENCE,
+    Change,
+    Interval,
+    Level,
+    change,
+    change_of_levels,
+    holm,
+    is_number,
+    launch_ratio,
+    level_of,
+    unlike,
+)
 
 MARGIN = 0.01
 # what one process has from another and one hour from the next, as measured with PyTorch on a quiet day
@@ -225,7 +235,7 @@ def _difference(
         (
             *([] if doubt is None else [doubt]),
             *computed,
-            *(f"{metric} is lost: {formed(f'quality.{metric}', old[metric])} before" for metric in lost),
+            *(f"{metric} is lost: {figure_text(f'quality.{metric}', old[metric])} before" for metric in lost),
             *_notes(was, now, changed, runs),
         ),
         doubt,

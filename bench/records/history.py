@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.record import is_number
 from bench.records.runs import Run, frame
+from bench.statistics import is_number
 
 if TYPE_CHECKING:
     import pandas as pd

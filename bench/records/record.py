@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
-import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from bench.spec.case import Case
-
-LARGEST = sys.float_info.max
+from bench.statistics import LARGEST
 
 
 @dataclass(frozen=True)
@@ -109,9 +106,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (int, float)) and not -LARGEST <= value <= LARGEST:
         return None
     return value
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a cell of a frame holds a figure: a number that a float can hold, no NaN, no truth value."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and bool(-LARGEST <= value <= LARGEST)

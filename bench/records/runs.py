@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bench.errors import RunFileError
 from bench.machine.facts import fingerprint
-from bench.records.record import Record, is_number
+from bench.records.record import Record
 from bench.spec.case import AXES, COUNTED_AXES, MOST
-from bench.statistics import level_of
+from bench.statistics import is_number, level_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,10 @@ from typing import Any
 
 from bench.errors import BadLimit
 from bench.records.compare import APART, FACTS, LOST, MEASURED, RUNS_SD, UNKNOWN_SD, Difference
-from bench.records.record import is_number
 from bench.records.runs import Run
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
-from bench.statistics import Interval
+from bench.statistics import Interval, is_number
 
 
 def machines(runs: Sequence[Run]) -> str:

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.record import is_number
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
+from bench.statistics import is_number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.engines.kernel import FIGURES, errs
-from bench.records.record import is_number
+from bench.statistics import is_number, unlike
 
 NOTED = (  # the columns of a frame that notes are made of
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in FIGURES)),
@@ -17,7 +17,6 @@ NOTED = (  # the columns of a frame that notes are made of
 )
 NAMED, OTHERS = 3, 2
 LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
-LIKE_DB, ALIKE = 0.0, 0.9  # as much noise as signal; unless outputs are labels, which then still agree
 
 
 def notes_of(rows: Iterable[Mapping[Any, Any]], worst: bool = False) -> list[tuple[str, list[str]]]:
@@ -47,11 +46,6 @@ def doubts(row: Mapping[Any, Any]) -> list[str]:
 
 def _rank(row: Mapping[Any, Any]) -> int:
     return 0 if _unlike(row) or _erring(row) else 1 if _below(row) else OTHERS
-
-
-def unlike(sqnr_db: Any, agreement: Any) -> bool:
-    """Whether outputs have nothing of FP32's: as much noise as signal, and not the same answers either."""
-    return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)
 
 
 def _unlike(row: Mapping[Any, Any]) -> bool:

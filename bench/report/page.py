@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.records.record import is_number
 from bench.records.runs import Run, frame, names
 from bench.report.notes import doubts
 from bench.report.pivot import cell_text, formed
 from bench.report.plots import AXES, charts, headline, rows_of
 from bench.report.summary import head
+from bench.statistics import is_number
 from bench.tasks.pictures import panels_of
 
 TEMPLATE = Path(__file__).with_name("page.html")

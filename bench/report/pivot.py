@@ -6,37 +6,23 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.record import is_number
+from bench.records.figures import figure_text
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import NOTED, doubts, notes_of
 from bench.spec.case import AXES
+from bench.statistics import is_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = (*AXES, "run", "machine")
-SHARES = (
-    *("quality.top1", "quality.top5", "quality.ap_", "quality.map", "quality.miou", "quality.pixel_accuracy"),
-    *("fidelity.agreement", "efficiency.share_of_peak", "explained.time", "explained.count_int8", "kernel.agreement"),
-    *("lowered.share", "lowered.macs", "lowered.weights", "lowered.promised"),
-)
 
 
 def formed(name: str, value: Any) -> str:
-    """A figure as text, in the unit that its name ends with: seconds as ms, bytes as MB, decibel, ratios, shares."""
+    """A cell as text: a figure in its unit, words escaped."""
     if not is_number(value):
         return escaped(value) if isinstance(value, str) else "-"
-    if name.startswith("speedup."):
-        return f"{value:.2f}x" if name in ("speedup.ratio", "speedup.low", "speedup.high") else f"{value:.4g}"
-    if name.endswith("_s") and not name.endswith("_per_s"):
-        return f"{value * 1e3:.3f} ms" if value < 1 else f"{value:.2f} s"
-    if name.endswith("bytes"):
-        return f"{value / 1e6:.3f} MB"
-    if name.endswith("_db"):
-        return f"{value:.2f} dB"
-    if name.startswith(SHARES):
-        return f"{value:.2%}"
-    return f"{value:.4g}"
+    return figure_text(name, value)
 
 
 def cell_text(case: Any, figures: Sequence[str]) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.record import is_number
 from bench.spec import case as cases
+from bench.statistics import is_number
 
 if TYPE_CHECKING:
     import pandas as pd

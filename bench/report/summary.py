@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.record import is_number
 from bench.records.runs import Run, frame, names
 from bench.report.definition import defined
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
+from bench.statistics import is_number
 
 if TYPE_CHECKING:
     import pandas as pd

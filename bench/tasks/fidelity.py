@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerError
+from bench.statistics import sqnr_db
 from bench.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -24,20 +25,6 @@ def digests(task: Task, answers: Sequence[Any]) -> str:
     import hashlib
 
     return "".join(hashlib.sha256(task.decided(answer).tobytes()).hexdigest()[:4] for answer in answers)
-
-
-def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
-    """Give the signal-to-quantization-noise ratio in dB of outputs against a reference of the same shape.
-
-    10 log10(sum reference^2 / sum (outputs - reference)^2), over all elements in float64; infinity where they are
-    equal. Source: Widrow & Kollar 2008, "Quantization Noise", ch. 1.
-    """
-    import numpy as np
-
-    signal = np.square(reference, dtype=np.float64).sum()
-    noise = np.square(outputs.astype(np.float64) - reference.astype(np.float64)).sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(10 * np.log10(signal / noise))
 
 
 def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
