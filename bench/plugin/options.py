@@ -1,0 +1,214 @@
+"""The options of the harness, and what a session of pytest keeps of them"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.spec import options
+from bench.spec.case import COUNTED_AXES
+
+if TYPE_CHECKING:
+    from bench.records.journal import Journal
+    from bench.records.record import Record
+    from bench.timing.bench import Bench
+
+BENCHMARKS = "pytest-benchmark"
+
+
+COMPARED: pytest.StashKey[Any] = pytest.StashKey()
+
+
+JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
+
+
+FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
+
+
+BENCH: pytest.StashKey[Bench] = pytest.StashKey()
+
+
+RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
+
+
+NAMED_AXES = ("model", "precision", "engine", "device")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the harness."""
+    group = parser.getgroup("bench", "benchmarks of compressed networks")
+    for axis in NAMED_AXES:
+        group.addoption(
+            f"--bench-{axis}",
+            type=options.names,
+            metavar="NAME,...",
+            help=f"take these for the {axis} axis of each grid",
+        )
+    for axis in COUNTED_AXES:
+        group.addoption(
+            f"--bench-{axis}", type=options.counts, metavar="N,...", help=f"take these for the {axis} axis of each grid"
+        )
+    group.addoption(
+        "--bench-cache", metavar="DIR", help="where built artefacts are kept (BENCH_CACHE; default: the user's cache)"
+    )
+    group.addoption(
+        "--bench-data", metavar="DIR", help="a folder with real data and weights (BENCH_DATA; default: embedded data)"
+    )
+    group.addoption(
+        "--bench-baseline",
+        type=options.axes,
+        metavar="AXIS=VALUE,...",
+        help="the case that each is compared with, by the axes in which it differs (default: the suite's, else "
+        "engine=torch,precision=fp32)",
+    )
+    group.addoption(
+        "--bench-gate",
+        type=options.limits,
+        metavar="NAME=LIMIT,...",
+        help="fail cases that do not surely reach it: speedup=1.5 and the most that a metric may drop, top1=0.01",
+    )
+    group.addoption(
+        "--bench-baseline-python",
+        metavar="PATH",
+        help="run the baselines in this interpreter, of another environment with other versions",
+    )
+    group.addoption(
+        "--bench-interval",
+        type=options.percent,
+        default=0.005,
+        metavar="PERCENT",
+        help="stop when a speed-up's 95%% interval is this half-width (default 0.5%%)",
+    )
+    group.addoption(
+        "--bench-budget",
+        type=options.positive,
+        default=20.0,
+        metavar="S",
+        help="begin no further launch of a case after so long (default 20)",
+    )
+    group.addoption("--bench-quick", action="store_true", help="one launch a case: figures without an interval")
+    group.addoption(
+        "--bench-max-drop",
+        type=options.percent,
+        metavar="PERCENT",
+        help="the most that int8_auto may let quality fall, on the training side (default 1%%)",
+    )
+    group.addoption(
+        "--bench-explain",
+        action="store_true",
+        help="tell what each case executed, in which number format, by the runtime's profiler",
+    )
+    group.addoption(
+        "--bench-resume",
+        action="store_true",
+        help="take finished cases over from interrupted runs of the same code, machine and options",
+    )
+    group.addoption(
+        "--bench-memory",
+        type=options.positive,
+        metavar="GB",
+        help="the most private memory of a worker (default: no limit)",
+    )
+    group.addoption(
+        "--bench-timeout",
+        type=options.positive,
+        default=120.0,
+        metavar="S",
+        help="give a case up that hangs for so long (default 120)",
+    )
+    group.addoption(
+        "--bench-reports",
+        default="reports",
+        metavar="DIR",
+        help="folder of the table definitions; reports go to its out/ (default: reports)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and make room for the session's records.
+
+    pytest looks for its ini file before it knows the options of plugins: a folder that follows one after a space is
+    then taken for the place of the tests, and the ini file is not found. Such a run is refused.
+    """
+    for option in ("--bench-cache", "--bench-data", "--bench-reports"):
+        if option in config.invocation_params.args and config.inipath is None:
+            place = config.invocation_params.dir
+            if config.rootpath != place:
+                raise pytest.UsageError(
+                    f"pytest took the folder after {option} for the place of the tests, and looks for the project in "
+                    f"{config.rootpath} instead of {place}; write {option}=DIR"
+                )
+    config.addinivalue_line("markers", "grid(*grids): measure the cases of these Grids with this test, each by itself")
+    config.addinivalue_line("markers", "baseline(axis=value, ...): the axes in which a case's baseline differs from it")
+    config.addinivalue_line(
+        "markers", "case(model, precision, engine, batch, threads, device): the axes of a case, set by the harness"
+    )
+    config.addinivalue_line(
+        "markers", "gate(speedup, max_drop): the least speed-up and the most drop of each metric that a case may have"
+    )
+    config.stash[RECORDS] = {}
+    config.stash[JOURNAL] = None
+    config.stash[FINISHED] = {}
+    config.stash[COMPARED] = None if beside_others(config) else getattr(config.option, "benchmark_compare", None)
+    if config.stash[COMPARED]:  # found once it is known by which machine's name to look
+        config.option.benchmark_compare = []
+
+
+def benchmarks_of(config: pytest.Config) -> Any:
+    """pytest-benchmark's session, which has no public name of its own; None where that plugin is switched off."""
+    return config.pluginmanager.get_plugin(BENCHMARKS)
+
+
+def why_off(config: pytest.Config) -> str | None:
+    """Why nothing is to be measured: pytest-benchmark is told to skip, or not to time."""
+    benchmarks, option = benchmarks_of(config), config.option
+    if benchmarks is not None and benchmarks.skip:
+        return "benchmarks are skipped (--benchmark-skip)"
+    if benchmarks is not None and option.benchmark_disable and not option.benchmark_enable:
+        return "benchmarks are disabled (--benchmark-disable)"
+    return None
+
+
+def beside_others(config: pytest.Config) -> bool:
+    """Whether pytest-xdist runs tests in several processes at once, of which this is one, or which this controls."""
+    return hasattr(config, "workerinput") or getattr(config.option, "dist", "no") != "no"
+
+
+def bench_of(config: pytest.Config) -> Bench:
+    """The Bench that the options and the environment describe, one for the whole session: it remembers what failed."""
+    if BENCH in config.stash:
+        return config.stash[BENCH]
+    from platformdirs import user_cache_path
+
+    from bench.timing.bench import Bench
+    from bench.timing.sampling import QUICK, Plan
+
+    option = config.option
+    config.stash[BENCH] = Bench(
+        cache=folder_of(config, "cache") or user_cache_path("bench-harness", appauthor=False),
+        data=folder_of(config, "data"),
+        plan=QUICK if option.bench_quick else Plan.within(option.bench_budget, option.bench_interval),
+        timeout_s=option.bench_timeout,
+        baseline_python=_interpreter(option.bench_baseline_python),
+        memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
+        most_drop=option.bench_max_drop,
+        explain=option.bench_explain,
+        pictures=config.rootpath / option.bench_reports / "out" / "pictures",
+    )
+    return config.stash[BENCH]
+
+
+def folder_of(config: pytest.Config, name: str) -> Path | None:
+    given = getattr(config.option, f"bench_{name}") or os.environ.get(f"BENCH_{name.upper()}")
+    return Path(given).expanduser().absolute() if given else None
+
+
+def _interpreter(given: str | None) -> str | None:
+    """The interpreter that an option names, by its path or as a command; its links are kept, they make it a venv's."""
+    if not given:
+        return None
+    return shutil.which(given) or str(Path(given).expanduser().absolute())
