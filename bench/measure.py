@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench.build import artefact as build
+from bench.build.artefact import digest_of
 from bench.engines import engines, kernel
 from bench.engines.lowered import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
@@ -26,7 +26,7 @@ from bench.spec.case import Case
 from bench.spec.model import models, source
 from bench.spec.recipe import recipes
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
-from bench.store import Artifact
+from bench.store import Artifact, source_digest
 from bench.timing.baseline import Shared
 from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import built_by, find, folders_of, origins
@@ -54,7 +54,7 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> dict[str, Any
 
     files = {*Path(__file__).parent.rglob("*.py"), *(Path(file) for origin in origins() for file in origin.files())}
     return {
-        "code": sorted(build.source_digest(file) for file in files),
+        "code": sorted(source_digest(file) for file in files),
         "machine": describe(),
         "plan": asdict(bench.plan),
         "bench": [
@@ -78,7 +78,7 @@ def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> boo
     built = find(case, bench)
     if built is None:
         return False
-    digests = (build.digest_of(built[0], engines.get(case.engine)), built[1].digest)
+    digests = (digest_of(built[0], engines.get(case.engine)), built[1].digest)
     return digests == (record.artifact["digest"], record.artifact["reference"])
 
 
@@ -150,7 +150,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         steady=opened["steady"],
         peak_rss_bytes=usage["peak_rss_bytes"],
         artifact={
-            "digest": build.digest_of(artifact, engines.get(case.engine)),
+            "digest": digest_of(artifact, engines.get(case.engine)),
             "bytes": artifact.bytes,
             "format": engines.get(case.engine).format,
             "left_in_fp32": opened["left"],

@@ -138,11 +138,11 @@ def test_the_key_of_an_engines_artefact_covers_what_it_takes_from_its_neighbours
     from pathlib import Path
 
     from bench import engines
-    from bench.build import artefact as build
+    from bench.build import artefact
 
     covered = []
-    monkeypatch.setattr(build, "source_digest", lambda path: covered.append(Path(path).name) or "digest")
-    build._source_digest(engines.get("executorch"))
+    monkeypatch.setattr(artefact, "source_digest", lambda path: covered.append(Path(path).name) or "digest")
+    artefact._source_digest(engines.get("executorch"))
     assert {"executorch.py", "equivalents.py", "pt2e.py", "__init__.py"} <= set(covered)
     assert "openvino.py" not in covered
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.build.artefact import architecture, load_state
+from bench.build.networks import architecture, load_state
 from bench.engines.torch import predictor
 from bench.spec.model import models, source
 from bench.tasks import tasks

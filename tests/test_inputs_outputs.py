@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from bench import Dataset, Model, Samples, Weights, datasets, engines, recipes
-from bench.build import artefact as build
+from bench.build.artefact import LEFT, artefact_of, calibration_inputs, calibration_of
+from bench.build.networks import architecture
+from bench.build.reference import INTERFACE, reference_of
 from bench.errors import BuildError, DataError, Unsupported, WorkerError
 from bench.spec.interface import Interface, Outputs, adapted, interface_of
 from bench.spec.model import Source
@@ -99,10 +101,10 @@ def source_of(network, items, task="features", targets=None, **more):
 def predicted(engine, precision, source, tmp_path, inputs):
     """What an engine's artefact of a source's network makes of inputs, built and loaded as a session does."""
     store, recipe = Store(tmp_path / "cache"), recipes.get(precision)
-    built, judged = build.artifact(store, source, engine, precision), build.reference(store, source)
-    interface = Interface.saved(json.loads((judged.folder / build.INTERFACE).read_text()))
+    built, judged = artefact_of(store, source, engine, precision), reference_of(store, source)
+    interface = Interface.saved(json.loads((judged.folder / INTERFACE).read_text()))
     predict = engines.get(engine).load(
-        built.folder, recipe, lambda: adapted(build.architecture(source), interface), inputs, 1
+        built.folder, recipe, lambda: adapted(architecture(source), interface), inputs, 1
     )
     return predict(inputs), interface
 
@@ -214,7 +216,7 @@ def test_an_answer_takes_an_output_by_its_name_on_every_engine(tmp_path):
         return two_outputs(lambda a, b: {"out": a, "aux": b})
 
     source = source_of(both, EIGHT, answer=lambda output, item: output["aux"])
-    reference = build.reference(Store(tmp_path), source)
+    reference = reference_of(Store(tmp_path), source)
     known = both()(as_tensor(EIGHT))["aux"].numpy()
     with np.load(reference.folder / "answers.npz") as kept:
         assert np.allclose(kept["values"].reshape(16, 4), known, atol=1e-6)
@@ -286,7 +288,7 @@ def test_bfloat16_of_a_network_that_indexes_and_multiplies_by_its_input_keeps_bo
     outputs, _ = predicted("torch", "bf16", source_of(lambda: Both(True).eval(), ids), tmp_path / "a", ids)
     assert np.isfinite(outputs).all()
     with pytest.raises(Unsupported, match=r"round the network's input \(float32\).*outside of its modules"):
-        build.artifact(Store(tmp_path / "b"), source_of(lambda: Both(False).eval(), ids), "torch", "bf16")
+        artefact_of(Store(tmp_path / "b"), source_of(lambda: Both(False).eval(), ids), "torch", "bf16")
 
 
 @pytest.mark.parametrize("engine", ["torch", "torchscript", "openvino"])
@@ -466,7 +468,7 @@ def test_turned_pictures_reach_engines_in_c_order():
     answered(predict, model, photos, 3)
     seen += [preprocessed(model, photos[0]), stacked([photo.transpose(2, 0, 1) for photo in photos])]
     source = source_of(None, photos, preprocess=model.preprocess)
-    seen.append(build.calibration_inputs(source))
+    seen.append(calibration_inputs(source))
     assert all(inputs.flags.c_contiguous for inputs in seen)
     assert seen[0].dtype == np.float32  # what a float64 would become is an error of the first linear layer
     assert np.array_equal(seen[0][0], photos[0].transpose(2, 0, 1).astype(np.float32) / 255)
@@ -487,7 +489,7 @@ def test_executorch_builds_the_same_program_of_turned_pictures_as_of_copied_ones
     sizes = []
     for name, way in (("turned", turned), ("copied", lambda inputs: np.ascontiguousarray(turned(inputs)))):
         source = source_of(doubler, photos, preprocess=way)
-        sizes.append(build.artifact(Store(tmp_path / name), source, "executorch", "fp32").bytes)
+        sizes.append(artefact_of(Store(tmp_path / name), source, "executorch", "fp32").bytes)
     assert sizes[0] == sizes[1]
 
 
@@ -503,7 +505,7 @@ def test_inputs_of_several_arrays_or_shapes_are_refused_in_one_line(items, told,
     import torch
 
     source = source_of(torch.nn.Identity, items)
-    for build_it in (lambda: build.reference(Store(tmp_path), source), lambda: build.calibration_inputs(source)):
+    for build_it in (lambda: reference_of(Store(tmp_path), source), lambda: calibration_inputs(source)):
         with pytest.raises(DataError, match=told) as raised:
             build_it()
         assert len(str(raised.value).splitlines()) == 1
@@ -526,7 +528,7 @@ def test_a_network_of_two_inputs_is_refused_in_one_line():
         interface_of(Two(), EIGHT[:1])
     source = source_of(None, EIGHT, preprocess=lambda inputs: (inputs, inputs))
     with pytest.raises(DataError, match="preprocess of net gives a tuple of 2; bench gives a network one input"):
-        build.calibration_inputs(source)
+        calibration_inputs(source)
 
 
 # few samples
@@ -541,21 +543,21 @@ def test_one_sample_is_enough_to_calibrate_with(engine, tmp_path):
     batch = EIGHT[:1] if engine == "executorch" else EIGHT[:3]
     outputs, _ = predicted(engine, "int8_static", source, tmp_path, batch)
     assert outputs.shape == (len(batch), 4)
-    built = build.artifact(Store(tmp_path / "cache"), source, engine, "int8_static", make=False)
-    assert build.calibration_of(built.folder) == {"asked": 256, "used": 1}
+    built = artefact_of(Store(tmp_path / "cache"), source, engine, "int8_static", make=False)
+    assert calibration_of(built.folder) == {"asked": 256, "used": 1}
     files = [path for path in built.folder.iterdir() if path.is_file() and path.name != "manifest.json"]
     assert built.bytes == sum(path.stat().st_size for path in files)
 
 
 def test_what_is_not_calibrated_has_no_count_of_inputs(tmp_path):
-    built = build.artifact(Store(tmp_path), source_of(lambda: two_outputs(lambda a, b: a), EIGHT), "torch", "fp32")
-    assert build.calibration_of(built.folder) == {}
+    built = artefact_of(Store(tmp_path), source_of(lambda: two_outputs(lambda a, b: a), EIGHT), "torch", "fp32")
+    assert calibration_of(built.folder) == {}
 
 
 def test_layers_left_in_fp32_are_found_with_one_sample(tmp_path):
     source = source_of(lambda: two_outputs(lambda a, b: a + b), EIGHT[:1], "classification")
-    built = build.artifact(Store(tmp_path), source, "torch", "int8_auto")
-    assert set(json.loads((built.folder / build.LEFT).read_text())["left"]) <= {"first", "second"}
+    built = artefact_of(Store(tmp_path), source, "torch", "int8_auto")
+    assert set(json.loads((built.folder / LEFT).read_text())["left"]) <= {"first", "second"}
 
 
 # what is judged

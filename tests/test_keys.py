@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.build import artefact as build
+from bench.build.artefact import artefact_of
 from bench.build.fingerprint import fingerprint, state, structure
+from bench.build.reference import reference_of
 from bench.engines.engine import quiet
 from bench.spec.dataset import datasets
 from bench.spec.model import models, source
@@ -130,10 +131,10 @@ def keys(tmp_path, monkeypatch):
         chosen = source(models.get("other" if "'other'" in str(changes) else "net"), None)
         if recipe is not None:
             recipes.add("mine", recipe, __name__)
-        reference = build.reference(store, chosen)
-        built = build.artifact(store, chosen, "torch", "mine" if recipe else "fp32")
-        assert build.reference(store, chosen, make=False) == reference  # what was built is found without building
-        assert build.artifact(store, chosen, "torch", "mine" if recipe else "fp32", make=False) == built
+        reference = reference_of(store, chosen)
+        built = artefact_of(store, chosen, "torch", "mine" if recipe else "fp32")
+        assert reference_of(store, chosen, make=False) == reference  # what was built is found without building
+        assert artefact_of(store, chosen, "torch", "mine" if recipe else "fp32", make=False) == built
         return key(reference.made_from), key(built.made_from)
 
     yield made

@@ -8,7 +8,7 @@ import pytest
 from networks import closed_attention, encoder
 
 from bench import engines, recipes
-from bench.build.artefact import macs_per_item
+from bench.build.reference import macs_per_item
 from bench.engines.lowered import Layer, contradiction, lowered, promised, with_reasons
 from bench.errors import Unsupported
 from bench.spec.recipe import Recipe

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.build.artefact import load_state
+from bench.build.networks import load_state
 from bench.errors import DataError
 from bench.spec.model import models
 from fixtures.data import cifar10, digits

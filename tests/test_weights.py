@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.build import artefact as build
+from bench.build.artefact import artefact_of
+from bench.build.networks import architecture, folded, read_state
+from bench.build.weights import trained_network, weights_of
 from bench.engines import engines
 from bench.errors import DataError
 from bench.spec.dataset import Dataset, Samples
@@ -51,23 +53,23 @@ def test_a_network_with_weights_that_are_not_plain_computes_the_same_from_the_st
     import torch
 
     chosen = source(network)
-    made = build.architecture(chosen)
+    made = architecture(chosen)
     inputs = torch.randn(4, 8)
-    loaded = build.trained_network(chosen, build.weights(Store(tmp_path), chosen))
+    loaded = trained_network(chosen, weights_of(Store(tmp_path), chosen))
     torch.testing.assert_close(loaded(inputs), made(inputs))
 
 
 def test_a_tied_weight_is_stored_once_and_is_tied_again(tmp_path):
     chosen = source(tied)
-    kept = build.weights(Store(tmp_path), chosen)
+    kept = weights_of(Store(tmp_path), chosen)
     assert 8 * 8 * 4 < (kept.folder / "weights.safetensors").stat().st_size < 2 * 8 * 8 * 4 + 300
-    loaded = build.trained_network(chosen, kept)
+    loaded = trained_network(chosen, kept)
     assert loaded[0].weight is loaded[2].weight
-    assert build.read_state(kept.folder / "weights.safetensors").keys() == loaded.state_dict().keys()
+    assert read_state(kept.folder / "weights.safetensors").keys() == loaded.state_dict().keys()
 
 
 def test_parametrizations_are_folded_for_engines():
-    network = build.folded(build.architecture(source(parametrized)))
+    network = folded(architecture(source(parametrized)))
     assert sorted(network.state_dict()) == sorted(f"{n}.{what}" for n in range(4) for what in ("weight", "bias"))
 
 
@@ -82,20 +84,20 @@ def test_a_state_that_is_no_tensor_is_refused_in_one_line(tmp_path):
             pass
 
     with pytest.raises(DataError, match="keeps _extra_state in its state dict, a dict; only tensors are kept"):
-        build.weights(Store(tmp_path), source(lambda: Odd(8, 8)))
+        weights_of(Store(tmp_path), source(lambda: Odd(8, 8)))
 
 
 def test_what_an_engine_keeps_of_folded_weights_fits_the_folded_architecture(tmp_path):
     import torch
 
     chosen, store = source(parametrized), Store(tmp_path)
-    built, weights = build.artifact(store, chosen, "torch", "fp32"), build.weights(store, chosen)
+    built, weights = artefact_of(store, chosen, "torch", "fp32"), weights_of(store, chosen)
     inputs = np.random.default_rng(0).normal(0, 1, (4, 8)).astype(np.float32)
 
     def network():
-        return build.folded(build.architecture(chosen))
+        return folded(architecture(chosen))
 
     predict = engines.get("torch").load(built.folder, recipes.get("fp32"), network, inputs, 1)
     with torch.inference_mode():
-        known = build.trained_network(chosen, weights)(torch.from_numpy(inputs)).numpy()
+        known = trained_network(chosen, weights)(torch.from_numpy(inputs)).numpy()
     np.testing.assert_allclose(predict(inputs), known, rtol=1e-5, atol=1e-6)

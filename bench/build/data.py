@@ -174,7 +174,7 @@ def _weights_piece(model: Model, weights: Weights) -> Piece:
         return [file]
 
     def read(folder: Path) -> str:
-        from bench.build.artefact import architecture, load_state
+        from bench.build.networks import architecture, load_state
 
         if weights.file is None:
             return "trained when first needed"

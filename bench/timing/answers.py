@@ -59,12 +59,13 @@ def _current(facts: dict[str, Any]) -> Session:
 
 def _build(facts: dict[str, Any]) -> dict[str, str]:
     """Make what is missing of weights, reference outputs and the case's artefact; give both folders."""
-    from bench.build import artefact as build
+    from bench.build.artefact import artefact_of
+    from bench.build.reference import reference_of
 
     session = _current(facts)
-    reference = build.reference(session.store, session.source)
+    reference = reference_of(session.store, session.source)
     case = session.case
-    built = build.artifact(session.store, session.source, case.engine, case.precision, facts["most_drop"])
+    built = artefact_of(session.store, session.source, case.engine, case.precision, facts["most_drop"])
     gc.collect()  # exported programs refer to themselves in circles: a session that built 200 artefacts had 15 GB
     assert built is not None
     assert reference is not None
@@ -73,10 +74,10 @@ def _build(facts: dict[str, Any]) -> dict[str, str]:
 
 def _refer(facts: dict[str, Any]) -> str:
     """Make what is missing of weights and reference outputs; give the folder of these."""
-    from bench.build import artefact as build
+    from bench.build.reference import reference_of
 
     session = _current(facts)
-    reference = build.reference(session.store, session.source)
+    reference = reference_of(session.store, session.source)
     gc.collect()
     assert reference is not None
     return str(reference.folder)
@@ -84,16 +85,17 @@ def _refer(facts: dict[str, Any]) -> str:
 
 def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """What each layer costs alone in the case's precision, the one that costs most first."""
-    from bench.build import artefact as build
     from bench.build import sensitivity
+    from bench.build.artefact import trial
+    from bench.build.weights import weights_of
     from bench.engines import engines
     from bench.spec.model import recipe_for
 
     session = _current(facts)
-    network_weights = build.weights(session.store, session.source)
+    network_weights = weights_of(session.store, session.source)
     assert network_weights is not None
     recipe = recipe_for(session.source.model, session.case.precision)
-    trial = build.trial(engines.get(session.case.engine), recipe, session.source, network_weights)
+    trial = trial(engines.get(session.case.engine), recipe, session.source, network_weights)
     return [asdict(layer) for layer in sensitivity.ranked(trial, recipe)]
 
 
@@ -101,21 +103,24 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
     """Load the artefact, make the first call, call on until it is steady; load_s includes the import of the engine."""
     import numpy as np
 
-    from bench.build import artefact as build
+    from bench.build.artefact import as_built, calibration_of
+    from bench.build.networks import architecture, folded
+    from bench.build.reference import INTERFACE
     from bench.engines import engines
     from bench.spec.interface import Interface, adapted
     from bench.spec.model import recipe_for
+    from bench.store import versions
 
     session = _current(facts)
     case, source, reference = session.case, session.source, Path(facts["reference"])
     inputs = np.load(reference / "inputs.npy", allow_pickle=False)
     session.example = np.array(inputs[np.arange(case.batch) % len(inputs)], order="C")
     session.example_digest = _digest(session.example)
-    session.interface = Interface.saved(json.loads((reference / build.INTERFACE).read_text()))
-    recipe = build.as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
+    session.interface = Interface.saved(json.loads((reference / INTERFACE).read_text()))
+    recipe = as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
 
     def network() -> Any:
-        bare = build.folded(build.architecture(source))
+        bare = folded(architecture(source))
         return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), session.interface)
 
     session.opened = (Path(facts["artifact"]), recipe, network, session.example, case.threads)
@@ -134,10 +139,10 @@ def _open(facts: dict[str, Any]) -> dict[str, Any]:
         "first_call_s": first_call_s,
         "steady": steady,
         "calls_per_sample": session.timer.together,
-        "versions": build.versions(engine.packages) | {"python": platform.python_version()},
+        "versions": versions(engine.packages) | {"python": platform.python_version()},
         "pool": engine.pool(),
         "left": recipe.left,
-        "calibration": build.calibration_of(Path(facts["artifact"])),
+        "calibration": calibration_of(Path(facts["artifact"])),
         "writes_input": session.interface.writes_input,
         "left_by": recipe.left_by,
         "call_overhead_s": call_overhead_s(),
@@ -191,7 +196,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
-    from bench.build import artefact as build
+    from bench.build.weights import load_data
     from bench.statistics import paired_drop
     from bench.tasks import tasks
     from bench.tasks.fidelity import digests, likeness, told_of_truth
@@ -200,7 +205,7 @@ def _evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     session = _current(facts)
     _unchanged(session)
     source, reference = session.source, Path(facts["reference"])
-    samples = build.load_data(source, "test")
+    samples = load_data(source, "test")
     spent_s, done = 0.0, 0
 
     def predict(batch: np.ndarray) -> Any:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench.build import artefact as build
+from bench.build.artefact import artefact_of
+from bench.build.reference import reference_of
 from bench.engines import engines
 from bench.errors import BenchError, CacheError, DataError
 from bench.spec.case import BASELINE, Case
@@ -27,10 +28,10 @@ BUSY = 30  # how many times the limit a build may compute without telling how fa
 def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
     chosen = source(models.get(case.model), bench.data)
-    reference = build.reference(bench.store, chosen, make=False)
+    reference = reference_of(bench.store, chosen, make=False)
     if reference is None:
         return None
-    artifact = build.artifact(bench.store, chosen, case.engine, case.precision, bench.most_drop, make=False)
+    artifact = artefact_of(bench.store, chosen, case.engine, case.precision, bench.most_drop, make=False)
     return None if artifact is None else (artifact, reference)
 
 
@@ -83,7 +84,7 @@ class Builder:
             return
         chosen = source(models.get(case.model), self._bench.data)
         here = self._python == sys.executable
-        if not here or build.reference(self._bench.store, chosen, make=False) is None:
+        if not here or reference_of(self._bench.store, chosen, make=False) is None:
             self._ask("refer", replace(case, **BASELINE), (case.model,))
         self._referred.add(case.model)
 

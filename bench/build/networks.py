@@ -1,0 +1,108 @@
+"""A model's network as its code builds it, and the state that fills it"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bench.errors import DataError
+from bench.spec.model import Source
+from bench.store import source_digest as source_digest
+from bench.store import versions as versions
+
+if TYPE_CHECKING:
+    import torch
+
+SEED = 0
+TIED = "tied"
+
+
+def architecture(source: Source) -> torch.nn.Module:
+    """The model's network in eval mode, as its own function, or its weights' file, makes it under the fixed seed."""
+    import torch
+
+    torch.manual_seed(SEED)
+    if source.weights.network is not None and source.weights_file is not None:
+        return source.weights.network(source.weights_file).eval()
+    assert source.model.network is not None, f"{source.model.name} has neither a network nor a file that holds one"
+    return source.model.network().eval()
+
+
+def load_state(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:
+    """Load a state dict. Raises DataError that names the keys that do not fit.
+
+    BatchNorm's count of batches may be missing: PyTorch before 0.4.1 did not keep it, and inference does not use it.
+    """
+    own = network.state_dict()
+    state = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")} | state
+    wrong = {
+        "missing": sorted(own.keys() - state.keys()),
+        "not the model's": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in wrong.items() if keys)
+        raise DataError(f"{where} does not fit the network: of {len(own)} keys, {told}")
+    network.load_state_dict(state)
+
+
+def save_state(network: torch.nn.Module, file: Path) -> None:
+    """Write a network's state dict as safetensors: a tensor that has several names once, its other names beside it.
+
+    Raises DataError where the state holds what is no tensor: it could only be pickled.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    firsts: dict[int, str] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, torch.Tensor):
+            raise DataError(
+                f"the network keeps {name} in its state dict, a {type(tensor).__name__}; only tensors are kept"
+            )
+        first = firsts.setdefault(id(tensor), name)
+        if first == name:
+            tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)  # one view of several is alone
+        else:
+            tied[name] = first
+    save_file(tensors, file, {TIED: json.dumps(tied)} if tied else None)
+
+
+def read_state(file: Path) -> dict[str, torch.Tensor]:
+    """The state dict that `save_state` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no dictionary
+        tied = json.loads((stored.metadata() or {}).get(TIED, "{}"))
+    return tensors | {name: tensors[first] for name, first in tied.items()}
+
+
+def folded(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with the weights that parametrizations (weight and spectral norm, pruning, a user's own) give in
+    their place, in both of PyTorch's ways to write them: engines know plain parameters alone, and a network that is
+    measured computes them no more.
+    """
+    from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+    from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(cast(Any, module).parametrizations):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+                loading = module._load_state_dict_pre_hooks  # PyTorch 2.15.0 leaves its own there
+                for place, wrapped in list(loading.items()):
+                    if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
+                        del loading[place]
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+    return network

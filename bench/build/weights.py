@@ -1,0 +1,73 @@
+"""A model's network and its weights, read from a file or trained"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.build.keys import _followed, beside_of, data_facts, network_facts
+from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
+from bench.errors import DataError
+from bench.spec.dataset import Samples
+from bench.spec.model import Source
+from bench.store import FOLLOWED, Artifact, Store, Used
+from bench.store import source_digest as source_digest
+from bench.store import versions as versions
+from bench.tasks.inference import preprocessed, stacked
+
+if TYPE_CHECKING:
+    import torch
+
+
+def weights_of(store: Store, source: Source, make: bool = True) -> Artifact | None:
+    """The model's weights as one safetensors file, read from the user's file or trained.
+
+    The key holds no library versions: weights trained once stay the same under all of them, as long as the network has
+    parameters of these names and shapes.
+    """
+    facts = network_facts(store, source, make)
+    if facts is None:
+        return None
+    trained = source.weights.train is not None
+    made_from = {
+        **{name: facts[name] for name in ("model", "weights", "code", "values", "file", "state")},
+        "shaped by": facts.get(FOLLOWED, {}).get("files", {}),
+        "data": data_facts(source.dataset, source.folder) if trained else None,
+        "seed": SEED,
+    }
+    if not make:
+        return store.find("weights", made_from, beside_of(source))
+
+    def write(folder: Path) -> Used:
+        used = Used()
+        with _followed(store, source, used):
+            network = architecture(source)
+            if source.weights_file is not None and source.weights.read is not None:
+                load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
+            elif source.weights.train is not None:
+                samples = load_data(source, "train")
+                inputs = stacked([preprocessed(source.model, item) for item in samples.inputs])
+                source.weights.train(network, inputs, samples.targets)
+        save_state(network, folder / "weights.safetensors")
+        return Used(used.files)
+
+    return store.get("weights", made_from, write, beside_of(source))
+
+
+def trained_network(source: Source, network_weights: Artifact) -> torch.nn.Module:
+    """The network with the stored weights, in eval mode, needing no gradients, parametrizations folded."""
+    network = architecture(source)
+    file = network_weights.folder / "weights.safetensors"
+    load_state(network, read_state(file), str(file))
+    return folded(network).requires_grad_(False)
+
+
+def load_data(source: Source, split: str) -> Samples:
+    """One split of the source's data. Raises DataError where it is empty or its two halves differ in length."""
+    samples = source.dataset.load(split, source.folder)
+    if not len(samples.inputs) or len(samples.inputs) != len(samples.targets):
+        raise DataError(
+            f"data set {source.dataset.name} gave {len(samples.inputs)} inputs and {len(samples.targets)} targets "
+            f"for {split!r}; as many of both are needed, and at least one"
+        )
+    return samples
