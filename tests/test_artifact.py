@@ -145,6 +145,11 @@ def test_the_key_of_an_engines_artefact_covers_what_it_takes_from_its_neighbours
     artefact._source_digest(engines.get("executorch"))
     assert {"executorch.py", "equivalents.py", "pt2e.py", "__init__.py"} <= set(covered)
     assert "openvino.py" not in covered
+    covered.clear()
+    artefact._source_digest(engines.get("torch"))
+    assert {"torch.py", "torch_quantization.py", "torch_modules.py", "attention.py", "open_attention.py"} <= set(
+        covered
+    )
 
 
 def test_what_was_used_only_while_it_was_made_is_in_its_address_from_then_on(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.build.networks import architecture, load_state
-from bench.engines.torch import predictor
+from bench.engines.torch_modules import predictor
 from bench.spec.model import models, source
 from bench.tasks import tasks
 from bench.tasks.detection import overlaps

@@ -118,7 +118,7 @@ def test_simulated_bits_leave_weights_so_many_levels_and_activations_so_wide_ste
     import torch
     from torch import nn
 
-    from bench.engines.torch import lowered
+    from bench.engines.torch_quantization import lowered
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval().requires_grad_(False)
@@ -213,7 +213,7 @@ def test_static_int8_of_an_encoder_on_torch_ao_covers_all_its_linear_layers_and_
     import numpy as np
     from torch.ao.nn.quantized import Linear
 
-    from bench.engines.torch import lowered
+    from bench.engines.torch_quantization import lowered
 
     samples = np.random.default_rng(0).normal(size=(8, 8, 10)).astype(np.float32)
     wide = {}
@@ -331,7 +331,7 @@ def test_dynamic_int8_of_a_linear_layer_before_a_relu_covers_both_linear_layers(
     import torch
     from torch import nn
 
-    from bench.engines.torch import lowered
+    from bench.engines.torch_quantization import lowered
 
     network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
     module = lowered(network, recipes.get("int8_dynamic"), np.zeros((1, 8), np.float32))
@@ -344,7 +344,7 @@ def test_dynamic_int8_leaves_the_layers_that_a_recipe_leaves():
     import numpy as np
     from torch import nn
 
-    from bench.engines.torch import lowered
+    from bench.engines.torch_quantization import lowered
 
     network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)).eval()
     module = lowered(network, replace(recipes.get("int8_dynamic"), left=("0",)), np.zeros((1, 8), np.float32))

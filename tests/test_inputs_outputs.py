@@ -155,7 +155,7 @@ def test_outputs_of_any_holder_become_a_tuple_and_keep_their_names(give, gives, 
 def test_a_holder_of_one_output_gives_a_tensor_and_the_answer_a_tuple_of_one(give):
     network = two_outputs(give)
     interface = interface_of(network, EIGHT[:1])
-    from bench.engines.torch import predictor
+    from bench.engines.torch_modules import predictor
 
     predict = predictor(adapted(network, interface))
     assert predict(EIGHT).shape == (16, 4)
@@ -204,7 +204,7 @@ def as_tensor(array):
 
 
 def test_outputs_of_unequal_shapes_without_an_answer_ask_for_one():
-    from bench.engines.torch import predictor
+    from bench.engines.torch_modules import predictor
 
     network = two_outputs(lambda a, b: (a, b), (4, 5))
     with pytest.raises(DataError, match=r"2 outputs.*shapes \(4,\), \(5,\); give the Model an 'answer'"):
@@ -334,7 +334,8 @@ def test_a_network_that_does_not_index_by_its_input_is_given_bfloat16_at_its_doo
     picture = CHANCE.random((1, 3, 4, 4), np.float32)
     interface = interface_of(network, picture)
     assert not interface.exact_input
-    from bench.engines.torch import lowered, predictor
+    from bench.engines.torch_modules import predictor
+    from bench.engines.torch_quantization import lowered
 
     labels = predictor(lowered(adapted(network, interface), recipes.get("bf16"), picture))(picture)
     assert seen[-1] == torch.bfloat16

@@ -248,7 +248,7 @@ def test_the_emulation_of_a_linear_layer_is_what_numpy_computes(engine, tmp_path
     engines.get(engine).build(network(), recipe, samples, tmp_path)
     emulated = engines.get(engine).emulated(tmp_path, recipe, network, samples[:4], 1).predict(samples[:4].copy())
     if engine == "torch":
-        from bench.engines.torch import STATE
+        from bench.engines.torch_modules import STATE
 
         state = torch.load(tmp_path / STATE, weights_only=True)["state"]
         given, zero = float(state["0_input_scale_0"]), int(state["0_input_zero_point_0"])
@@ -333,7 +333,7 @@ def test_weights_of_a_quantized_file_are_compared_with_those_it_was_made_of(tmp_
     import onnx
     from onnx import helper, numpy_helper
 
-    from bench.engines.onnxruntime import weights_db
+    from bench.engines.onnx_quantization import weights_db
 
     weight = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
     scale = np.float32(np.abs(weight).max() / 127)

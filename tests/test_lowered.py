@@ -233,8 +233,8 @@ def test_dynamic_int8_of_recurrent_layers_in_torch_is_counted():
     from torch.ao.quantization import quantize_dynamic
 
     from bench.engines.engine import quiet
-    from bench.engines.torch import predictor
     from bench.engines.torch_count import layers_of, products_of
+    from bench.engines.torch_modules import predictor
 
     for kind, gates in (("LSTM", 4), ("GRU", 3)):
         with quiet():

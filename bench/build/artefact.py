@@ -152,18 +152,23 @@ def _source_digest(builder: Engine) -> str:
     """Digest of the files that define an engine's class and the classes it is derived from.
 
     Of a user's class also those that its module reaches by its imports; of the harness's own those beside its file that
-    it takes functions or modules from, but a package's own file takes nothing: what is imported of it varies.
+    it takes functions or modules from, and those that these do, but a package's own file takes nothing: what is
+    imported of it varies.
     """
     classes = [cls for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")]
     users = code_of([module for cls in classes for module in users_modules(cls)])
-    modules = {sys.modules[cls.__module__] for cls in classes if not users_modules(cls)}
-    files = {str(module.__file__) for module in modules} | {str(file) for file in users.files}
-    for module in (module for module in modules if not hasattr(module, "__path__")):
-        for value in vars(module).values():
+    waiting = [sys.modules[cls.__module__] for cls in classes if not users_modules(cls)]
+    files = {str(module.__file__) for module in waiting} | {str(file) for file in users.files}
+    while waiting:
+        module = waiting.pop()
+        for value in () if hasattr(module, "__path__") else vars(module).values():
             name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            file = getattr(sys.modules.get(str(name)), "__file__", None)
-            if file is not None and Path(file).parent == Path(str(module.__file__)).parent:
-                files.add(file)
+            neighbour = sys.modules.get(str(name))
+            file = getattr(neighbour, "__file__", None)
+            if file is None or file in files or Path(file).parent != Path(str(module.__file__)).parent:
+                continue
+            files.add(file)
+            waiting.append(neighbour)
     return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What identifies a model's network and a data set: the facts that keys are made of"""
+"""What identifies a model's network and a data set: the facts that keys are made of."""
 
 from __future__ import annotations
 

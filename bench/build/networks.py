@@ -1,4 +1,4 @@
-"""A model's network as its code builds it, and the state that fills it"""
+"""A model's network as its code builds it, and the state that fills it."""
 
 from __future__ import annotations
 

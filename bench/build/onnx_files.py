@@ -28,7 +28,7 @@ def network_of(file: Path) -> torch.nn.Module:
     from onnx2torch import convert
 
     from bench.engines.engine import quiet
-    from bench.engines.torch import predictor
+    from bench.engines.torch_modules import predictor
 
     theirs, graph = _opened(file)
     given = theirs.get_inputs()

@@ -1,4 +1,4 @@
-"""What FP32 PyTorch answers to a model's data: all that engines do is held against it"""
+"""What FP32 PyTorch answers to a model's data: all that engines do is held against it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reference_of(store: Store, source: Source, make: bool = True) -> Artifact | 
 def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
     import numpy as np
 
-    from bench.engines.torch import predictor
+    from bench.engines.torch_modules import predictor
 
     network = trained_network(source, network_weights)
     items = load_data(source, "test").inputs
@@ -77,8 +77,8 @@ def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
 
 def macs_per_item(network: torch.nn.Module, example: np.ndarray) -> int:
     """Multiply-accumulates for one item (1, ...), which stays as it is: a network may work in place."""
-    from bench.engines.torch import predictor
     from bench.engines.torch_count import products_of
+    from bench.engines.torch_modules import predictor
 
     predict, item = predictor(network), example.copy()
     return sum(product.macs for product in products_of(lambda: predict(item)))

@@ -94,7 +94,7 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
     """
     import numpy as np
 
-    from bench.engines.torch import predictor
+    from bench.engines.torch_modules import predictor
     from bench.statistics import sqnr_db
 
     def outputs(predict: Predict) -> np.ndarray:
@@ -121,7 +121,7 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
     The number of layers is found by halving, as though leaving more in FP32 never hurt. Raises BuildError where the
     training side has nothing to judge by.
     """
-    from bench.engines.torch import predictor
+    from bench.engines.torch_modules import predictor
     from bench.tasks import tasks
 
     assert recipe.most_drop is not None

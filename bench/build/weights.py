@@ -1,4 +1,4 @@
-"""A model's network and its weights, read from a file or trained"""
+"""A model's network and its weights, read from a file or trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine must be able to do"""
+"""What every engine must be able to do."""
 
 from __future__ import annotations
 

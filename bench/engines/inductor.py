@@ -14,7 +14,9 @@ from bench.engines.engine import Emulation, Engine, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import Operation
-from bench.engines.torch import STATE, lowered, pools, predictor, profiled, restore, save
+from bench.engines.torch import pools, profiled
+from bench.engines.torch_modules import STATE, predictor, restore, save
+from bench.engines.torch_quantization import lowered
 from bench.machine.isa import saturates
 from bench.spec.recipe import Recipe
 

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from bench.engines.engine import Emulation, quiet
-from bench.engines.torch import CALIBRATION_BATCH, WHOLE_NUMBERS, predictor
+from bench.engines.torch import WHOLE_NUMBERS
+from bench.engines.torch_modules import predictor
+from bench.engines.torch_quantization import CALIBRATION_BATCH
 from bench.errors import BuildError, Unsupported
 from bench.spec.recipe import Recipe
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from bench.engines.engine import Emulation, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
-from bench.engines.torch import Torch, lowered, predictor, quantized_engine
+from bench.engines.torch import Torch
+from bench.engines.torch_modules import predictor
+from bench.engines.torch_quantization import lowered, quantized_engine
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:

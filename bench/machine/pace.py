@@ -1,4 +1,4 @@
-"""The best that control probes have kept up on this machine, in any session"""
+"""The best that control probes have kept up on this machine, in any session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control probes: what products and convolutions of this machine reach now, and at the best"""
+"""Control probes: what products and convolutions of this machine reach now, and at the best."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One test of each case of the grids, and what its item tells of it"""
+"""One test of each case of the grids, and what its item tells of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of the harness, and what a session of pytest keeps of them"""
+"""The options of the harness, and what a session of pytest keeps of them."""
 
 from __future__ import annotations
 

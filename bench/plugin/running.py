@@ -1,4 +1,4 @@
-"""A session from its collected cases to their records: all is built, then each is measured by its test"""
+"""A session from its collected cases to their records: all is built, then each is measured by its test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is saved and shown at the end"""
+"""What is saved and shown at the end."""
 
 from __future__ import annotations
 

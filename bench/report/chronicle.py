@@ -1,4 +1,4 @@
-"""One figure of saved runs over time, as a table"""
+"""One figure of saved runs over time, as a table."""
 
 from __future__ import annotations
 

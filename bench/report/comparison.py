@@ -1,4 +1,4 @@
-"""Saved runs beside each other, as text"""
+"""Saved runs beside each other, as text."""
 
 from __future__ import annotations
 

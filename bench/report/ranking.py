@@ -1,4 +1,4 @@
-"""What each layer costs, as a table and as a plot"""
+"""What each layer costs, as a table and as a plot."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """What the harness does when things break.
 
 a worker that breaks         each fault is a failed case with the right reason, and the session goes on
-a session that is killed     what was finished is in the journal, a resumed run is whole, no worker is left
-"""
+a session that is killed     what was finished is in the journal, a resumed run is whole, no worker is left."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ a slow-down of 2% put in        how often it is called slower
 INT8 over FP32, run after run   how far the speed-up ranges, beside plain pytest-benchmark's
 two runs, compared              how often they are told apart, and whether a slow-down of 3% in one case is named alone
 a grid of 40 cases              how much of the time is spent on sampling
-a session that does nothing     what timing adds to a call
-"""
+a session that does nothing     what timing adds to a call."""
 
 from __future__ import annotations
 

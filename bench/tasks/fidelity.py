@@ -1,4 +1,4 @@
-"""How near answers and outputs are to those of FP32 PyTorch, and what is saved of them"""
+"""How near answers and outputs are to those of FP32 PyTorch, and what is saved of them."""
 
 from __future__ import annotations
 

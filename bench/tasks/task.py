@@ -1,4 +1,4 @@
-"""How answers are judged, whatever the task"""
+"""How answers are judged, whatever the task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The baseline's processes, which cases share, the control probes, and another environment's interpreter for them"""
+"""The baseline's processes, which cases share, the control probes, and another environment's interpreter for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session of the harness measures with, and what it cannot measure"""
+"""What a session of the harness measures with, and what it cannot measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cases need, built in worker processes before anything is timed"""
+"""What cases need, built in worker processes before anything is timed."""
 
 from __future__ import annotations
 

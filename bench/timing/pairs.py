@@ -1,4 +1,4 @@
-"""The launches of a case as processes: a session of the case each, and one of its baseline"""
+"""The launches of a case as processes: a session of the case each, and one of its baseline."""
 
 from __future__ import annotations
 

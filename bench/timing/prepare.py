@@ -1,4 +1,4 @@
-"""What is missing for the cases of a run, built before the first of them is measured"""
+"""What is missing for the cases of a run, built before the first of them is measured."""
 
 from __future__ import annotations
 

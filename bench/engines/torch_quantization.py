@@ -1,0 +1,314 @@
+"""A network lowered by torch.ao: INT8 with scales of calibration or of the call, and bfloat16."""
+
+from __future__ import annotations
+
+import operator
+import platform
+from typing import TYPE_CHECKING, Any
+
+from bench.engines.attention import closed_attention, with_open_attention
+from bench.engines.engine import quiet
+from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
+from bench.engines.torch_modules import predictor
+from bench.errors import BuildError, Unsupported
+from bench.machine.isa import saturates
+from bench.spec.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+CALIBRATION_BATCH = 8
+
+
+VIEWS = (
+    *("getitem", "view", "view_as", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze"),
+    *("chunk", "split", "unbind", "narrow", "select", "t", "expand", "swapaxes", "movedim", "contiguous", "detach"),
+)
+
+
+def quantized_engine() -> str:
+    """The name of PyTorch's INT8 kernels for this processor."""
+    return "x86" if platform.machine().lower() in ("x86_64", "amd64") else "qnnpack"
+
+
+def saturating(network: torch.nn.Module) -> bool:
+    """Whether activations must keep to 7 bits lest sums of 8-bit products saturate in 16.
+
+    So it is without VNNI, and in convolutions of more than 100 groups, which "x86" hands to FBGEMM's kernels and not to
+    oneDNN's (PyTorch 2.15.0, found by their pace and error at 100 and 104 groups): MobileNetV2 kept 62% of its answers
+    with 8 bits, 84% with 7.
+    """
+    import torch
+
+    convolutions = (module for module in network.modules() if isinstance(module, torch.nn.modules.conv._ConvNd))
+    return saturates() or any(module.groups > 100 for module in convolutions)
+
+
+def lowered(
+    network: torch.nn.Module, recipe: Recipe, example: np.ndarray, samples: np.ndarray | None = None
+) -> torch.nn.Module:
+    """The network in the recipe's number format, float32 in and out; static INT8 is calibrated on samples (n, ...)."""
+    import torch
+
+    if recipe.number_format == "bf16":
+        return between_float32(network.to(torch.bfloat16), torch.bfloat16, None if samples is None else example)
+    if recipe.number_format == "fp32":
+        return network
+    torch.backends.quantized.engine = quantized_engine()  # read when weights are packed
+    if recipe.activations == "dynamic":
+        return dynamic(network, recipe, example)
+    watched = observed(network, recipe, example)
+    if samples is not None:
+        with torch.inference_mode():
+            for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
+                watched(batch)
+    with quiet():
+        from torch.ao.quantization.quantize_fx import convert_fx
+
+        converted = convert_fx(watched, backend_config=patterns())
+    if not recipe.partial and not any(node.target is torch.quantize_per_tensor for node in converted.graph.nodes):
+        raise Unsupported("torch.ao has no INT8 with scales from calibration for anything in this network")
+    return converted
+
+
+def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
+    """The network with its linear and recurrent layers in INT8, weights per channel, activations' scales from each
+    input. Raises Unsupported where it has none.
+
+    torch.ao has no INT8 for nn.RNN, nor for recurrent layers without biases or with projections: they stay in FP32.
+    """
+    from torch import nn
+
+    with quiet():
+        from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+        def has_kernel(module: Any) -> bool:
+            recurrent = type(module) in (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+            return type(module) is nn.Linear or (recurrent and module.bias and not getattr(module, "proj_size", 0))
+
+        alone = recipe.left_alone(network)
+        network = with_open_attention(network, example)
+        closed = {part for box in closed_attention(network) for part in box.modules()}  # they read their parts' weights
+        layers = [(name, module) for name, module in network.named_modules() if has_kernel(module)]
+        names = [name for name, module in layers if name not in alone and module not in closed]
+        if names == [""]:
+            network, names = nn.Sequential(network), ["0"]  # a layer is exchanged in what it is part of
+        if not names:
+            raise Unsupported(
+                "torch.ao quantizes activations at run time in linear layers, LSTM and GRU with biases, and recurrent "
+                "cells; this network has none"
+            )
+        return quantize_dynamic(network, dict.fromkeys(names, per_channel_dynamic_qconfig), inplace=True)
+
+
+def patterns() -> Any:
+    """torch.ao's table of what has INT8 kernels, without those that err or that compute in FP32 (PyTorch 2.15.0).
+
+    Transposed convolutions give rubbish,
+    oneDNN's where they change the number of channels, FBGEMM's for 2x2 at stride 2; normalization is folded wrongly
+    into those of several groups. The product of two activations is computed in FP32 between a dequantization and a
+    quantization: that is no INT8.
+    """
+    import torch
+    from torch.ao.quantization.backend_config import BackendConfig, get_native_backend_config
+
+    axes = (1, 2, 3)
+    barred = {
+        torch.matmul,
+        *(getattr(torch.nn, f"ConvTranspose{count}d") for count in axes),
+        *(getattr(torch.nn.functional, f"conv_transpose{count}d") for count in axes),
+    }
+
+    def parts(pattern: Any) -> set[Any]:
+        return set().union(*map(parts, pattern)) if isinstance(pattern, tuple) else {pattern}
+
+    table = BackendConfig("native without what errs")
+    return table.set_backend_pattern_configs(
+        [entry for entry in get_native_backend_config().configs if barred.isdisjoint(parts(entry.pattern))]
+    )
+
+
+def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.ndarray | None = None) -> torch.nn.Module:
+    """The network with its floating input cast to its own number format, and its floating outputs to float32; whole
+    numbers stay as they are.
+
+    An input that must be exact (see Interface) is not cast at the network's door: there each module that has weights
+    casts what it is given. Raises Unsupported where the network cannot be called so on an example (1, ...): where it
+    multiplies by such an input outside of its modules, and where this processor lacks a kernel, as oneDNN's LSTM.
+    """
+    import torch
+
+    late = getattr(network, "exact_input", False)
+
+    def cast(value: Any) -> Any:
+        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if floating else value
+
+    def casting(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(cast(value) for value in given)
+
+    class Cast(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            outputs = self.network(x if late else cast(x))
+            if isinstance(outputs, torch.Tensor):
+                return outputs.to(torch.float32) if outputs.is_floating_point() else outputs
+            return tuple(one.to(torch.float32) if one.is_floating_point() else one for one in outputs)
+
+    whole = Cast().eval()
+    if late:
+        for module in network.modules():
+            if any(parameter.is_floating_point() for parameter in module.parameters(recurse=False)):
+                module.register_forward_pre_hook(casting)
+    if example is not None:
+        try:
+            predictor(whole)(example)
+        except RuntimeError as error:
+            line = str(error).splitlines()[0]
+            if not late or "primitive" in line:
+                raise Unsupported(f"PyTorch cannot compute this network in bfloat16 here: {line}") from error
+            raise Unsupported(
+                f"bfloat16 would round the network's input ({example.dtype}), which it must have exactly, and it "
+                "multiplies by that outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
+                f"{line}"
+            ) from error
+    return whole
+
+
+def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.fx.GraphModule:
+    """The network with observers where static INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace
+    it.
+
+    Weights per channel and symmetric. What FX or the kernels do not know is told by what they do.
+    Fewer than 8 bits are simulated by fewer levels in the storage and kernels of 8: weights keep to 2^bits - 1 about 0,
+    activations to 2^bits over the range that calibration saw. What lies beyond that range is not cut off, for these
+    kernels know no such limit.
+    """
+    import torch
+
+    with quiet():
+        from torch.ao.quantization import (
+            HistogramObserver,
+            MinMaxObserver,
+            QConfig,
+            QConfigMapping,
+            default_per_channel_weight_observer,
+            get_default_qconfig_mapping,
+        )
+        from torch.ao.quantization.quantize_fx import prepare_fx
+
+        activations, weights = HistogramObserver.with_args(reduce_range=saturating(network)), {}
+        if recipe.bits < 8:
+            most = 2 ** (recipe.bits - 1) - 1
+            activations = MinMaxObserver.with_args(quant_min=0, quant_max=2**recipe.bits - 1)
+            weights = {"quant_min": -most, "quant_max": most}
+        usual = QConfig(activations, default_per_channel_weight_observer.with_args(**weights))
+        mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
+        mapping.set_global(None if recipe.only else usual)
+        # in 256 levels of a sigmoid sure boxes tie: SCRFD's COCO AP is 0.28, not 0.34
+        for sigmoid in (torch.sigmoid, torch.nn.Sigmoid, "sigmoid", "sigmoid_"):
+            mapping.set_object_type(sigmoid, None)
+        for name in recipe.only:
+            mapping.set_module_name(name, usual)
+        for name in recipe.left:
+            mapping.set_module_name(name, None)
+        network = without_transposed(with_open_attention(network, example), example)
+        # the kernel of nn.PReLU scales what is above zero as well: 3 dB of signal to noise, not 35 (PyTorch 2.15.0)
+        network = without_prelu(without_padding_modes(network))
+        try:
+            example_tensor = (torch.from_numpy(example),)
+            watched = prepare_fx(in_order(network), mapping, example_tensor, backend_config=patterns())
+        except Unsupported:
+            raise
+        except Exception as error:
+            line = str(error).strip().splitlines()[0]
+            raise BuildError(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
+        _mend(watched, example)
+        return watched
+
+
+def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
+    """Take observers from what is no float, which they cannot observe; give convolutions that are called as functions
+    all their arguments, without which conversion fails; and name products of activations so that conversion leaves them
+    in FP32, see `patterns`.
+    """
+    import torch
+    from torch.ao.quantization import ObserverBase
+
+    axes_of = {getattr(torch.nn.functional, f"conv{axes}d"): axes for axes in (1, 2, 3)}
+    useless = set()
+
+    class Types(torch.fx.Interpreter):
+        def run_node(self, node: torch.fx.Node) -> Any:
+            if node.op == "call_module" and isinstance(watched.get_submodule(str(node.target)), ObserverBase):
+                value = self.env[node.all_input_nodes[0]]
+                if not value.is_floating_point():
+                    useless.add(node)
+                return value
+            return super().run_node(node)
+
+    with torch.no_grad():
+        Types(watched).run(torch.from_numpy(example.copy()))
+    for node in list(watched.graph.nodes):
+        if node in useless:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            watched.graph.erase_node(node)
+        elif node.target in (torch.matmul, operator.matmul, "matmul"):
+            node.op, node.target = "call_function", torch.ops.aten.matmul.default
+        elif node.target in axes_of:
+            usual = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+            given = dict(zip(("input", "weight", *usual), node.args, strict=False)) | node.kwargs
+            more = {name: given.get(name, value) for name, value in usual.items()}
+            for name in ("stride", "padding", "dilation"):
+                if isinstance(more[name], int):
+                    more[name] = (more[name],) * axes_of[node.target]
+            node.args, node.kwargs = (given["input"], given["weight"], *more.values()), {}
+    watched.recompile()
+
+
+def in_order(network: torch.nn.Module) -> torch.nn.Module:
+    """The network, traced, in which what follows a write into a tensor takes the write's result; the network itself
+    where it has none. Raises Unsupported where it writes into a part of a tensor.
+
+    FX knows no order but that of results: after `x.sub_(mean)` it quantizes the x of before, and loses all but 2 dB.
+    """
+    from torch.ao.quantization.fx.tracer import QuantizationTracer
+    from torch.fx import GraphModule, Node
+
+    graph = QuantizationTracer([], []).trace(network)
+    place = {node: number for number, node in enumerate(graph.nodes)}
+    written = False
+    for node in graph.nodes:
+        target = _written(node, network)
+        if not isinstance(target, Node):
+            continue
+        later = [user for user in target.users if place[user] > place[node]]
+        whole = target.args[0] if target.args and _is_part(target) else None
+        if isinstance(whole, Node) and any(place[user] > place[node] for user in whole.users):
+            raise Unsupported("torch.ao's FX cannot follow a network that writes into a part of a tensor")
+        if later:
+            target.replace_all_uses_with(node, later.__contains__)
+            written = True
+    return GraphModule(network, graph) if written else network
+
+
+def _written(node: torch.fx.Node, network: torch.nn.Module) -> Any:
+    """What a node of a graph writes into, None where it writes into nothing."""
+    if isinstance(node.kwargs.get("out"), type(node)):
+        return node.kwargs["out"]
+    name = str(getattr(node.target, "__name__", node.target)) if node.op.startswith("call_") else ""
+    if node.op == "call_module":
+        in_place = getattr(network.get_submodule(str(node.target)), "inplace", False) is True
+    else:
+        in_place = (name.endswith("_") and not name.endswith("__")) or node.kwargs.get("inplace") is True
+    return node.args[0] if in_place and node.args else None
+
+
+def _is_part(node: torch.fx.Node) -> bool:
+    """Whether a node's result may share memory with what it is made of."""
+    return str(getattr(node.target, "__name__", node.target)) in VIEWS
