@@ -165,7 +165,12 @@ def _source_digest(builder: Engine) -> str:
             name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
             neighbour = sys.modules.get(str(name))
             file = getattr(neighbour, "__file__", None)
-            if file is None or file in files or Path(file).parent != Path(str(module.__file__)).parent:
+            if (
+                neighbour is None
+                or file is None
+                or file in files
+                or Path(file).parent != Path(str(module.__file__)).parent
+            ):
                 continue
             files.add(file)
             waiting.append(neighbour)

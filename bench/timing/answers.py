@@ -54,8 +54,8 @@ def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
     network_weights = weights_of(session.store, session.source)
     assert network_weights is not None
     recipe = recipe_for(session.source.model, session.case.precision)
-    trial = trial(engines.get(session.case.engine), recipe, session.source, network_weights)
-    return [asdict(layer) for layer in sensitivity.ranked(trial, recipe)]
+    tried = trial(engines.get(session.case.engine), recipe, session.source, network_weights)
+    return [asdict(layer) for layer in sensitivity.ranked(tried, recipe)]
 
 
 def _slice(facts: dict[str, Any]) -> dict[str, Any]:

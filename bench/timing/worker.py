@@ -1,4 +1,4 @@
-"""The clean process that owns one engine session, and the handle by which the harness asks it.
+"""The clean process that owns one engine session, from the inside.
 
 Questions and answers are JSON, one line each. The worker's own standard output is sent to its log, so that whatever a
 library prints cannot pass for an answer.
@@ -23,8 +23,6 @@ from bench.progress import send_to
 from bench.spec.registry import Origin
 from bench.timing.answers import QUESTIONS
 from bench.timing.handle import MARK, kill_group, kill_marked
-
-# What follows runs in the worker's process.
 
 
 def _settle(memory_bytes: int | None) -> None:
