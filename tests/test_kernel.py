@@ -65,9 +65,12 @@ def test_right_kernels_give_what_the_quantized_network_says(engine, layer, tmp_p
 
 
 @pytest.mark.skipif(not saturates(), reason="this processor sums 8-bit products in 32 bits")
-@pytest.mark.parametrize(("engine", "layer"), [("onnxruntime", "convolution"), ("openvino", "linear")])
-def test_saturation_is_named_where_weights_have_all_8_bits(engine, layer, monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.import_module(f"bench.engines.{engine}"), "saturates", lambda: False)
+@pytest.mark.parametrize(
+    ("engine", "layer", "module"),
+    [("onnxruntime", "convolution", "onnx_quantization"), ("openvino", "linear", "openvino")],
+)
+def test_saturation_is_named_where_weights_have_all_8_bits(engine, layer, module, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.import_module(f"bench.engines.{module}"), "saturates", lambda: False)
     facts = facts_of(engine, layer, tmp_path)
     assert facts["kernel_db"] < facts["quantized_db"] - 6
     assert list(doubts(facts))
@@ -78,7 +81,7 @@ def test_weights_of_onnx_runtime_keep_to_7_bits_where_kernels_saturate(short, mo
     import onnx
     from onnx import numpy_helper
 
-    monkeypatch.setattr(importlib.import_module("bench.engines.onnxruntime"), "saturates", lambda: short)
+    monkeypatch.setattr(importlib.import_module("bench.engines.onnx_quantization"), "saturates", lambda: short)
     engines.get("onnxruntime").build(network("linear"), recipes.get("int8_static"), inputs(), tmp_path)
     tables = [numpy_helper.to_array(table) for table in onnx.load(tmp_path / "model.onnx").graph.initializer]
     assert max(abs(table.astype(int)).max() for table in tables if table.dtype == "int8") == most
@@ -88,7 +91,7 @@ def test_torchs_own_kernel_for_prelu_is_named_where_it_is_used(monkeypatch, tmp_
     """It multiplies positive values by the slope as well (PyTorch 2.15.0); the engine keeps off it."""
     from torch.ao.quantization.backend_config import get_native_backend_config
 
-    from bench.engines import torch as module
+    from bench.engines import torch_quantization as module
 
     monkeypatch.setattr(module, "patterns", get_native_backend_config)
     monkeypatch.setattr(module, "without_prelu", lambda network: network)

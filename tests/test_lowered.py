@@ -179,6 +179,20 @@ def test_dynamic_int8_of_convolutions_alone_is_unsupported(engine, tmp_path):
         engines.get(engine).build(network, recipes.get("int8_dynamic"), samples(3, 8, 8), tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("engine", ["torch", "torchscript"])
+def test_what_resizes_quantized_numbers_is_counted_through(engine, mode, tmp_path):
+    from torch import nn
+
+    def network():
+        up = nn.Upsample(size=(16, 16), mode=mode)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), up, nn.Conv2d(4, 2, 1)).eval().requires_grad_(False)
+
+    found = lowered(layers(engine, "int8_static", network, samples(3, 8, 8), tmp_path), "int8")
+    assert found["macs"] == {"int8": 1.0}
+    assert found["layers"] == 2
+
+
 def test_what_fx_takes_for_one_operation_stays_and_says_so(tmp_path):
     found = layers("torch", "int8_static", closed_attention, samples(12, 16), tmp_path)
     assert [layer.name for layer in found if layer.format == "int8"] == ["head"]

@@ -12,7 +12,7 @@ from bench.measure import measure
 from bench.spec.case import Case
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.model import Model, Weights, models
-from bench.timing import session
+from bench.timing import builder
 from bench.timing.bench import Bench
 from bench.timing.builder import built_by
 from bench.timing.prepare import prepare
@@ -71,7 +71,7 @@ def asked(monkeypatch):
     def worker_for(case, bench, threads, told=None, python=sys.executable):
         return Stand(engines.get(case.engine).environment(threads))
 
-    monkeypatch.setattr(session, "worker_for", worker_for)
+    monkeypatch.setattr(builder, "worker_for", worker_for)
     for registry in (models, datasets, engines):
         monkeypatch.setattr(registry, "_members", dict(registry._members))
     datasets.add("ones", Dataset("ones", "ones", lambda split, folder: Samples(np.ones((4, 8)), np.zeros(4))))

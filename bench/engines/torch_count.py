@@ -99,13 +99,14 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
                 with self:
                     return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
             formula = FORMULAS.get(func._schema.name)
-            if formula is None and not _counts(func):
+            given = tensors_in((args, kwargs))
+            # PyTorch's decompositions know no quantized tensors, and what moves those multiplies nothing
+            if formula is None and not _counts(func) and not any(one.is_quantized for one in given):
                 with self:
                     whole = func.decompose(*args, **kwargs)
                 if whole is not NotImplemented:
                     return whole
             output = func(*args, **kwargs)
-            given = tensors_in((args, kwargs))
             made_of = [origins.get(place, _Origin(True, False)) for place in map(place_of, given)]
             if formula is not None or _counts(func):
                 named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
