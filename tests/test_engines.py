@@ -34,7 +34,7 @@ def test_an_engine_whose_package_is_missing_says_so(monkeypatch):
     import toy  # noqa: F401 - registers the model
 
     monkeypatch.setattr(engines.get("openvino"), "packages", ("openvino", "no-such-package"))
-    assert unsupported(Case("linear", "fp32", "openvino"), None) == "package no-such-package is not installed"
+    assert unsupported(Case("linear", "fp32", "openvino"), None).startswith("package no-such-package is not installed")
 
 
 def test_fp32_on_openvino_is_not_bfloat16(tmp_path):

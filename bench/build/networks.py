@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.errors import DataError
+from bench.errors import DataError, Unsupported
 from bench.spec.model import Source
+from bench.spec.packages import lacking
 from bench.store import source_digest as source_digest
 from bench.store import versions as versions
 
@@ -19,14 +20,21 @@ TIED = "tied"
 
 
 def architecture(source: Source) -> torch.nn.Module:
-    """The model's network in eval mode, as its own function, or its weights' file, makes it under the fixed seed."""
+    """The model's network in eval mode, as its own function, or its weights' file, makes it under the fixed seed.
+
+    Raises Unsupported where a package that it imports is not installed.
+    """
     import torch
 
     torch.manual_seed(SEED)
-    if source.weights.network is not None and source.weights_file is not None:
-        return source.weights.network(source.weights_file).eval()
-    assert source.model.network is not None, f"{source.model.name} has neither a network nor a file that holds one"
-    return source.model.network().eval()
+    try:
+        if source.weights.network is not None and source.weights_file is not None:
+            return source.weights.network(source.weights_file).eval()
+        assert source.model.network is not None, f"{source.model.name} has neither a network nor a file that holds one"
+        return source.model.network().eval()
+    except ModuleNotFoundError as error:
+        reason = lacking([(error.name or str(error)).partition(".")[0].replace("_", "-")])
+        raise Unsupported(f"{source.model.name}'s network cannot be built: {reason or error}") from error
 
 
 def load_state(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:

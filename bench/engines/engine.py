@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -131,12 +131,7 @@ class Engine(ABC):
 
     def missing(self) -> str | None:
         """Give the reason why the engine cannot run at all here, None where it can."""
-        for package in self.packages:
-            try:
-                importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                return f"package {package} is not installed"
-        return None
+        return lacking(self.packages)
 
 
 def two_of(samples: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ class Inductor(Engine):
             return "PT2E's quantizer for x86 lowers whole networks here"
         if recipe.number_format == "int8" and platform.machine().lower() not in ("x86_64", "amd64"):
             return "the Inductor quantizer serves x86 only"
-        return None
+        return pt2e.missing() if recipe.number_format == "int8" else None
 
     def settings(self) -> dict[str, object]:
         """Whether activations keep to 7 bits, and which package quantizes."""

@@ -12,6 +12,7 @@ from bench.engines.torch import WHOLE_NUMBERS
 from bench.engines.torch_modules import predictor
 from bench.engines.torch_quantization import CALIBRATION_BATCH
 from bench.errors import BuildError, Unsupported
+from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -21,8 +22,20 @@ if TYPE_CHECKING:
 
 def package() -> str:
     """The package that has PT2E for this torch: torchao from torch 2.10, before that torch itself."""
+    if not needed():
+        return "torch.ao"
+    return "no torchao" if missing() else f"torchao {importlib.metadata.version('torchao')}"
+
+
+def needed() -> tuple[str, ...]:
+    """The distributions that PT2E needs beside this torch."""
     release = tuple(int(part) for part in importlib.metadata.version("torch").split("+")[0].split(".")[:2])
-    return f"torchao {importlib.metadata.version('torchao')}" if release >= (2, 10) else "torch.ao"
+    return ("torchao",) if release >= (2, 10) else ()
+
+
+def missing() -> str | None:
+    """Give the reason why PT2E cannot be had here, None where it can."""
+    return lacking(needed())
 
 
 def functions() -> SimpleNamespace:

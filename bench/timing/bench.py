@@ -9,6 +9,7 @@ from bench.engines import engines
 from bench.errors import BenchError, LackingData
 from bench.spec.case import Case
 from bench.spec.model import models, source
+from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe, recipes
 from bench.store import Store
 from bench.timing.sampling import Plan
@@ -54,10 +55,15 @@ def unsupported(case: Case, data: Path | None) -> str | None:
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
     try:
-        source(model, data)
+        given = source(model, data)
     except LackingData as error:
         return str(error)
-    return engine.missing() or engine.supports(recipe, case.device) or _not_stated(case.engine, recipe)
+    return (
+        engine.missing()
+        or lacking(given.dataset.packages)
+        or engine.supports(recipe, case.device)
+        or _not_stated(case.engine, recipe)
+    )
 
 
 def _not_stated(name: str, recipe: Recipe) -> str | None:
