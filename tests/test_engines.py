@@ -11,6 +11,7 @@ from networks import encoder
 
 from bench import Case, engines, models, recipes
 from bench.errors import Unsupported
+from bench.machine.isa import saturates
 from bench.measure import measure
 from bench.spec.recipe import Recipe
 from bench.statistics import sqnr_db
@@ -23,6 +24,7 @@ pytest_plugins = "pytester"
 ENGINES = ("torch", "torchscript", "inductor", "onnxruntime", "onnxruntime_mobile", "openvino", "executorch")
 QUICK = Plan(least_launches=1, most_launches=1, pass_s=0.01, slice_s=0.001)
 README = Path(__file__).parents[1] / "README.md"
+BIT_DB = 6.02 if saturates() else 0.0  # torch.ao keeps activations to 7 bits there: half as many levels
 
 
 def test_every_engine_gives_a_reason_for_a_device_it_does_not_serve():
@@ -205,7 +207,7 @@ def test_static_int8_of_ordinary_layers_on_torch_ao_is_near_fp32(name, engine, t
 
     samples = np.random.default_rng(0).normal(size=(16, 8, 10)).astype(np.float32)
     found, known = outputs_of(engine, modules_for_torch()[name], recipes.get("int8_static"), samples, tmp_path)
-    assert 28 < sqnr_db(found, known) < 90
+    assert 28 - BIT_DB < sqnr_db(found, known) < 90
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -288,7 +290,7 @@ def test_int8_of_a_decoder_is_near_fp32(kind, engine, tmp_path):
     samples = np.random.default_rng(0).normal(size=(16, 3, 12, 10)).astype(np.float32)
     found, known = outputs_of(engine, Decoder(kind), recipes.get("int8_static"), samples, tmp_path)
     assert found.shape == known.shape
-    assert 25 < sqnr_db(found, known) < 90
+    assert 25 - BIT_DB < sqnr_db(found, known) < 90
 
 
 def recurrent(kind):
