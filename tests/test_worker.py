@@ -134,11 +134,11 @@ def test_a_strip_of_pictures_that_cannot_be_drawn_is_a_warning(tmp_path, monkeyp
 
     from bench import Samples
     from bench.tasks import tasks
-    from bench.timing import worker
+    from bench.timing import judging
 
     monkeypatch.setattr(tasks.get("classification"), "shown", lambda *what: {"original": "no picture"}, raising=False)
     session = SimpleNamespace(case=CASE, source=SimpleNamespace(model=SimpleNamespace(task="classification")))
-    names, warnings = worker._pictures(str(tmp_path), session, Samples([0], [0]), [0], [0])
+    names, warnings = judging._pictures(str(tmp_path), session, Samples([0], [0]), [0], [0])
     assert names == []
     assert len(warnings) == 1
     assert warnings[0].startswith("no strip of pictures: AttributeError: ")
@@ -331,7 +331,7 @@ def test_a_session_that_waits_for_another_ones_build_tells_so(tmp_path, monkeypa
 
 def test_a_peak_that_cannot_be_measured_is_told_once_and_costs_no_case(tmp_path, monkeypatch):
     with Shared(Bench(tmp_path, timeout_s=60.0)) as shared:
-        monkeypatch.setattr("bench.timing.session.Worker", Unable)
+        monkeypatch.setattr("bench.timing.baseline.Worker", Unable)
         with pytest.warns(BenchWarning, match="the peak of 1 threads is not measured: it broke"):
             assert shared.peak(1, "fp32", 1.0) is None
         assert shared.peak(1, "fp32", 1.0) is None
@@ -400,7 +400,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import toy
 from bench import Case
-from bench.timing.session import Bench, Session, built_by
+from bench.timing.bench import Bench
+from bench.timing.builder import built_by
+from bench.timing.session import Session
 bench = Bench(Path({str(bench.cache)!r}))
 case = Case("linear", "fp32", "toy", batch=4)
 session = Session(case, bench, built_by(case, bench))
