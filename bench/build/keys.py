@@ -29,7 +29,8 @@ NETWORK = "network.json"
 
 # the harness's own rooms that shape what is built
 SHAPING = (
-    *("build/networks.py", "build/weights.py", "build/reference.py", "build/artefact.py", "build/onnx_files.py"),
+    *("build/keys.py", "build/networks.py", "build/weights.py", "build/reference.py", "build/artefact.py"),
+    "build/onnx_files.py",
     *("spec/interface.py", "spec/tiling.py", "tasks/inference.py"),
 )
 

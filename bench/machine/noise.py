@@ -112,6 +112,3 @@ class Watch:
             "probes": self.probes,
             "best": best,
         }
-
-
-# What follows runs in the probe's process.

@@ -1,6 +1,7 @@
 """The handle by which the harness asks a worker: a fresh process that owns one engine session.
 
-Questions and answers are JSON, one line each."""
+Questions and answers are JSON, one line each.
+"""
 
 from __future__ import annotations
 
