@@ -170,6 +170,37 @@ def test_openvinos_grouped_transposed_convolution_stays_and_says_so(tmp_path):
     ]
 
 
+def test_openvinos_attention_run_as_two_products_keeps_their_formats_apart():
+    """What AVX2 executes: the product before the softmax in INT8, the one behind it, which bears the name, in FP32."""
+    import openvino
+    from openvino import opset13 as op
+
+    from bench.engines.openvino_count import layers_of
+
+    def read():
+        return [op.parameter([1, 4, 16, 8], np.float32) for _ in range(3)]
+
+    def executed(product, name, kernel):
+        product.set_friendly_name(name)
+        told = {"layerType": "MatMul", "primitiveType": kernel, "originalLayersNames": name}
+        for key, value in told.items():
+            product.rt_info[key] = value
+        return product
+
+    inputs = read()
+    attention = op.scaled_dot_product_attention(*inputs)
+    attention.set_friendly_name("attention")
+    q, k, v = read()
+    scores = executed(op.matmul(q, k, False, True), "MatMul_3662", "jit_gemm_i8")
+    values = executed(op.matmul(op.softmax(scores, 3), v, False, False), "attention", "brgemm_avx2_f32")
+    counted = layers_of(openvino.Model([attention], inputs), openvino.Model([values], [q, k, v]), 1)
+    assert [(layer.name, layer.format) for layer in counted] == [
+        ("attention (queries by keys)", "int8"),
+        ("attention (weights by values)", "fp32"),
+    ]
+    assert {layer.macs for layer in counted} == {4 * 16 * 16 * 8}
+
+
 @pytest.mark.parametrize("engine", ["torch", "inductor"])
 def test_dynamic_int8_of_convolutions_alone_is_unsupported(engine, tmp_path):
     from torch import nn

@@ -86,8 +86,10 @@ def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
 
 
 def _named(product: Product, steps: Sequence[Step]) -> Step | None:
-    name = product.name.removesuffix(_SECOND)
-    return next((step for step in steps if name in step.names), None)
+    """The node that bears the operation's name. Where attention runs as two MatMul, the name is the second's alone."""
+    name = product.name.removesuffix(_FIRST).removesuffix(_SECOND)
+    step = next((step for step in steps if name in step.names), None)
+    return None if step is not None and step.layer == "MatMul" and product.name.endswith(_FIRST) else step
 
 
 def _alike(product: Product, steps: Sequence[Step]) -> Step | None:
@@ -151,7 +153,7 @@ def executed_macs(layer: str, given: Sequence[tuple[int, ...]], made: Sequence[t
     return 0
 
 
-_SECOND = " (weights by values)"
+_FIRST, _SECOND = " (queries by keys)", " (weights by values)"
 
 
 def products_of(model: Any) -> Iterator[Product]:
@@ -197,7 +199,7 @@ def _product(node: Any, times: int) -> Iterator[Product]:
     elif operation == "ScaledDotProductAttention":
         q, k, v = given[:3]
         scores = math.prod(q[:-1]) * k[-2]
-        yield product("matmul", scores * q[-1])
+        yield product("matmul", scores * q[-1], more=_FIRST)
         between = "the softmax before it is not quantized"
         yield product("matmul", scores * v[-1], quantized=False, more=_SECOND, reason=between)
     elif operation in RECURRENT:
