@@ -261,14 +261,14 @@ def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
 
 
 def _sensitivity(chosen: argparse.Namespace) -> int:
-    from bench.build import sensitivity
     from bench.engines import engines
     from bench.progress import Bar
     from bench.report import ranking
     from bench.spec.case import Case
     from bench.spec.recipe import recipes
     from bench.timing.bench import unsupported
-    from bench.timing.builder import facts_of, worker_for
+    from bench.timing.builder import target_of, worker_for
+    from bench.timing.protocol import Rank
     from bench.timing.sampling import QUICK
 
     bench, case = _bench(chosen, QUICK), Case.named(chosen.case)
@@ -280,8 +280,7 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     if reason is not None:
         raise BadCase(f"{case.id} cannot be ranked: {reason}")
     with Bar() as bar, worker_for(case, bench, os.cpu_count() or 1, bar.told) as worker:
-        found = worker.ask("rank", bench.timeout_s, PATIENCE, **facts_of(case, bench))
-    layers = [sensitivity.Layer(**one) for one in found]
+        layers = worker.ask(Rank(target_of(case, bench)), bench.timeout_s, PATIENCE)
     if chosen.plot is not None:
         from bench.report.plots import drawn
 

@@ -1,5 +1,13 @@
 """Every way the harness can refuse, each with a message that names what was asked, what there is and what to do."""
 
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
 
 class BenchError(Exception):
     """Base of all errors whose message is one line for the user; the plugin and the command line print it bare."""
@@ -55,3 +63,26 @@ class MergeError(BenchError):
 
 class BenchWarning(UserWarning):
     """Something the user should know that does not stop the run."""
+
+
+@contextmanager
+def refusals(root: Path, lock: AbstractContextManager[object] | None = None) -> Iterator[None]:
+    """Turn the file system's refusals into one line that says what to do; hold the lock meanwhile."""
+    try:
+        if lock is None:
+            yield
+        else:
+            with lock:
+                yield
+    except BenchError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free_mb = shutil.disk_usage(root).free / 1e6
+            what = f"the disk is full ({free_mb:.1f} MB free)"
+            raise CacheError(f"cannot write the cache at {root}: {what}; free some or choose --bench-cache") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise CacheError(
+                f"cannot write the cache at {root}: {error.strerror}; choose another by --bench-cache"
+            ) from error
+        raise

@@ -24,6 +24,17 @@ from bench.machine.interpreter import Interpreter
 from bench.records.record import Record
 from bench.spec.case import Case
 from bench.spec.model import models, source
+from bench.spec.outcome import (
+    ArtifactFacts,
+    Baseline,
+    Efficiency,
+    Kernel,
+    Lowered,
+    Medians,
+    Process,
+    Speedup,
+    Spent,
+)
 from bench.spec.recipe import recipes
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
 from bench.store import Artifact, source_digest
@@ -31,6 +42,7 @@ from bench.timing.baseline import Shared
 from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import built_by, find, folders_of, origins
 from bench.timing.pairs import Pairs
+from bench.timing.protocol import AskKernel, AskLayers, AskUsage, Evaluate, Explain, Opened, Usage
 from bench.timing.sampling import Launch, Plan, two_stages
 from bench.timing.session import JUDGING, Session, compiled
 
@@ -55,7 +67,7 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> dict[str, Any
     files = {*Path(__file__).parent.rglob("*.py"), *(Path(file) for origin in origins() for file in origin.files())}
     return {
         "code": sorted(source_digest(file) for file in files),
-        "machine": describe(),
+        "machine": asdict(describe()),
         "plan": asdict(bench.plan),
         "bench": [
             str(bench.cache),
@@ -73,13 +85,14 @@ def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> boo
     """Whether what a record measured is what would be measured now: this case beside this baseline, the same artefact,
     judged by the same answers of FP32 to the same data.
     """
-    if record.case != case or record.speedup.get("baseline", {}).get("case") != baseline.axes():
+    beside = record.speedup and record.speedup.baseline and record.speedup.baseline.case
+    if record.case != case or beside != baseline or record.artifact is None:
         return False
     built = find(case, bench)
     if built is None:
         return False
     digests = (digest_of(built[0], engines.get(case.engine)), built[1].digest)
-    return digests == (record.artifact["digest"], record.artifact["reference"])
+    return digests == (record.artifact.digest, record.artifact.reference)
 
 
 def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shared | None = None) -> Record:
@@ -101,7 +114,7 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
             except BaselineError as error:
                 alone = _measured(case, bench, None, common)
                 assert baseline is not None
-                return replace(alone, speedup={"baseline": {"case": baseline.axes()}, "reason": str(error)})
+                return replace(alone, speedup=Speedup(Baseline(baseline), reason=str(error)))
         except Unsupported as error:
             return Record(case, "unsupported", str(error))
         except BenchError as error:
@@ -114,69 +127,70 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     kept = compiled(case, bench, built)
     shared.mend()
     began = time.monotonic()
-    with Pairs(case, bench, built | ({"compiled": kept["folder"]} if kept else {}), baseline, shared) as pairs:
+    built = built if kept is None else replace(built, compiled=kept.folder)
+    with Pairs(case, bench, built, baseline, shared) as pairs:
         first = two_stages(plan, pairs, baseline is not None, time.monotonic)
         launches, watch, session = pairs.launches, pairs.watch, pairs.sessions[0]
-        usage = _used(pairs.before, session.ask("usage"))
-        folder = None if bench.pictures is None else str(bench.pictures)
-        judged = session.ask("evaluate", JUDGING, pictures=folder)
-        executed = session.ask("explain", JUDGING) if bench.explain else {}
+        usage = session.ask(AskUsage())
+        judgement = session.ask(Evaluate(bench.pictures), JUDGING)
+        executed = session.ask(Explain(), JUDGING) if bench.explain else None
         opened = session.opened
         # asked last: should either break the worker, the rest is known
         counted, kernel_facts = _counted(session), _kernel(session)
     recipe = recipes.get(case.precision)
-    reason = contradiction(recipe, judged["fidelity"]["sqnr_db"], counted, judged["raw"])
+    reason = contradiction(recipe, judgement.outputs, counted)
     if reason is not None:
         return Record(case, "failed", reason)
     watch.probes.append(shared.probe(case.threads))
-    watch.switches = usage["involuntary_switches"]
+    watch.switches = usage.involuntary_switches
     samples = tuple(sample_s for launch in launches for sample_s in launch.samples_s)
     best = shared.pace.learn(case.threads, watch.probes)
-    efficiency = _efficiency(case, judged["macs_per_item"], statistics.median(samples), shared)
+    efficiency = _efficiency(case, judgement.macs_per_item, statistics.median(samples), shared)
+    process = Process(
+        versions=opened.versions,
+        cores=cores_for(case.threads),
+        pool=opened.pool,
+        call_overhead_s=opened.call_overhead_s,
+        threads_used=_threads_used(pairs.before, usage),
+    )
     return Record(
         case,
         "ok",
-        quality=judged["quality"],
-        fidelity=judged["fidelity"],
-        drop=judged["drop"],
-        answers=judged["answers"],
-        pictures=tuple(judged["pictures"]),
-        speedup=_speedup(launches, first, pairs.others[0].session, plan) if pairs.others else {},
-        latency=latency([launch.samples_s for launch in launches], opened["calls_per_sample"], first),
+        quality=judgement.quality,
+        judged=judgement.judged,
+        fidelity=judgement.fidelity,
+        drop=judgement.drop,
+        answers=judgement.answers,
+        pictures=judgement.pictures,
+        speedup=_speedup(launches, first, pairs.others[0].session, plan) if pairs.others else None,
+        latency=latency([launch.samples_s for launch in launches], opened.calls_per_sample, first),
         throughput_items_per_s=case.batch * len(samples) / sum(samples),
-        load_s=opened["load_s"],
-        first_call_s=opened["first_call_s"],
-        first_call_cold_s=kept.get("seconds"),
-        steady=opened["steady"],
-        peak_rss_bytes=usage["peak_rss_bytes"],
-        artifact={
-            "digest": digest_of(artifact, engines.get(case.engine)),
-            "bytes": artifact.bytes,
-            "format": engines.get(case.engine).format,
-            "left_in_fp32": opened["left"],
-            "left_by": opened["left_by"],
-            "reference": reference.digest,
-        },
-        calibration=opened["calibration"],
+        load_s=opened.load_s,
+        first_call_s=opened.first_call_s,
+        first_call_cold_s=None if kept is None else kept.first_call_s,
+        steady=opened.steady,
+        peak_rss_bytes=usage.peak_rss_bytes,
+        artifact=ArtifactFacts(
+            digest=digest_of(artifact, engines.get(case.engine)),
+            bytes=artifact.bytes,
+            format=engines.get(case.engine).format,
+            left_in_fp32=opened.left,
+            left_by=opened.left_by,
+            reference=reference.digest,
+        ),
+        calibration=opened.calibration,
         lowered=counted,
-        process={
-            "versions": opened["versions"],
-            "cores": cores_for(case.threads),
-            "pool": opened["pool"],
-            "call_overhead_s": opened["call_overhead_s"],
-            "threads_used": usage["threads_used"],
-        },
+        process=process,
         efficiency=efficiency,
         noise=watch.noise(best),
         explained=executed,
         kernel=kernel_facts,
         energy_j_per_call=pairs.energy.per_call_j,
-        spent={"sampled_s": watch.elapsed_s, "whole_s": time.monotonic() - began},
+        spent=Spent(watch.elapsed_s, time.monotonic() - began),
         warnings=(
-            *_warnings(case, usage, opened["steady"], efficiency),
-            *_of_inputs(opened),
-            *judged["warnings"],
-            *([counted["reason"]] if "reason" in counted else []),
+            *_warnings(case, process, opened, efficiency),
+            *judgement.warnings,
+            *([counted.reason] if counted is not None and counted.reason is not None else []),
             *kernel.doubts(kernel_facts),
         ),
         samples_s=samples,
@@ -189,95 +203,82 @@ def _built(case: Case, bench: Bench) -> tuple[Artifact, Artifact]:
     if built is not None:
         return built
     folders = built_by(case, bench)
-    artifact, reference = (bench.store.at(Path(folders[what])) for what in ("artifact", "reference"))
+    artifact, reference = bench.store.at(folders.artifact), bench.store.at(folders.reference)
     if artifact is None or reference is None:
         raise CacheError(f"what was built for {case.id} is not in the cache at {bench.cache}; is it being emptied?")
     return artifact, reference
 
 
-def _speedup(launches: list[Launch], first: int, baseline: Session, plan: Plan) -> dict[str, Any]:
+def _speedup(launches: list[Launch], first: int, baseline: Session, plan: Plan) -> Speedup:
     interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches], first)
-    return {
-        "baseline": {"case": baseline.case.axes(), "versions": baseline.opened["versions"]},
-        "ratio": interval.ratio,
-        "low": interval.low,
-        "high": interval.high,
-        "confidence": CONFIDENCE,
-        "launches": len(launches),
-        "first": first,
-        "rounds": sum(len(launch.case_s) for launch in launches),
-        "verdict": verdict(interval, plan.interval),
-        "medians": [{"case_s": launch.case_s, "baseline_s": launch.baseline_s} for launch in launches],
-    }
+    return Speedup(
+        baseline=Baseline(baseline.case, baseline.opened.versions),
+        ratio=interval.ratio,
+        low=interval.low,
+        high=interval.high,
+        confidence=CONFIDENCE,
+        launches=len(launches),
+        first=first,
+        rounds=sum(len(launch.case_s) for launch in launches),
+        verdict=verdict(interval, plan.interval),
+        medians=tuple(Medians(tuple(launch.case_s), tuple(launch.baseline_s)) for launch in launches),
+    )
 
 
-def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared) -> dict[str, Any]:
+def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared) -> Efficiency:
     gops = 2 * macs_per_item * case.batch / median_s / 1e9
     peak = shared.peak(case.threads, recipes.get(case.precision).number_format, gops) if gops else None
-    return {
-        "macs_per_item": macs_per_item,
-        "gops": gops,
-        "share_of_peak": None if peak is None else gops / peak.gops,
-        "peak_gops": None if peak is None else peak.gops,
-        "peak_by": None if peak is None else peak.by,
-    }
+    if peak is None:
+        return Efficiency(macs_per_item, gops)
+    return Efficiency(macs_per_item, gops, gops / peak.gops, peak.gops, peak.by)
 
 
-def _kernel(session: Session) -> dict[str, Any]:
+def _threads_used(before: Usage, after: Usage) -> int | None:
+    """How many threads a worker used between two answers: a thread counts that had a tenth of the busiest one's time;
+    None where the system does not tell.
+    """
+    spent = {name: used_s - before.threads_s.get(name, 0.0) for name, used_s in after.threads_s.items()}
+    busiest = max(spent.values(), default=0.0)
+    return sum(used_s > busiest / 10 for used_s in spent.values()) if busiest > 0 else None
+
+
+def _warnings(case: Case, process: Process, opened: Opened, efficiency: Efficiency) -> Iterable[str]:
+    used, steady, counts = process.threads_used, opened.steady, opened.calibration
+    if used is not None and used != case.threads:
+        yield f"{used} threads used the CPU where {case.threads} were asked for"
+    if process.cores is None:
+        yield f"not bound to cores: this system has no affinity, or fewer than {case.threads} CPUs"
+    if not steady.steady:
+        yield f"not steady after {steady.calls} calls in {steady.seconds:.1f} s"
+    if efficiency.share_of_peak is not None and efficiency.share_of_peak > 1:
+        yield (
+            f"its pace is {efficiency.share_of_peak:.0%} of the best that products and convolutions reach here, "
+            f"{efficiency.peak_by}: its library saves multiplications that the network has, or none of these is this "
+            "machine's best"
+        )
+    if counts is not None and counts.used < counts.asked:
+        yield f"calibrated with {counts.used} inputs where {counts.asked} were asked for"
+    if opened.writes_input:
+        yield "the network writes into its input: each call is given a copy of it, which its time includes"
+
+
+def _kernel(session: Session) -> Kernel | None:
     """Whether the kernels compute what the quantized network says; asked last, since a failure may end the worker: it
     is a reason then, and no failure of the case, which is measured.
     """
     if recipes.get(session.case.precision).number_format != "int8":
-        return {}
+        return None
     try:
-        facts: dict[str, Any] = session.ask("kernel")
-        return facts
+        return session.ask(AskKernel())
     except BenchError as error:
-        return {"kernel_db": None, "by": None, "reason": str(error)}
+        return Kernel(reason=str(error))
 
 
-def _used(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What a worker used between two answers to `usage`: a thread counts that had a tenth of the busiest one's time."""
-    spent = {name: used_s - before["threads_s"].get(name, 0.0) for name, used_s in after["threads_s"].items()}
-    busiest = max(spent.values(), default=0.0)
-    return {
-        "involuntary_switches": after["involuntary_switches"],
-        "threads_used": sum(used_s > busiest / 10 for used_s in spent.values()) if busiest > 0 else None,
-        "peak_rss_bytes": after["peak_rss_bytes"],
-    }
-
-
-def _warnings(case: Case, usage: dict[str, Any], steady: dict[str, Any], efficiency: dict[str, Any]) -> Iterable[str]:
-    used = usage["threads_used"]
-    if used is not None and used != case.threads:
-        yield f"{used} threads used the CPU where {case.threads} were asked for"
-    if cores_for(case.threads) is None:
-        yield f"not bound to cores: this system has no affinity, or fewer than {case.threads} CPUs"
-    if not steady["steady"]:
-        yield f"not steady after {steady['calls']} calls in {steady['seconds']:.1f} s"
-    share = efficiency["share_of_peak"]
-    if share is not None and share > 1:
-        yield (
-            f"its pace is {share:.0%} of the best that products and convolutions reach here, {efficiency['peak_by']}: "
-            "its library saves multiplications that the network has, or none of these is this machine's best"
-        )
-
-
-def _of_inputs(opened: dict[str, Any]) -> Iterable[str]:
-    """What is to be said of the inputs that a case was calibrated and called with."""
-    counts = opened["calibration"]
-    if counts and counts["used"] < counts["asked"]:
-        yield f"calibrated with {counts['used']} inputs where {counts['asked']} were asked for"
-    if opened["writes_input"]:
-        yield "the network writes into its input: each call is given a copy of it, which its time includes"
-
-
-def _counted(session: Session) -> dict[str, Any]:
+def _counted(session: Session) -> Lowered | None:
     """What of the network the session's artefact holds in which number format; where counting breaks, the reason: a
     case that was measured is not lost by it.
     """
     try:
-        counted: dict[str, Any] = session.ask("layers", JUDGING)
+        return session.ask(AskLayers(), JUDGING)
     except BenchError as error:
-        return {"reason": f"it could not be counted what was lowered: {error}"}
-    return counted
+        return Lowered(reason=f"it could not be counted what was lowered: {error}")

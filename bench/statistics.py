@@ -6,7 +6,7 @@ import math
 import numbers
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
@@ -38,17 +38,35 @@ def supported(percentile: int, count: int, confidence: float = CONFIDENCE) -> bo
     return count > 0 and 1 - q**count - (1 - q) ** count >= confidence
 
 
-def latency(launches: Sequence[Sequence[float]], together: int = 1, first: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Latency:
+    """What one call on one batch took, in seconds: percentiles of the samples, None where these do not support them.
+
+    interval          the percentiles that have one: (low, high) over launches.
+    samples           how many there were, each the mean of `calls_per_sample` calls.
+    reason            why a percentile is None, None where none is.
+    """
+
+    p50_s: float | None = None
+    p90_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    samples: int | None = None
+    calls_per_sample: int | None = None
+    reason: str | None = None
+
+
+def latency(launches: Sequence[Sequence[float]], together: int = 1, first: int | None = None) -> Latency:
     """What the calls of a case took.
 
     launches  for each launch its timed samples in seconds, each (samples,) and the mean of `together` calls.
     first     how many of them were of the first stage, as in `speedup_interval`; None: all of them.
 
-    Gives p50_s, p90_s, p95_s, p99_s of the samples of all launches, linearly interpolated, None where these are too
-    few; and where samples are means of several calls, all but p50_s None: a mean hides the slow call. `interval`: for
-    each percentile that has one (low, high): Student's on the logarithms of the launches' own percentiles, since
-    launches are independent and calls are not; 95% of such intervals hold what launches come to on the whole.
-    `samples`, `calls_per_sample`; `reason`, why a percentile is None, None where none is.
+    Percentiles of the samples of all launches are linearly interpolated, None where these are too few; and where
+    samples are means of several calls, all but p50_s None: a mean hides the slow call. An interval is Student's on the
+    logarithms of the launches' own percentiles, since launches are independent and calls are not; 95% of such intervals
+    hold what launches come to on the whole.
     """
     import numpy as np
 
@@ -60,16 +78,16 @@ def latency(launches: Sequence[Sequence[float]], together: int = 1, first: int |
     for percentile in [one for one in given if first > 1 and least and (one == 50 or supported(one, least))]:
         logs = np.log([np.percentile(samples_s, percentile) for samples_s in launches])
         half, mean = student(first) * float(logs[:first].std(ddof=1)) / math.sqrt(len(logs)), float(logs.mean())
-        intervals[f"p{percentile}_s"] = [math.exp(mean - half), math.exp(mean + half)]
+        intervals[f"p{percentile}_s"] = (math.exp(mean - half), math.exp(mean + half))
     few = f"{len(pooled)} samples are too few" if len(given) < len(PERCENTILES) else None
     means = f"samples are means of {together} calls each, which are too short to be timed one by one"
-    return {
-        **{f"p{one}_s": float(np.percentile(pooled, one)) if one in given else None for one in PERCENTILES},
-        "interval": intervals,
-        "samples": len(pooled),
-        "calls_per_sample": together,
-        "reason": means if together > 1 else few,
-    }
+    return Latency(
+        **{f"p{one}_s": float(np.percentile(pooled, one)) for one in given},
+        interval=intervals,
+        samples=len(pooled),
+        calls_per_sample=together,
+        reason=means if together > 1 else few,
+    )
 
 
 @dataclass(frozen=True)

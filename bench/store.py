@@ -14,14 +14,18 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, BenchWarning, CacheError
+from bench.errors import BenchWarning, CacheError, refusals
 from bench.progress import waited
+from bench.typed import of_type
+
+# plain JSON
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Facts = Mapping[str, Json]
 
 MANIFEST = "manifest.json"
 BESIDE = "beside"
@@ -42,7 +46,24 @@ class Artifact:
     folder: Path
     digest: str
     bytes: int
-    made_from: dict[str, Any]
+    made_from: Facts
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a signpost names: files by their place beside a folder, and installed distributions."""
+
+    files: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an entry says of itself: its whole key, its files' digests and sizes, and of a signpost what it names."""
+
+    made_from: dict[str, Any]  # Facts; msgspec knows no type that holds itself
+    files: dict[str, tuple[str, int]] = field(default_factory=dict)
+    followed: Names | None = None
 
 
 @dataclass
@@ -78,7 +99,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
-def key(made_from: dict[str, Any]) -> str:
+def key(made_from: Facts) -> str:
     """The address of what is made from exactly these facts: 32 hex digits. They must be plain JSON."""
     text = json.dumps(made_from, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -99,7 +120,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def find(self, kind: str, made_from: dict[str, Any], beside: Path | None = None) -> Artifact | None:
+    def find(self, kind: str, made_from: Facts, beside: Path | None = None) -> Artifact | None:
         """Give the artefact made from these facts, None where there is none.
 
         beside  the folder that signposts name files from, None for this process's own.
@@ -111,7 +132,7 @@ class Store:
     def get(
         self,
         kind: str,
-        made_from: dict[str, Any],
+        made_from: Facts,
         make: Callable[[Path], Used | None],
         beside: Path | None = None,
     ) -> Artifact:
@@ -135,62 +156,60 @@ class Store:
 
     def at(self, folder: Path) -> Artifact | None:
         """The artefact in a folder of this store, None where there is none that is whole."""
-        manifest, files = self._read(folder, None)
-        return None if manifest is None else _artifact(folder, manifest["made_from"], files)
+        manifest = self._read(folder, None)
+        return None if manifest is None else _artifact(folder, manifest.made_from, manifest.files)
 
     def _walk(
-        self, kind: str, made_from: dict[str, Any], beside: Path | None, held: str | None = None
-    ) -> tuple[dict[str, Any], Artifact | None]:
+        self, kind: str, made_from: Facts, beside: Path | None, held: str | None = None
+    ) -> tuple[Facts, Artifact | None]:
         """Follow the signposts: the whole key at their end, and what lies there.
 
         held  the key whose lock this process has.
         """
         while True:
             folder = self.root / kind / key(made_from)
-            manifest, files = self._read(folder, held)
+            manifest = self._read(folder, held)
             if manifest is None:
                 return made_from, None
-            if FOLLOWED not in manifest:
-                return made_from, _artifact(folder, made_from, files)
-            made_from = made_from | {FOLLOWED: _as_they_are(manifest[FOLLOWED], beside)}
+            if manifest.followed is None:
+                return made_from, _artifact(folder, made_from, manifest.files)
+            made_from = {**made_from, FOLLOWED: _as_they_are(manifest.followed, beside)}
 
-    def _read(self, folder: Path, held: str | None) -> tuple[dict[str, Any] | None, dict[str, tuple[str, int]]]:
-        """An entry's manifest and its files' facts, if it is whole; one that is damaged is removed.
+    def _read(self, folder: Path, held: str | None) -> Manifest | None:
+        """An entry's manifest, if it is whole; one that is damaged is removed.
 
         It is looked at once more under its lock: another session may have removed it meanwhile, and built it again.
         Where another session has the lock the entry is in its hands.
         """
         if not folder.is_dir():
-            return None, {}
-        damage, manifest, files = self._examine(folder)
-        if damage is None:
-            return manifest, files
+            return None
+        manifest = _examined(folder)
+        if isinstance(manifest, Manifest):
+            return manifest
         from filelock import Timeout
 
         lock = contextlib.nullcontext() if held == folder.name else self._lock(folder.parent.name, folder.name, 0)
         try:
             with refusals(self.root, lock):
                 if not folder.is_dir():
-                    return None, {}
-                damage, manifest, files = self._examine(folder)
-                if damage is None:
-                    return manifest, files
+                    return None
+                manifest = _examined(folder)
+                if isinstance(manifest, Manifest):
+                    return manifest
                 doomed = Path(tempfile.mkdtemp(prefix=f".damaged-{folder.name}-", dir=folder.parent))
                 folder.replace(doomed / folder.name)
                 shutil.rmtree(doomed)
         except Timeout:
-            return None, {}
-        warnings.warn(f"cache entry {folder} is damaged ({damage}); it is built again", BenchWarning, stacklevel=4)
-        return None, {}
+            return None
+        warnings.warn(f"cache entry {folder} is damaged ({manifest}); it is built again", BenchWarning, stacklevel=4)
+        return None
 
     def _lock(self, kind: str, address: str, timeout_s: float = -1) -> Any:
         from filelock import FileLock
 
         return FileLock(self.root / kind / f"{address}.lock", timeout=timeout_s)
 
-    def _make(
-        self, place: Path, made_from: dict[str, Any], beside: Path | None, make: Callable[[Path], Used | None]
-    ) -> Path:
+    def _make(self, place: Path, made_from: Facts, beside: Path | None, make: Callable[[Path], Used | None]) -> Path:
         """Build an entry at the end of the signposts that begin at `place`, whose lock is held; and put a further
         signpost there where more was used than they name.
         """
@@ -199,17 +218,17 @@ class Store:
         try:
             (half / "entry").mkdir()
             used = make(half / "entry") or Used()
-            followed = made_from.get(FOLLOWED, {"files": {}, "versions": {}})
-            names = {
-                "files": sorted({*followed["files"], *(_name(file, beside) for file in used.files)}),
-                "versions": sorted({*followed["versions"], *used.packages}),
-            }
-            if any(names[what] != sorted(followed[what]) for what in names):
+            known = names_followed(made_from)
+            names = Names(
+                tuple(sorted({*known.files, *(_name(file, beside) for file in used.files)})),
+                tuple(sorted({*known.versions, *used.packages})),
+            )
+            if names != known:
                 (half / "signpost").mkdir()
-                _finish(half / "signpost", place.parent / key(made_from), {"made_from": made_from, FOLLOWED: names})
-                made_from = made_from | {FOLLOWED: _as_they_are(names, beside)}
+                _finish(half / "signpost", place.parent / key(made_from), made_from, names)
+                made_from = {**made_from, FOLLOWED: _as_they_are(names, beside)}
             place = place.parent / key(made_from)
-            _finish(half / "entry", place, {"made_from": made_from})
+            _finish(half / "entry", place, made_from)
         except Exception as error:
             if not isinstance(error, OSError) and shutil.disk_usage(half).free < 2**20:
                 raise OSError(errno.ENOSPC, str(error)) from error  # libraries say it in words of their own
@@ -218,33 +237,45 @@ class Store:
             shutil.rmtree(half, ignore_errors=True)
         return place
 
-    @staticmethod
-    def _examine(folder: Path) -> tuple[str | None, dict[str, Any], dict[str, tuple[str, int]]]:
-        """What is wrong with an entry, None where nothing is; its manifest, and its files' digests and sizes."""
-        try:
-            manifest = dict(json.loads((folder / MANIFEST).read_text()))
-            stored, files = manifest["files"], _facts(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"its manifest cannot be read: {error}", {}, {}
-        for name in sorted(stored.keys() | files.keys()):
-            if name not in files:
-                return f"{name} is missing", manifest, files
-            if name not in stored:
-                return f"{name} was added", manifest, files
-            if tuple(stored[name]) != files[name]:
-                return f"{name} was changed", manifest, files
-        return None, manifest, files
+
+def _examined(folder: Path) -> Manifest | str:
+    """An entry's manifest, or what is wrong with it."""
+    try:
+        manifest, files = of_type(Manifest, json.loads((folder / MANIFEST).read_text())), _facts(folder)
+    except (OSError, ValueError) as error:
+        return f"its manifest cannot be read: {error}"
+    for name in sorted(manifest.files.keys() | files.keys()):
+        if name not in files:
+            return f"{name} is missing"
+        if name not in manifest.files:
+            return f"{name} was added"
+        if manifest.files[name] != files[name]:
+            return f"{name} was changed"
+    return manifest
 
 
-def _artifact(folder: Path, made_from: dict[str, Any], files: dict[str, tuple[str, int]]) -> Artifact:
+def names_followed(made_from: Facts) -> Names:
+    """What a key says that its thing turned out to be made from."""
+    followed = made_from.get(FOLLOWED)
+    if not isinstance(followed, Mapping):
+        return Names()
+    files, packages = followed["files"], followed["versions"]
+    assert isinstance(files, Mapping)
+    assert isinstance(packages, Mapping)
+    return Names(tuple(sorted(files)), tuple(sorted(packages)))
+
+
+def _artifact(folder: Path, made_from: Facts, files: dict[str, tuple[str, int]]) -> Artifact:
     own = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
     return Artifact(folder, _digest_of(own), sum(size for _, size in own.values()), made_from)
 
 
-def _finish(half: Path, place: Path, manifest: dict[str, Any]) -> None:
+def _finish(half: Path, place: Path, made_from: Facts, followed: Names | None = None) -> None:
     """Write the manifest of an entry, have all of it on disk, and give it its name, unless it is there already."""
-    files = {name: [*facts] for name, facts in _facts(half).items()}
-    (half / MANIFEST).write_text(json.dumps(manifest | {"files": files}, indent=1, sort_keys=True))
+    manifest = {"made_from": made_from, "files": _facts(half)} | (
+        {} if followed is None else {FOLLOWED: asdict(followed)}
+    )
+    (half / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
     for path in half.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -281,12 +312,12 @@ def _name(file: Path, beside: Path | None) -> str:
     return Path(os.path.relpath(file.resolve(), Path(beside or Path.cwd()).resolve())).as_posix()
 
 
-def _as_they_are(names: dict[str, list[str]], beside: Path | None) -> dict[str, dict[str, str | None]]:
+def _as_they_are(names: Names, beside: Path | None) -> dict[str, dict[str, str | None]]:
     """The digests of files and the versions of distributions that a signpost names; None for those that are gone."""
     folder = Path(beside or Path.cwd()).resolve()
     return {
-        "files": {name: source_digest(folder / name) if (folder / name).is_file() else None for name in names["files"]},
-        "versions": {package: _version(package) for package in names["versions"]},
+        "files": {name: source_digest(folder / name) if (folder / name).is_file() else None for name in names.files},
+        "versions": {package: _version(package) for package in names.versions},
     }
 
 
@@ -308,26 +339,3 @@ def _facts(folder: Path) -> dict[str, tuple[str, int]]:
 
 def _digest_of(files: dict[str, tuple[str, int]]) -> str:
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, (digest, _) in files.items()).encode()).hexdigest()
-
-
-@contextmanager
-def refusals(root: Path, lock: Any = None) -> Iterator[None]:
-    """Turn the file system's refusals into one line that says what to do; hold the lock meanwhile."""
-    try:
-        if lock is None:
-            yield
-        else:
-            with lock:
-                yield
-    except BenchError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free_mb = shutil.disk_usage(root).free / 1e6
-            what = f"the disk is full ({free_mb:.1f} MB free)"
-            raise CacheError(f"cannot write the cache at {root}: {what}; free some or choose --bench-cache") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise CacheError(
-                f"cannot write the cache at {root}: {error.strerror}; choose another by --bench-cache"
-            ) from error
-        raise

@@ -117,7 +117,9 @@ def cell(kind: str, engine_name: str, precision: str) -> str:
     if kind.startswith("embedding"):
         tables = [layer for layer in layers if layer.kind == "embedding"]
         return ", ".join(dict.fromkeys(layer.stored for layer in tables)) or "not seen"
-    return f"{lowered(layers, 'int8')['macs'].get('int8', 0.0):.0%}"
+    counted = lowered(layers, "int8")
+    share = 0.0 if counted is None else counted.macs.get("int8", 0.0)
+    return f"{share:.0%}"
 
 
 def table(precision: str) -> Iterator[str]:

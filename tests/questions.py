@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from bench import progress
-from bench.timing.answers import QUESTIONS
+from bench.timing.answers import ANSWERS
+from bench.timing.protocol import Question
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ORPHAN = (
@@ -15,7 +18,15 @@ ORPHAN = (
 )
 
 
-def odd(facts):
+@dataclass(frozen=True)
+class Odd(Question[Any]):
+    """Do what ODD names."""
+
+    name = "odd"
+    answer = Any
+
+
+def odd(asked):
     does = os.environ["ODD"]
     until = time.monotonic() + 600
     if does == "closes":
@@ -34,4 +45,4 @@ def odd(facts):
     return subprocess.Popen(SLEEP, start_new_session=True).pid
 
 
-QUESTIONS["odd"] = odd
+ANSWERS[Odd] = odd

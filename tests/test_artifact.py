@@ -210,7 +210,7 @@ def test_what_another_session_has_built_anew_is_not_removed(tmp_path, monkeypatc
     store = Store(tmp_path)
     built = store.get("artifact", FACTS, write_two_files)
     (built.folder / "a.bin").write_bytes(b"damaged")
-    examine, seen = Store._examine, []
+    examine, seen = artifact._examined, []
 
     def slow(folder):
         said = examine(folder)
@@ -219,7 +219,7 @@ def test_what_another_session_has_built_anew_is_not_removed(tmp_path, monkeypatc
             (built.folder / "a.bin").write_bytes(b"one")  # as the other session builds it meanwhile
         return said
 
-    monkeypatch.setattr(artifact.Store, "_examine", staticmethod(slow))
+    monkeypatch.setattr(artifact, "_examined", slow)
     assert store.find("artifact", FACTS) == built
 
 

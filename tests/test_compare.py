@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drafts import Draft
 
 from bench.cli import main
 from bench.errors import BadLimit
-from bench.records.compare import compare
-from bench.records.runs import Run, read
+from bench.records import compare as module
+from bench.records.runs import read
 from bench.report.comparison import limits_of
 from bench.statistics import change, change_of_levels, holm, level_of
 
 GOLDEN = Path(__file__).parent / "data" / "run.json"
 CASES = [f"mine-int8_static-{engine}-b{batch}-t1" for engine in ("onnxruntime", "openvino") for batch in (1, 2, 4, 8)]
+
+
+def compare(base, others, **more):
+    return module.compare(base.run(), [other.run() for other in others], **more)
 
 
 def record(case, ratios, chance, **more):
@@ -52,7 +57,7 @@ def run_of(seed, slowed=None, by=1.0, name="run"):
         )
         for case in CASES
     ]
-    return Run(records, {"cpu": "a"}, name=name)
+    return Draft(records, {"cpu": "a"}, name=name)
 
 
 def test_the_change_of_launches_is_welchs():
@@ -95,14 +100,12 @@ def test_what_is_no_p_value_counts_for_no_test(none):
 
 
 def test_one_case_that_cannot_be_judged_hides_no_other(monkeypatch):
-    from bench.records import compare as module
-
     def broken(before, after, margin, first):
         found = change(before, after, margin, first)
         return replace(found, p=float("nan")) if before == launch_ratios[0] else found
 
     base, other = run_of(0), run_of(1, slowed=CASES[3], by=0.9)
-    launch_ratios = [module._ratios(module._launches(base.records[0]))]
+    launch_ratios = [module._ratios(module._launches(base.run().records[0]))]
     monkeypatch.setattr(module, "change", broken)
     found = compare(base, [other])[0]
     assert [one.case for one in found if one.verdict == "slower"] == [CASES[3]]
@@ -131,7 +134,8 @@ def test_a_change_of_levels_covers_what_runs_differ_by():
 
 def test_a_run_is_the_same_as_itself():
     base = run_of(0)
-    base.records.append(base.records[0] | {"id": "one launch", "speedup": {}})
+    one_launch = base.records[0]["case"] | {"batch": 16}
+    base.records.append(base.records[0] | {"case": one_launch, "speedup": {}})
     assert {one.verdict for one in compare(base, [copy.deepcopy(base)])[0]} == {"same"}
 
 
@@ -152,7 +156,7 @@ def probed(run, share, best=1000.0, version="1.0"):
     """The run with control probes of so much of its best."""
     probes = [{"int8_gops": share * best}] * 3
     noise = {"verdict": "steady", "why": [], "probes": probes, "best": {"int8_gops": best}}
-    return Run([one | {"noise": noise} for one in run.records], {"cpu": "a", "versions": {"onnxruntime": version}})
+    return Draft([one | {"noise": noise} for one in run.records], {"cpu": "a", "versions": {"onnxruntime": version}})
 
 
 @pytest.mark.parametrize(("before", "after", "called"), [(1.0, 0.95, True), (1.0, 0.8, False), (0.8, 1.0, False)])
@@ -175,7 +179,7 @@ def test_a_session_that_knew_nothing_better_is_held_against_the_other_runs_best(
 )
 def test_what_is_no_record_of_probes_makes_no_doubt(noise):
     other = run_of(1, slowed=CASES[3], by=0.7)
-    other = Run([one | {"noise": noise} for one in other.records], other.machine)
+    other = Draft([one | {"noise": noise} for one in other.records], other.machine)
     assert compare(run_of(0), [other])[0][3].verdict == "slower"
 
 
@@ -217,7 +221,7 @@ def test_a_single_round_tells_no_scatter_and_wants_a_larger_change(tmp_path):
     def run(factor):
         calls = {"median_s": 1e-3 * factor, "error": None, "count": 1}
         case = dict(zip(("model", "precision", "engine"), "a--", strict=False)) | {"batch": 1, "threads": 1}
-        return Run([{"id": "a", "case": case | {"device": "cpu"}, "status": "ok", "calls": calls}])
+        return Draft([{"case": case | {"device": "cpu"}, "status": "ok", "calls": calls}])
 
     assert [compare(run(1), [run(factor)])[0][0].verdict for factor in (2.0, 1.3, 0.5)] == [
         "slower",
@@ -235,7 +239,7 @@ def test_the_baseline_itself_is_compared_by_its_own_times():
             for side in ("case_s", "baseline_s"):
                 launch[side] = [factor * time_s for time_s in launch[side]]
         own["latency"] = {"p50_s": factor * 1e-3}
-        return Run([own], {"cpu": "a"})
+        return Draft([own], {"cpu": "a"})
 
     slower = compare(run(1.0), [run(2.0)])[0][0]
     assert (slower.verdict, slower.speedup) == ("slower", None), "over itself its speed-up is 1 for ever"
@@ -249,16 +253,16 @@ def test_a_disturbed_run_calls_no_change_of_own_times():
     now = record("mine-fp32-torch-b1-t1", [1.0] * 4, chance, noise={"why": ["other processes used 1.20 cores"]})
     for launch in now["speedup"]["medians"]:
         launch["case_s"] = [2 * time_s for time_s in launch["case_s"]]
-    found = compare(Run([was]), [Run([now])])[0][0]
+    found = compare(Draft([was]), [Draft([now])])[0][0]
     assert found.verdict == "unclear"
     assert found.doubt == "slower by its figures, but in this run other processes used 1.20 cores"
     quiet, loud = now | {"noise": {}}, was | {"noise": now["noise"]}
-    assert compare(Run([loud]), [Run([quiet])])[0][0].verdict == "slower", "what was disturbed was the faster run"
+    assert compare(Draft([loud]), [Draft([quiet])])[0][0].verdict == "slower", "what was disturbed was the faster run"
 
 
 def test_quick_runs_of_one_launch_are_compared_with_what_launches_differ_by():
     def run(ratio):
-        return Run([record(CASES[0], [ratio], np.random.default_rng(int(ratio * 100)))], {"cpu": str(ratio)})
+        return Draft([record(CASES[0], [ratio], np.random.default_rng(int(ratio * 100)))], {"cpu": str(ratio)})
 
     halved, nearly = compare(run(2.0), [run(1.0), run(1.96)])
     assert halved[0].verdict == "slower"
@@ -307,7 +311,7 @@ def test_a_case_that_two_tests_measure_has_two_rows(slower, capsys):
 
 
 def told(**more):
-    return Run([record(CASES[0], [2.0, 2.0], np.random.default_rng(0), **more)], {"cpu": "a"})
+    return Draft([record(CASES[0], [2.0, 2.0], np.random.default_rng(0), **more)], {"cpu": "a"})
 
 
 def test_kernels_and_shares_that_changed_are_told_first():
@@ -328,18 +332,18 @@ def test_new_missing_and_changed_cases_are_told():
     base, other = run_of(0), run_of(0)
     gone = base.records[0]["id"]
     del other.records[0]
-    other.records.append(base.records[1] | {"id": "new one"})
+    other.records.append(base.records[1] | {"case": base.records[1]["case"] | {"model": "new"}})
     other.records[1] = other.records[1] | {"status": "failed", "reason": "it broke"}
     found = {one.case: one for one in compare(base, [other])[0]}
     assert found[gone].verdict == "missing"
-    assert found["new one"].verdict == "new"
+    assert found["new-int8_static-onnxruntime-b2-t1"].verdict == "new"
     assert found[other.records[1]["id"]].verdict == "ok -> failed"
     assert found[other.records[1]["id"]].notes == ("failed: it broke",)
 
 
 def test_times_are_compared_on_one_machine_only_unless_asked():
     base = run_of(0)
-    elsewhere = Run(run_of(0).records, {"cpu": "b"})
+    elsewhere = Draft(run_of(0).records, {"cpu": "b"})
     assert all(one.absolute is None for one in compare(base, [elsewhere])[0])
     assert all(one.absolute == pytest.approx(1) for one in compare(base, [elsewhere], absolute=True)[0])
 
@@ -347,8 +351,8 @@ def test_times_are_compared_on_one_machine_only_unless_asked():
 def test_other_answers_of_the_same_artefact_are_told_with_the_instruction_sets():
     chance = np.random.default_rng(0)
     one = record(CASES[0], [2.0, 2.0], chance, answers="aaaabbbbcccc")
-    base = Run([one], {"isa": ["avx512_vnni"]})
-    other = Run([one | {"answers": "aaaabbbbdddd", "quality": {"top1": 0.8, "n": 1000}}], {"isa": ["avx2"]})
+    base = Draft([one], {"isa": ["avx512_vnni"]})
+    other = Draft([one | {"answers": "aaaabbbbdddd", "quality": {"top1": 0.8, "n": 1000}}], {"isa": ["avx2"]})
     found = compare(base, [other])[0][0]
     assert found.answers == (1, 3)
     assert found.notes == ("same artefact, other answers: 1 of 3; avx512_vnni against avx2",)
@@ -427,8 +431,8 @@ def test_shards_of_one_run_are_put_together_without_loss(tmp_path, capsys):
         == 0
     )
     assert "3 measured and 2 other cases of 2 files" in capsys.readouterr().out
-    assert [record["id"] for record in read(tmp_path / "whole.json").records] == [
-        record["id"] for record in read(GOLDEN).records
+    assert [record.id for record in read(tmp_path / "whole.json").records] == [
+        record.id for record in read(GOLDEN).records
     ]
 
 
@@ -464,8 +468,7 @@ def shards(tmp_path, *parts):
 def test_odd_files_are_put_together_too(tmp_path, part):
     whole = tmp_path / "whole.json"
     assert main(["merge", *shards(tmp_path, part, {}), "--output", str(whole)]) == 0
-    names = [record["id"] for record in read(whole).records if record["id"]]
-    assert set(names) >= {record["id"] for record in read(GOLDEN).records}
+    assert {record.id for record in read(whole).records} >= {record.id for record in read(GOLDEN).records}
     assert json.loads(whole.read_text())["datetime"] == json.loads(GOLDEN.read_text())["datetime"]
 
 
@@ -492,7 +495,7 @@ def test_a_case_of_two_tests_is_in_two_shards(tmp_path):
     parts = [{"benchmarks": [measured], "bench": {"cases": []}}, {"benchmarks": [], "bench": {"cases": lost}}]
     assert main(["merge", *shards(tmp_path, *parts), "--output", str(tmp_path / "whole.json")]) == 0
     found = read(tmp_path / "whole.json").records
-    assert [(one["test"], one["status"]) for one in found] == [
+    assert [(one.test, one.status) for one in found] == [
         (lost[0]["test"], "ok"),
         (lost[1]["test"], "unsupported"),
     ]

@@ -460,7 +460,7 @@ def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
     assert record.quality["n"] == 1017
     own_pool = {"openvino": ("inference_num_threads", "2"), "executorch": ("threadpool", 2)}
     setting, count = own_pool.get(engine, ("intra_op", 2))
-    assert record.process["pool"][setting] == count
+    assert record.process.pool[setting] == count
     slack = {"fp32": 0 if engine == "torch" else 1}.get(precision, 10)  # INT8 within 1.0 point
     assert abs(right - 932) <= slack
     if precision == "fp32":

@@ -5,14 +5,16 @@ import pytest
 from bench import Case
 from bench.records.gate import shortfalls
 from bench.records.record import Record
+from bench.spec.outcome import Speedup
+from bench.statistics import Drop
 
 
 def record(low=1.4, high=1.6, drop_low=-0.001, drop_high=0.009):
     return Record(
         Case("m", "int8", "toy"),
         "ok",
-        speedup={"low": low, "ratio": 1.5, "high": high},
-        drop={"top1": {"low": drop_low, "value": 0.004, "high": drop_high}},
+        speedup=Speedup(low=low, ratio=1.5, high=high),
+        drop={"top1": Drop(drop_low, 0.004, drop_high)},
     )
 
 

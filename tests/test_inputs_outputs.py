@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from bench import Dataset, Model, Samples, Weights, datasets, engines, recipes
-from bench.build.artefact import LEFT, artefact_of, calibration_inputs, calibration_of
+from bench.build.artefact import LEFT, calibration_inputs, calibration_of
+from bench.build.bill import Bill
 from bench.build.networks import architecture
-from bench.build.reference import INTERFACE, reference_of
+from bench.build.reference import INTERFACE
 from bench.errors import BuildError, DataError, Unsupported, WorkerError
 from bench.spec.interface import Interface, Outputs, adapted, interface_of
 from bench.spec.model import Source
+from bench.spec.outcome import Calibration
 from bench.spec.tiling import Tile
 from bench.store import Store
 from bench.tasks import tasks
@@ -101,7 +103,7 @@ def source_of(network, items, task="features", targets=None, **more):
 def predicted(engine, precision, source, tmp_path, inputs):
     """What an engine's artefact of a source's network makes of inputs, built and loaded as a session does."""
     store, recipe = Store(tmp_path / "cache"), recipes.get(precision)
-    built, judged = artefact_of(store, source, engine, precision), reference_of(store, source)
+    built, judged = Bill(store, source).artefact(engine, precision), Bill(store, source).reference()
     interface = Interface.saved(json.loads((judged.folder / INTERFACE).read_text()))
     predict = engines.get(engine).load(
         built.folder, recipe, lambda: adapted(architecture(source), interface), inputs, 1
@@ -193,7 +195,7 @@ def test_several_outputs_reach_every_engine_and_whole_numbers_stay_whole(engine,
     assert outputs[0].dtype == np.float32
     assert outputs[1].dtype.kind == "i"
     least_db = {"fp32": 100, "bf16": 30, "int8_static": 10}[precision]
-    assert likeness(outputs[0], known[0], np.zeros(4, bool))["sqnr_db"] > least_db
+    assert likeness(outputs[0], known[0], np.zeros(4, bool)).sqnr_db > least_db
     assert np.array_equal(outputs[1], known[1])
 
 
@@ -216,7 +218,7 @@ def test_an_answer_takes_an_output_by_its_name_on_every_engine(tmp_path):
         return two_outputs(lambda a, b: {"out": a, "aux": b})
 
     source = source_of(both, EIGHT, answer=lambda output, item: output["aux"])
-    reference = reference_of(Store(tmp_path), source)
+    reference = Bill(Store(tmp_path), source).reference()
     known = both()(as_tensor(EIGHT))["aux"].numpy()
     with np.load(reference.folder / "answers.npz") as kept:
         assert np.allclose(kept["values"].reshape(16, 4), known, atol=1e-6)
@@ -265,7 +267,7 @@ def test_word_numbers_stay_themselves_in_bfloat16(engine, index, dtype, tmp_path
     assert np.array_equal(scores.argmax(axis=1), ids)  # bfloat16 has steps of 2 and 4 there
     assert (
         30
-        < likeness(scores, words(index)(as_tensor(ids[:, None].astype(dtype))).numpy(), np.zeros(608, bool))["sqnr_db"]
+        < likeness(scores, words(index)(as_tensor(ids[:, None].astype(dtype))).numpy(), np.zeros(608, bool)).sqnr_db
         < 70
     )
 
@@ -288,7 +290,7 @@ def test_bfloat16_of_a_network_that_indexes_and_multiplies_by_its_input_keeps_bo
     outputs, _ = predicted("torch", "bf16", source_of(lambda: Both(True).eval(), ids), tmp_path / "a", ids)
     assert np.isfinite(outputs).all()
     with pytest.raises(Unsupported, match=r"round the network's input \(float32\).*outside of its modules"):
-        artefact_of(Store(tmp_path / "b"), source_of(lambda: Both(False).eval(), ids), "torch", "bf16")
+        Bill(Store(tmp_path / "b"), source_of(lambda: Both(False).eval(), ids)).artefact("torch", "bf16")
 
 
 @pytest.mark.parametrize("engine", ["torch", "torchscript", "openvino"])
@@ -313,7 +315,7 @@ def test_bytes_that_a_network_makes_floats_of_are_cast_to_bfloat16_inside_of_it(
     outputs, interface = predicted(engine, "bf16", source, tmp_path, pictures)
     assert interface.exact_input
     known = network()(as_tensor(pictures)).numpy().ravel()
-    assert likeness(outputs.ravel(), known, np.zeros(known.size, bool))["sqnr_db"] > 35
+    assert likeness(outputs.ravel(), known, np.zeros(known.size, bool)).sqnr_db > 35
 
 
 def test_a_network_that_does_not_index_by_its_input_is_given_bfloat16_at_its_door():
@@ -391,7 +393,7 @@ def test_int8_of_a_network_that_writes_takes_what_was_written(way, tmp_path):
     engine, recipe = engines.get("torch"), recipes.get("int8_static")
     engine.build(network, recipe, EIGHT, tmp_path)
     outputs = engine.load(tmp_path, recipe, lambda: network, EIGHT, 1)(EIGHT)
-    assert likeness(outputs, known, np.zeros(4, bool))["sqnr_db"] > 25  # FX alone takes what was there before: 2 to 6
+    assert likeness(outputs, known, np.zeros(4, bool)).sqnr_db > 25  # FX alone takes what was there before: 2 to 6
 
 
 def test_int8_of_a_network_that_writes_into_a_part_of_a_tensor_is_unsupported_in_torch_ao(tmp_path):
@@ -490,7 +492,7 @@ def test_executorch_builds_the_same_program_of_turned_pictures_as_of_copied_ones
     sizes = []
     for name, way in (("turned", turned), ("copied", lambda inputs: np.ascontiguousarray(turned(inputs)))):
         source = source_of(doubler, photos, preprocess=way)
-        sizes.append(artefact_of(Store(tmp_path / name), source, "executorch", "fp32").bytes)
+        sizes.append(Bill(Store(tmp_path / name), source).artefact("executorch", "fp32").bytes)
     assert sizes[0] == sizes[1]
 
 
@@ -506,7 +508,7 @@ def test_inputs_of_several_arrays_or_shapes_are_refused_in_one_line(items, told,
     import torch
 
     source = source_of(torch.nn.Identity, items)
-    for build_it in (lambda: reference_of(Store(tmp_path), source), lambda: calibration_inputs(source)):
+    for build_it in (lambda: Bill(Store(tmp_path), source).reference(), lambda: calibration_inputs(source)):
         with pytest.raises(DataError, match=told) as raised:
             build_it()
         assert len(str(raised.value).splitlines()) == 1
@@ -544,20 +546,20 @@ def test_one_sample_is_enough_to_calibrate_with(engine, tmp_path):
     batch = EIGHT[:1] if engine == "executorch" else EIGHT[:3]
     outputs, _ = predicted(engine, "int8_static", source, tmp_path, batch)
     assert outputs.shape == (len(batch), 4)
-    built = artefact_of(Store(tmp_path / "cache"), source, engine, "int8_static", make=False)
-    assert calibration_of(built.folder) == {"asked": 256, "used": 1}
+    built = Bill(Store(tmp_path / "cache"), source, build=False).artefact(engine, "int8_static")
+    assert calibration_of(built.folder) == Calibration(asked=256, used=1)
     files = [path for path in built.folder.iterdir() if path.is_file() and path.name != "manifest.json"]
     assert built.bytes == sum(path.stat().st_size for path in files)
 
 
 def test_what_is_not_calibrated_has_no_count_of_inputs(tmp_path):
-    built = artefact_of(Store(tmp_path), source_of(lambda: two_outputs(lambda a, b: a), EIGHT), "torch", "fp32")
-    assert calibration_of(built.folder) == {}
+    built = Bill(Store(tmp_path), source_of(lambda: two_outputs(lambda a, b: a), EIGHT)).artefact("torch", "fp32")
+    assert calibration_of(built.folder) is None
 
 
 def test_layers_left_in_fp32_are_found_with_one_sample(tmp_path):
     source = source_of(lambda: two_outputs(lambda a, b: a + b), EIGHT[:1], "classification")
-    built = artefact_of(Store(tmp_path), source, "torch", "int8_auto")
+    built = Bill(Store(tmp_path), source).artefact("torch", "int8_auto")
     assert set(json.loads((built.folder / LEFT).read_text())["left"]) <= {"first", "second"}
 
 
@@ -569,11 +571,11 @@ def test_outputs_that_are_classes_are_judged_by_agreement_and_others_by_their_no
     outputs = reference + np.array([[0.01, 0, 0, 0], [0, 0, 0, 1]])
     whole = np.array([False, False, True, True])
     both = likeness(outputs, reference, whole)
-    assert both["sqnr_db"] == pytest.approx(10 * np.log10(30 / 0.01**2))
-    assert (both["whole"], both["agreement"], both["finite"]) == (False, 0.75, True)
+    assert both.sqnr_db == pytest.approx(10 * np.log10(30 / 0.01**2))
+    assert (both.whole, both.agreement, both.finite) == (False, 0.75, True)
     classes = likeness(outputs[:, 2:], reference[:1, 2:], whole[2:])
-    assert np.isnan(classes["sqnr_db"])
-    assert (classes["whole"], classes["agreement"]) == (True, 1.0)
+    assert np.isnan(classes.sqnr_db)
+    assert (classes.whole, classes.agreement) == (True, 1.0)
     with pytest.raises(WorkerError, match="3 values for an input here, and 4"):
         likeness(outputs[:, :3], reference, whole)
 
@@ -582,9 +584,9 @@ def test_outputs_that_are_not_numbers_are_told_from_masks_that_fp32_gives_too():
     reference = np.array([[1.0, -np.inf, 2.0]])
     nothing = np.zeros(3, bool)
     masked = likeness(np.array([[1.0, -np.inf, 2.0]]), reference, nothing)
-    assert (masked["finite"], masked["sqnr_db"]) == (True, np.inf)
-    assert not likeness(np.array([[1.0, -np.inf, np.nan]]), reference, nothing)["finite"]
-    assert not likeness(np.array([[np.inf, -np.inf, 2.0]]), reference, nothing)["finite"]
+    assert (masked.finite, masked.sqnr_db) == (True, np.inf)
+    assert not likeness(np.array([[1.0, -np.inf, np.nan]]), reference, nothing).finite
+    assert not likeness(np.array([[np.inf, -np.inf, 2.0]]), reference, nothing).finite
 
 
 @pytest.mark.parametrize(

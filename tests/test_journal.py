@@ -31,7 +31,7 @@ def test_what_is_taken_over_says_when_it_was_measured_however_often_it_is_taken_
     long_ago = replace(first, resumed={"from": "2020-01-01T00:00:00+00:00"})
     again = Journal(tmp_path, {})
     again.write("node", long_ago)
-    assert read(again.path)[0]["at"] >= first.resumed["from"]
+    assert read(again.path)[0].at >= first.resumed["from"]
     assert Journal(tmp_path, {}).finished() == {"node": long_ago}
 
 

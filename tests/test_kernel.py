@@ -59,8 +59,8 @@ def facts_of(engine, layer, folder, precision="int8_static", fault=None):
 @pytest.mark.parametrize("engine", ["torch", "torchscript", "onnxruntime", "onnxruntime_mobile", "openvino"])
 def test_right_kernels_give_what_the_quantized_network_says(engine, layer, tmp_path):
     facts = facts_of(engine, layer, tmp_path)
-    assert 10 < facts["quantized_db"] < 60
-    assert facts["equal"] or facts["kernel_db"] > 40
+    assert 10 < facts.quantized_db < 60
+    assert facts.equal or facts.kernel_db > 40
     assert not list(doubts(facts))
 
 
@@ -72,7 +72,7 @@ def test_right_kernels_give_what_the_quantized_network_says(engine, layer, tmp_p
 def test_saturation_is_named_where_weights_have_all_8_bits(engine, layer, module, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.import_module(f"bench.engines.{module}"), "saturates", lambda: False)
     facts = facts_of(engine, layer, tmp_path)
-    assert facts["kernel_db"] < facts["quantized_db"] - 6
+    assert facts.kernel_db < facts.quantized_db - 6
     assert list(doubts(facts))
 
 
@@ -96,8 +96,8 @@ def test_torchs_own_kernel_for_prelu_is_named_where_it_is_used(monkeypatch, tmp_
     monkeypatch.setattr(module, "patterns", get_native_backend_config)
     monkeypatch.setattr(module, "without_prelu", lambda network: network)
     facts = facts_of("torch", "prelu", tmp_path)
-    assert facts["kernel_db"] < 15
-    assert "prelu" in facts["erring"][0]["name"]
+    assert facts.kernel_db < 15
+    assert "prelu" in facts.erring[0].name
     assert [line for line in doubts(facts) if "prelu" in line]
 
 
@@ -107,8 +107,8 @@ def test_dynamic_kernels_give_what_the_quantized_network_says(engine, layer, tmp
     if (engine, layer) == ("torch", "convolution"):
         pytest.skip("torch.ao quantizes activations at run time in linear layers alone")
     facts = facts_of(engine, layer, tmp_path, "int8_dynamic")
-    assert 20 < facts["quantized_db"] < 60
-    assert facts["equal"] or facts["kernel_db"] > 100
+    assert 20 < facts.quantized_db < 60
+    assert facts.equal or facts.kernel_db > 100
 
 
 @pytest.mark.parametrize("two_ways", [False, True])
@@ -136,8 +136,8 @@ def test_a_dynamic_lstm_of_onnx_runtime_gives_what_it_says(two_ways, tmp_path):
     engine.build(network(), recipe, samples, tmp_path)
     opened = tmp_path, recipe, network, samples, 1
     facts = compared(engine.load(*opened), engine.emulated(*opened), [samples], known)
-    assert 25 < facts["quantized_db"] < 60
-    assert facts["equal"] or facts["kernel_db"] > 100
+    assert 25 < facts.quantized_db < 60
+    assert facts.equal or facts.kernel_db > 100
 
 
 def test_programs_of_executorch_are_emulated_and_their_copy_is_no_part_of_the_artefact(tmp_path):
@@ -164,16 +164,16 @@ def test_programs_of_executorch_are_emulated_and_their_copy_is_no_part_of_the_ar
 @pytest.mark.parametrize("layer", ["depthwise", "prelu"])
 def test_executorch_gives_what_its_exported_program_says(layer, tmp_path):
     facts = facts_of("executorch", layer, tmp_path)
-    assert 20 < facts["quantized_db"] < 60
-    assert facts["equal"] or facts["kernel_db"] > 40
+    assert 20 < facts.quantized_db < 60
+    assert facts.equal or facts.kernel_db > 40
 
 
 def test_a_kernel_that_errs_is_named_with_both_figures(tmp_path):
     facts = facts_of("onnxruntime", "convolution", tmp_path, fault=lambda predict: lambda x: 1.5 * predict(x))
-    assert facts["kernel_db"] == pytest.approx(6.0, abs=0.1)  # 20 log10(1 / 0.5)
+    assert facts.kernel_db == pytest.approx(6.0, abs=0.1)  # 20 log10(1 / 0.5)
     (line,) = doubts(facts)
     assert "give 6.0 dB of what the quantized network says" in line
-    assert f"keeps {facts['quantized_db']:.1f} dB of FP32" in line
+    assert f"keeps {facts.quantized_db:.1f} dB of FP32" in line
 
 
 def test_one_rounding_otherwise_in_each_value_is_no_erring_kernel():
@@ -188,15 +188,15 @@ def test_one_rounding_otherwise_in_each_value_is_no_erring_kernel():
 
     quantized, kernels = rounded(), rounded()
     facts = compared(lambda _: kernels, Emulation(lambda _: quantized, "numpy"), [inputs()], real)
-    assert facts["kernel_db"] == pytest.approx(facts["quantized_db"] - 3.0, abs=0.5)
+    assert facts.kernel_db == pytest.approx(facts.quantized_db - 3.0, abs=0.5)
     assert not list(doubts(facts))
 
 
 def test_equal_outputs_are_said_to_be_equal_and_not_infinite():
     real = inputs().reshape(8, -1)
     facts = compared(lambda _: real, Emulation(lambda _: real, "numpy"), [inputs()], real + 0.01)
-    assert (facts["kernel_db"], facts["equal"]) == (None, True)
-    assert facts["quantized_db"] == pytest.approx(40.0, abs=0.3)
+    assert (facts.kernel_db, facts.equal) == (None, True)
+    assert facts.quantized_db == pytest.approx(40.0, abs=0.3)
     assert not list(doubts(facts))
 
 
@@ -207,8 +207,8 @@ def test_outputs_that_are_not_finite_have_a_reason_and_no_figure():
     broken = real.copy()
     broken[3] = np.nan
     facts = compared(lambda _: broken, Emulation(lambda _: real, "numpy"), [inputs()], real + 0.01)
-    assert (facts["kernel_db"], facts["equal"]) == (None, False)
-    assert "not finite" in facts["reason"]
+    assert (facts.kernel_db, facts.equal) == (None, False)
+    assert "not finite" in facts.reason
 
 
 def test_a_program_for_inductor_is_emulated_in_eager(tmp_path):
@@ -231,7 +231,7 @@ def test_label_maps_are_compared_by_agreement():
     other = labels.copy()
     other[:, :20] += 1
     facts = compared(lambda _: other, Emulation(lambda _: labels, "numpy"), [inputs()], labels)
-    assert (facts["kernel_db"], facts["agreement"], facts["quantized_agreement"]) == (None, 0.8, 1.0)
+    assert (facts.kernel_db, facts.agreement, facts.quantized_agreement) == (None, 0.8, 1.0)
     (line,) = doubts(facts)
     assert "80.0% of values" in line
 
@@ -308,7 +308,7 @@ def test_an_emulation_with_one_scale_changed_is_not_the_artefacts(tmp_path):
     scale.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(scale) * 1.3).astype(np.float32), scale.name))
     onnx.save(model, tmp_path / "model.onnx")
     facts = compared(predict, engine.emulated(*opened), [samples[:4]], predict(samples[:4]))
-    assert facts["kernel_db"] < 20
+    assert facts.kernel_db < 20
 
 
 @pytest.mark.parametrize("precision", ["int8_static", "int8_dynamic"])
@@ -417,17 +417,17 @@ def bench(tmp_path_factory):
 def test_a_record_of_int8_says_what_its_kernels_compute_and_one_of_fp32_nothing(bench):
     record = measure(Case("kernel_convolution", "int8_static", "onnxruntime", batch=3), bench)
     assert record.status == "ok", record.reason
-    assert record.kernel["equal"] or record.kernel["kernel_db"] > 40
-    assert record.kernel["quantized_db"] == pytest.approx(record.fidelity["sqnr_db"], abs=3)
-    assert record.kernel["reason"] is None
-    assert "ONNX Runtime" in record.kernel["by"]
+    assert record.kernel.equal or record.kernel.kernel_db > 40
+    assert record.kernel.quantized_db == pytest.approx(record.fidelity["sqnr_db"], abs=3)
+    assert record.kernel.reason is None
+    assert "ONNX Runtime" in record.kernel.by
     assert measure(Case("kernel_convolution", "fp32", "onnxruntime"), bench).kernel == {}
 
 
 def test_a_record_whose_kernel_errs_is_ok_and_warns(bench):
     record = measure(Case("kernel_convolution", "int8_static", "kernel_erring"), bench)
     assert record.status == "ok", record.reason
-    assert record.kernel["kernel_db"] == pytest.approx(6.0, abs=0.1)  # 20 log10(1 / 0.5)
+    assert record.kernel.kernel_db == pytest.approx(6.0, abs=0.1)  # 20 log10(1 / 0.5)
     assert [line for line in record.warnings if "the engine's INT8 kernels give 6.0 dB" in line]
 
 
@@ -443,8 +443,8 @@ def test_an_emulation_that_breaks_is_a_reason_and_no_failure(bench, monkeypatch,
     monkeypatch.setenv("KERNEL_FAULT", fault)
     record = measure(Case("kernel_convolution", "int8_static", "kernel_breaking"), bench)
     assert record.status == "ok", record.reason
-    assert record.kernel["kernel_db"] is None
-    assert record.kernel["reason"].startswith(reason)
+    assert record.kernel.kernel_db is None
+    assert record.kernel.reason.startswith(reason)
     assert record.quality
 
 

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.build.artefact import artefact_of
+from bench.build.bill import Bill
 from bench.build.fingerprint import fingerprint, state, structure
-from bench.build.reference import reference_of
 from bench.engines.engine import quiet
 from bench.spec.dataset import datasets
 from bench.spec.model import models, source
@@ -131,10 +130,10 @@ def keys(tmp_path, monkeypatch):
         chosen = source(models.get("other" if "'other'" in str(changes) else "net"), None)
         if recipe is not None:
             recipes.add("mine", recipe, __name__)
-        reference = reference_of(store, chosen)
-        built = artefact_of(store, chosen, "torch", "mine" if recipe else "fp32")
-        assert reference_of(store, chosen, make=False) == reference  # what was built is found without building
-        assert artefact_of(store, chosen, "torch", "mine" if recipe else "fp32", make=False) == built
+        reference = Bill(store, chosen).reference()
+        built = Bill(store, chosen).artefact("torch", "mine" if recipe else "fp32")
+        assert Bill(store, chosen, build=False).reference() == reference  # what was built is found without building
+        assert Bill(store, chosen, build=False).artefact("torch", "mine" if recipe else "fp32") == built
         return key(reference.made_from), key(built.made_from)
 
     yield made

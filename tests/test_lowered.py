@@ -11,6 +11,7 @@ from bench import engines, recipes
 from bench.build.reference import macs_per_item
 from bench.engines.lowered import Layer, contradiction, lowered, promised, with_reasons
 from bench.errors import Unsupported
+from bench.spec.outcome import Likeness
 from bench.spec.recipe import Recipe
 
 COUNTED = ("torch", "torchscript", "onnxruntime", "onnxruntime_mobile", "openvino")
@@ -142,19 +143,19 @@ def test_every_multiplication_and_weight_of_fp32_is_counted_in_fp32(engine, tmp_
 )
 def test_what_static_int8_leaves_is_named_with_its_share_and_reason(engine, left, tmp_path):
     found = lowered(layers(engine, "int8_static", mixed, samples(3, 8, 8), tmp_path), "int8")
-    assert {layer["kind"]: layer["reason"] for layer in found["left"]} == left
+    assert {layer.kind: layer.reason for layer in found.left} == left
     stayed = sum(MACS[name] for name in left)
-    assert found["macs"]["int8"] == pytest.approx(1 - stayed / sum(MACS.values()))
-    assert sum(layer["macs"] for layer in found["left"]) == pytest.approx(stayed / sum(MACS.values()))
+    assert found.macs["int8"] == pytest.approx(1 - stayed / sum(MACS.values()))
+    assert sum(layer.macs for layer in found.left) == pytest.approx(stayed / sum(MACS.values()))
 
 
 @pytest.mark.parametrize("precision", ["int8_static", "int8_dynamic"])
 def test_torchs_int8_of_an_encoder_layer_is_all_but_products_of_activations(precision, tmp_path):
     found = lowered(layers("torch", precision, encoder, samples(12, 16), tmp_path), "int8")
-    assert found["macs"]["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
-    assert {layer["kind"] for layer in found["left"]} == {"matmul"}
+    assert found.macs["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
+    assert {layer.kind for layer in found.left} == {"matmul"}
     if precision == "int8_static":
-        reasons = {layer["reason"] for layer in found["left"]}
+        reasons = {layer.reason for layer in found.left}
         assert reasons == {"torch.ao has no INT8 kernel for a product of two activations"}
 
 
@@ -164,8 +165,8 @@ def test_openvinos_grouped_transposed_convolution_stays_and_says_so(tmp_path):
     def network():
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 4, 2, 2, groups=2)).eval().requires_grad_(False)
 
-    left = lowered(layers("openvino", "int8_static", network, samples(3, 8, 8), tmp_path), "int8")["left"]
-    assert [(layer["name"], layer["reason"]) for layer in left] == [
+    left = lowered(layers("openvino", "int8_static", network, samples(3, 8, 8), tmp_path), "int8").left
+    assert [(layer.name, layer.reason) for layer in left] == [
         ("1", "OpenVINO's CPU plugin has no INT8 kernel for grouped transposed convolutions")
     ]
 
@@ -220,28 +221,28 @@ def test_what_resizes_quantized_numbers_is_counted_through(engine, mode, tmp_pat
         return nn.Sequential(nn.Conv2d(3, 4, 3), up, nn.Conv2d(4, 2, 1)).eval().requires_grad_(False)
 
     found = lowered(layers(engine, "int8_static", network, samples(3, 8, 8), tmp_path), "int8")
-    assert found["macs"] == {"int8": 1.0}
-    assert found["layers"] == 2
+    assert found.macs == {"int8": 1.0}
+    assert found.layers == 2
 
 
 def test_what_fx_takes_for_one_operation_stays_and_says_so(tmp_path):
     found = layers("torch", "int8_static", closed_attention, samples(12, 16), tmp_path)
     assert [layer.name for layer in found if layer.format == "int8"] == ["head"]
     assert sum(layer.macs for layer in found if layer.format == "fp32") > 12 * 4 * 16 * 16
-    inside = {layer["reason"] for layer in lowered(found, "int8")["left"]}
+    inside = {layer.reason for layer in lowered(found, "int8").left}
     assert inside == {"inside MultiheadAttention, which FX takes for one operation"}
 
 
 def test_onnxruntime_quantizes_an_encoder_layer_but_for_dynamic_products_of_activations(tmp_path):
     found = lowered(layers("onnxruntime", "int8_dynamic", encoder, samples(12, 16), tmp_path), "int8")
-    assert found["macs"]["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
-    assert {layer["kind"] for layer in found["left"]} == {"matmul"}
+    assert found.macs["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
+    assert {layer.kind for layer in found.left} == {"matmul"}
 
 
 def test_bfloat16_is_counted_as_such(tmp_path):
     found = lowered(layers("torch", "bf16", encoder, samples(12, 16), tmp_path), "bf16")
-    assert found["macs"] == {"bf16": 1.0}
-    assert found["weights"] == {"bf16": 1.0}
+    assert found.macs == {"bf16": 1.0}
+    assert found.weights == {"bf16": 1.0}
 
 
 def test_a_network_that_pytorch_cannot_compute_in_bfloat16_is_unsupported(tmp_path):
@@ -269,8 +270,8 @@ def test_openvinos_bfloat16_under_fp32_is_found_by_counting(tmp_path, monkeypatc
         engine, "_compile", lambda folder, _, *more, **words: compile_as(folder, recipes.get("bf16"), *more, **words)
     )
     found = lowered(engine.layers(tmp_path, recipe, mixed, inputs[:2], 1), "fp32")
-    assert found["macs"]["bf16"] > 0.5
-    assert "in bf16 of the multiply-accumulates" in contradiction(recipe, 120.0, found)
+    assert found.macs["bf16"] > 0.5
+    assert "in bf16 of the multiply-accumulates" in contradiction(recipe, Likeness(120.0), found)
 
 
 def test_dynamic_int8_of_recurrent_layers_in_torch_is_counted():
@@ -301,10 +302,10 @@ LAYERS = [
 
 def test_shares_are_by_multiplications_and_by_weights():
     found = lowered(LAYERS, "int8", promised=0.6)
-    assert found["macs"] == {"int8": 0.6, "fp32": 0.4}
-    assert found["weights"] == {"int8": 0.6, "fp32": 0.4}
-    assert (found["wanted"], found["promised"], found["layers"]) == ("int8", 0.6, 3)
-    assert [(layer["name"], layer["macs"]) for layer in found["left"]] == [("decoder.conv", 0.3), ("head", 0.1)]
+    assert found.macs == {"int8": 0.6, "fp32": 0.4}
+    assert found.weights == {"int8": 0.6, "fp32": 0.4}
+    assert (found.wanted, found.promised, found.layers) == ("int8", 0.6, 3)
+    assert [(layer.name, layer.macs) for layer in found.left] == [("decoder.conv", 0.3), ("head", 0.1)]
     assert lowered([], "int8") == {}
 
 
@@ -339,38 +340,37 @@ def counted(format, wanted):
 
 @pytest.mark.parametrize("recipe", [INT8, BF16])
 def test_nothing_lowered_is_a_failure_that_names_what_stayed(recipe):
-    reason = contradiction(recipe, 30.0, counted("fp32", recipe.number_format))
+    reason = contradiction(recipe, Likeness(30.0), counted("fp32", recipe.number_format))
     assert reason == f"nothing was computed in {recipe.number_format}: left are head (a closed box)"
 
 
 def test_what_was_lowered_by_the_count_is_not_failed_for_equal_outputs():
-    assert contradiction(INT8, float("inf"), counted("int8", "int8")) is None
-    assert contradiction(INT8, 95.0, counted("int8", "int8")) is None
+    assert contradiction(INT8, Likeness(float("inf")), counted("int8", "int8")) is None
+    assert contradiction(INT8, Likeness(95.0), counted("int8", "int8")) is None
 
 
 def test_fp32_must_be_computed_in_fp32_alone():
-    assert contradiction(FP32, 120.0, counted("fp32", "fp32")) is None
-    reason = contradiction(FP32, 70.0, counted("bf16", "fp32"))
+    assert contradiction(FP32, Likeness(120.0), counted("fp32", "fp32")) is None
+    reason = contradiction(FP32, Likeness(70.0), counted("bf16", "fp32"))
     assert reason == "not all was computed in FP32: 100.0% in bf16 of the multiply-accumulates"
 
 
 def test_whole_numbers_are_judged_by_agreement():
-    whole = {"whole": True, "agreement": 1.0, "finite": True}
-    assert contradiction(INT8, float("inf"), {}, whole) is None
-    assert contradiction(FP32, 40.0, {}, whole | {"agreement": 0.999}) is None
-    assert "50.0% of the outputs" in contradiction(FP32, 40.0, {}, whole | {"agreement": 0.5})
+    assert contradiction(INT8, Likeness(float("inf"), whole=True)) is None
+    assert contradiction(FP32, Likeness(40.0, whole=True, agreement=0.999)) is None
+    assert "50.0% of the outputs" in contradiction(FP32, Likeness(40.0, whole=True, agreement=0.5))
 
 
 def test_outputs_that_are_no_numbers_fail():
-    for figure, raw in ((float("nan"), {}), (40.0, {"finite": False})):
+    for figure in (float("nan"), 40.0):
         for recipe in (FP32, INT8, BF16):
-            assert contradiction(recipe, figure, {}, raw) == "the outputs hold NaN or infinity"
+            assert contradiction(recipe, Likeness(figure, finite=False)) == "the outputs hold NaN or infinity"
 
 
 def test_an_engine_that_cannot_be_counted_keeps_the_rule_by_its_outputs():
-    assert "nothing was computed in int8" in contradiction(INT8, 95.0)
-    assert contradiction(INT8, 40.0) is None
-    assert "was not computed in FP32" in contradiction(FP32, 40.0)
+    assert "nothing was computed in int8" in contradiction(INT8, Likeness(95.0))
+    assert contradiction(INT8, Likeness(40.0)) is None
+    assert "was not computed in FP32" in contradiction(FP32, Likeness(40.0))
 
 
 CHEAP = ("resnet20", "conv_k3")
@@ -399,4 +399,4 @@ def test_the_share_in_int8_is_that_of_a_second_count_by_shapes_and_profilers(nam
     else:
         compiled = engines.get(engine)._compile(tmp_path, recipe, inputs[:2], 1, PERF_COUNT=True)
         share, _ = counting.by_openvino(compiled, inputs[:2])
-    assert found["macs"]["int8"] == pytest.approx(share, abs=0.001)
+    assert found.macs["int8"] == pytest.approx(share, abs=0.001)

@@ -4,18 +4,19 @@ import json
 import os
 import platform
 import re
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from bench.machine import isa
-from bench.machine.facts import available_bytes, cgroup, cores_for, describe, energy_j, fingerprint
+from bench.machine.facts import Limits, available_bytes, cgroup, cores_for, describe, energy_j, fingerprint
 from bench.machine.isa import cpu_flags
 
 
 def test_the_facts_are_strict_json_and_agree_with_a_second_source():
-    facts = json.loads(json.dumps(describe(), allow_nan=False))
+    facts = json.loads(json.dumps(asdict(describe()), allow_nan=False))
     assert facts["ram_bytes"] == psutil.virtual_memory().total
     assert facts["cores_logical"] == os.cpu_count()
     assert facts["python"] == platform.python_version()
@@ -46,7 +47,7 @@ def test_versions_are_those_installed_and_null_where_absent():
     import numpy as np
     import torch
 
-    versions = describe()["versions"]
+    versions = describe().versions
     assert versions["numpy"] == np.__version__
     assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
 
@@ -55,7 +56,7 @@ def test_thread_and_allocator_settings_are_on_record(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
     monkeypatch.setenv("SECRET_TOKEN", "x")
-    settings = describe()["settings"]
+    settings = describe().settings
     assert (settings["OMP_NUM_THREADS"], settings["MALLOC_TRIM_THRESHOLD_"]) == ("3", "7")
     assert "SECRET_TOKEN" not in settings
 
@@ -90,7 +91,7 @@ def written(folder, files):
 )
 def test_the_least_limit_of_a_control_group_and_its_ancestors_counts(tmp_path, files, limits):
     process = written(tmp_path, {"self": "0::/a/b\n"}) / "self"
-    assert cgroup(written(tmp_path / "cgroup", files), process) == limits
+    assert cgroup(written(tmp_path / "cgroup", files), process) == Limits(**limits)
 
 
 def test_a_case_is_bound_to_the_last_cores_one_of_each_before_their_siblings(tmp_path, monkeypatch):
@@ -99,7 +100,13 @@ def test_a_case_is_bound_to_the_last_cores_one_of_each_before_their_siblings(tmp
         folder = tmp_path / f"cpu{cpu}" / "topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(siblings)
-    assert [cores_for(threads, tmp_path) for threads in (1, 2, 3, 4, 5)] == [[3], [2, 3], [1, 2, 3], [0, 1, 2, 3], None]
+    assert [cores_for(threads, tmp_path) for threads in (1, 2, 3, 4, 5)] == [
+        (3,),
+        (2, 3),
+        (1, 2, 3),
+        (0, 1, 2, 3),
+        None,
+    ]
 
 
 def test_energy_is_summed_over_packages_and_null_where_it_cannot_be_read(tmp_path):
@@ -180,19 +187,19 @@ def test_memory_of_this_machine_is_no_more_than_it_has():
 @pytest.mark.parametrize("text", ["", "max", "x y", "1 0", "-5 100000", "-1"])
 def test_files_of_a_control_group_that_tell_nothing_limit_nothing(tmp_path, text):
     files = dict.fromkeys(("cpu.max", "memory.max", "cpu/cpu.cfs_quota_us"), text)
-    assert cgroup(written(tmp_path / "cgroup", files), tmp_path / "absent")["cpus"] is None
+    assert cgroup(written(tmp_path / "cgroup", files), tmp_path / "absent").cpus is None
 
 
 def test_the_fingerprint_is_the_same_from_run_to_run_whatever_the_versions_and_settings():
     facts = describe()
-    again = facts | {"versions": {}, "settings": {"OMP_NUM_THREADS": "1"}, "governor": "performance", "python": "9"}
+    again = replace(facts, versions={}, settings={"OMP_NUM_THREADS": "1"}, governor="performance", python="9")
     assert fingerprint(facts, "id") == fingerprint(again, "id")
-    assert describe()["fingerprint"] == facts["fingerprint"]
-    assert re.fullmatch("[0-9a-f]{12}", facts["fingerprint"])
+    assert describe().fingerprint == facts.fingerprint
+    assert re.fullmatch("[0-9a-f]{12}", facts.fingerprint)
 
 
-@pytest.mark.parametrize("other", [{"cpu": "Another"}, {"isa": ["sve"]}, {"cores_physical": 99}, {"ram_bytes": 2**40}])
+@pytest.mark.parametrize("other", [{"cpu": "Another"}, {"isa": ("sve",)}, {"cores_physical": 99}, {"ram_bytes": 2**40}])
 def test_machines_that_differ_have_other_fingerprints(other):
     facts = describe()
-    assert fingerprint(facts | other, "id") != fingerprint(facts, "id")
+    assert fingerprint(replace(facts, **other), "id") != fingerprint(facts, "id")
     assert fingerprint(facts, "another") != fingerprint(facts, "id")

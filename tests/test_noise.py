@@ -1,29 +1,30 @@
 """Claims about what makes a measurement noisy."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from bench.errors import BenchWarning
-from bench.machine.noise import Watch, snapshot
+from bench.machine.noise import Counters, Watch, snapshot
 from bench.machine.pace import Pace
 from bench.machine.probes import Peak, _kernels, _layers, peaks, probe
 from bench.timing.baseline import Shared
 from bench.timing.bench import Bench
 
-QUIET = {"at_s": 0.0, "busy_s": 100.0, "steal_s": 1.0, "own_s": 10.0, "throttled": 0, "mhz": 3000.0}
+QUIET = Counters(at_s=0.0, busy_s=100.0, steal_s=1.0, own_s=10.0, throttled=0, mhz=3000.0)
 
 
 def watched(**changes):
     watch = Watch(probes=[{"fp32_gflops": 200.0, "copy_gb_per_s": 30.0}])
     watch.add(QUIET, QUIET)
-    watch.add(QUIET, QUIET | {"at_s": 10.0, "busy_s": 110.0, "own_s": 20.0} | changes)
+    watch.add(QUIET, replace(QUIET, **({"at_s": 10.0, "busy_s": 110.0, "own_s": 20.0} | changes)))
     return watch.noise({"fp32_gflops": 210.0, "copy_gb_per_s": 40.0})
 
 
 def test_a_machine_that_does_nothing_else_is_steady():
     noise = watched()
-    assert (noise["verdict"], noise["why"], noise["foreign_cores"]) == ("steady", [], 0.0)
+    assert (noise.verdict, noise.why, noise.foreign_cores) == ("steady", (), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +39,12 @@ def test_a_machine_that_does_nothing_else_is_steady():
 def test_what_others_took_is_named(monkeypatch, changes, why):
     monkeypatch.setattr("psutil.cpu_count", lambda: 2)
     noise = watched(**changes)
-    assert (noise["verdict"], noise["why"]) == ("noisy", [why])
+    assert (noise.verdict, noise.why) == ("noisy", (why,))
 
 
 def test_a_probe_below_its_best_is_named():
     watch = Watch(probes=[{"fp32_gflops": 200.0}, {"fp32_gflops": 100.0}])
-    assert watch.noise({"fp32_gflops": 200.0})["why"] == ["control probe fp32_gflops fell to 50% of its best"]
+    assert watch.noise({"fp32_gflops": 200.0}).why == ("control probe fp32_gflops fell to 50% of its best",)
 
 
 def test_the_best_is_what_the_machine_kept_up_over_a_case_in_any_session(tmp_path):
@@ -51,7 +52,7 @@ def test_the_best_is_what_the_machine_kept_up_over_a_case_in_any_session(tmp_pat
     assert Pace(tmp_path).learn(1, quick) == {"fp32_gflops": 250.0}
     best = Pace(tmp_path).learn(1, slow)
     assert best == {"fp32_gflops": 250.0}
-    assert Watch(probes=slow).noise(best)["why"] == ["control probe fp32_gflops fell to 80% of its best"]
+    assert Watch(probes=slow).noise(best).why == ("control probe fp32_gflops fell to 80% of its best",)
     assert Pace(tmp_path).learn(2, slow) == {"fp32_gflops": 200.0}
 
 
@@ -76,9 +77,9 @@ def test_a_case_without_probes_or_with_other_ones_teaches_what_it_can(tmp_path):
 
 def test_counters_that_go_backwards_tell_nothing_below_zero():
     watch = Watch()
-    watch.add(QUIET, QUIET | {"at_s": 10.0, "busy_s": 90.0, "steal_s": 0.0, "throttled": None})
+    watch.add(QUIET, replace(QUIET, **{"at_s": 10.0, "busy_s": 90.0, "steal_s": 0.0, "throttled": None}))
     noise = watch.noise({})
-    assert (noise["foreign_cores"], noise["steal_share"], noise["throttled"], noise["verdict"]) == (0, 0, 0, "steady")
+    assert (noise.foreign_cores, noise.steal_share, noise.throttled, noise.verdict) == (0, 0, 0, "steady")
 
 
 def test_a_system_whose_clocks_cannot_be_read_tells_none(monkeypatch):
@@ -86,16 +87,16 @@ def test_a_system_whose_clocks_cannot_be_read_tells_none(monkeypatch):
         raise NotImplementedError("can't find current frequency file")
 
     monkeypatch.setattr("psutil.cpu_freq", broken, raising=False)
-    assert snapshot([])["mhz"] is None
+    assert snapshot([]).mhz is None
 
 
 def test_the_peak_of_a_number_format_is_the_best_of_several_products_and_convolutions():
     found = peaks(1)
     assert {"fp32", "int8"} <= set(found)
-    assert all(one["gops"] > 0 and one["by"].startswith(("onnxruntime", "openvino")) for one in found.values())
+    assert all(one.gops > 0 and one.by.startswith(("onnxruntime", "openvino")) for one in found.values())
     kernels = [(number_format, by) for number_format, by, _ in _kernels(1)]
     for number_format, one in found.items():
-        assert (number_format, one["by"]) in kernels
+        assert (number_format, one.by) in kernels
     assert len({by.split("'")[0] for number_format, by in kernels if number_format == "fp32"}) == 2
 
 
@@ -136,17 +137,17 @@ def test_a_case_that_was_faster_than_the_peak_has_it_measured_again(tmp_path):
 
 def test_where_the_system_tells_no_steal_time_it_is_null():
     watch = Watch()
-    watch.add(QUIET | {"steal_s": None}, QUIET | {"at_s": 1.0, "steal_s": None})
-    assert watch.noise({})["steal_share"] is None
+    watch.add(replace(QUIET, **{"steal_s": None}), replace(QUIET, **{"at_s": 1.0, "steal_s": None}))
+    assert watch.noise({}).steal_share is None
 
 
 def test_snapshots_of_this_machine_grow():
     before = snapshot([])
     sum(range(3_000_000))
     after = snapshot([])
-    assert after["at_s"] > before["at_s"]
-    assert after["own_s"] > before["own_s"]
-    assert after["busy_s"] >= before["busy_s"]
+    assert after.at_s > before.at_s
+    assert after.own_s > before.own_s
+    assert after.busy_s >= before.busy_s
 
 
 def test_a_probe_gives_its_three_figures():

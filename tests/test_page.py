@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from test_pivot import GOLDEN, hostile
@@ -36,10 +37,8 @@ def many(count):
     run = read(GOLDEN)
     records = []
     for number in range(count):
-        one = json.loads(json.dumps(run.records[number % 3]))
-        one["case"]["batch"] = 1 + number // 3
-        one["id"] = f"{one['id']}-{number}"
-        records.append(one)
+        one = run.records[number % 3]
+        records.append(replace(one, case=replace(one.case, batch=1 + number // 3)))
     return Run([*records, *run.records[3:]], run.machine, run.when, run.commit)
 
 
@@ -152,7 +151,7 @@ def test_a_slider_moves_between_fp32_and_the_case(browser, tmp_path):
         "difference x8",
     ]
     run = read(GOLDEN)
-    run.records[0]["pictures"] = names
+    run.records[0] = replace(run.records[0], pictures=tuple(names))
     opened(browser, tmp_path, page([run], tmp_path))
     pictures = browser.execute_script(
         "return [...document.querySelectorAll('.pair img')].map(image => image.naturalWidth)"

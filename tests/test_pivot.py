@@ -4,6 +4,7 @@ import html
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def test_a_cell_without_figures_has_its_reason_below(capsys):
 
 def test_axes_that_are_not_named_but_differ_are_rows_too():
     run = read(GOLDEN)
-    other = Run([one | {"case": one["case"] | {"batch": 8}} for one in run.records], run.machine, name="other")
+    records = [replace(one, case=replace(one.case, batch=8)) for one in run.records]
+    other = Run(records, run.machine, name="other")
     wide, _ = laid_out(frame([run, other]), ["precision"], ["engine"], ["latency.p50_s"])
     assert list(wide.columns[:3]) == ["precision", "batch", "run"]
     assert len(wide) == 8
@@ -77,7 +79,7 @@ def test_csv_is_read_back_by_pandas(capsys, tmp_path):
 
     assert main(["report", str(GOLDEN), "--format", "csv", "--output", str(tmp_path / "run.csv")]) == 0
     table = pd.read_csv(tmp_path / "run.csv")
-    assert table["id"].tolist() == [record["id"] for record in read(GOLDEN).records]
+    assert table["id"].tolist() == [record.id for record in read(GOLDEN).records]
     assert table.loc[0, "quality.top1"] == pytest.approx(932 / 1017)
 
 
@@ -120,7 +122,7 @@ def test_a_run_of_plain_pytest_benchmark_is_read_by_its_names_and_medians(tmp_pa
     (tmp_path / "plain.json").write_text(json.dumps(saved))
     run = read(tmp_path / "plain.json")
     assert frame(run)["latency.p50_s"].tolist() == [0.001, 0.002]
-    assert run.machine["cpu"] == "A CPU"
+    assert run.machine.cpu == "A CPU"
 
 
 def test_folders_and_patterns_stand_for_the_runs_in_them(tmp_path):
@@ -155,7 +157,7 @@ def strip(folder, name, value):
 
 def pictured(name, when, *pictures):
     run = read(GOLDEN)
-    run.records[0]["pictures"] = list(pictures)
+    run.records[0] = replace(run.records[0], pictures=pictures)
     return Run(run.records, run.machine, when, run.commit, name)
 
 

@@ -393,7 +393,7 @@ def test_a_run_without_any_success_is_saved_with_its_cases(session, monkeypatch)
     (saved,) = Path(".benchmarks").rglob("*.json")
     for file in (Path("run.json"), saved):
         assert json.loads(file.read_text())["benchmarks"] == []
-        assert [(record["id"], record["status"], record["reason"]) for record in read(file).records] == [
+        assert [(record.id, record.status, record.reason) for record in read(file).records] == [
             ("linear-fp32-toy-b16-t1", "failed", "open: RuntimeError: the toy is broken"),
             ("linear-bf16-toy-b16-t1", "unsupported", "the toy engine computes in FP32 only"),
         ]

@@ -1,6 +1,7 @@
 """Claims about what is built before anything is measured: in which environment, and how often what fails is tried."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bench.timing import builder
 from bench.timing.bench import Bench
 from bench.timing.builder import built_by
 from bench.timing.prepare import prepare
+from bench.timing.protocol import Built
 
 
 class Plain(Engine):
@@ -55,15 +57,13 @@ def asked(monkeypatch):
             workers.append(self)
             self.environment, self.number = environment, len(workers)
 
-        def ask(self, question, timeout_s, busy=1, **facts):
-            case = facts["case"]
-            questions.append(
-                (question, case["model"], case["engine"], case["precision"], self.environment, self.number)
-            )
-            fault = FAULTS.get((question, case["model"])) or FAULTS.get((question, case["engine"]))
+        def ask(self, question, timeout_s, busy=1):
+            case, name = question.target.case, question.name
+            questions.append((name, case.model, case.engine, case.precision, self.environment, self.number))
+            fault = FAULTS.get((name, case.model)) or FAULTS.get((name, case.engine))
             if fault is not None:
                 raise fault
-            return {"artifact": "", "reference": ""}
+            return Built(Path(), Path())
 
         def close(self):
             pass

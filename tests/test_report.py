@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from drafts import Draft
 
 from bench.cli import main
 from bench.errors import RunFileError
@@ -37,7 +38,7 @@ def cells(text, first):
 
 def test_a_saved_run_is_read_whole():
     run = read(GOLDEN)
-    assert [record["id"] for record in run.records] == [
+    assert [record.id for record in run.records] == [
         "resnet20-fp32-torch-b1-t1",
         "resnet20-fp32-onnxruntime-b1-t1",
         "resnet20-int8_static-onnxruntime-b1-t1",
@@ -45,7 +46,7 @@ def test_a_saved_run_is_read_whole():
         "resnet20-int8_dynamic-openvino-b1-t1",
     ]
     assert run.commit == "0123456789abcdef0123456789abcdef01234567"
-    assert run.machine["versions"]["onnxruntime"]
+    assert run.machine.versions["onnxruntime"]
 
 
 def test_a_frame_has_one_row_a_case_and_dotted_columns(saved):
@@ -75,17 +76,17 @@ def test_a_run_saved_before_there_were_pairs_keeps_its_ratios_of_medians():
 
 
 def test_what_makes_a_case_doubtful_is_told_below_the_table(saved):
-    record = read(GOLDEN).records[0]
+    record = Draft.of(GOLDEN).records[0]
     record["noise"]["why"] = ["other processes used 1.20 cores"]
     record["warnings"] = ["3 threads used the CPU where 1 were asked for"]
-    text = render([Run([record])])
+    text = render([Draft([record]).run()])
     assert f"- {record['id']}: other processes used 1.20 cores; 3 threads used the CPU where 1 were asked for" in text
 
 
 def test_one_launch_has_a_ratio_without_an_interval(saved):
-    record = read(GOLDEN).records[2]
+    record = Draft.of(GOLDEN).records[2]
     record["speedup"] |= {"low": None, "high": None, "launches": 1}
-    assert cells(render([Run([record])]), ["resnet20"])[11] == f"{record['speedup']['ratio']:.2f} (no interval)"
+    assert cells(render([Draft([record]).run()]), ["resnet20"])[11] == f"{record['speedup']['ratio']:.2f} (no interval)"
 
 
 def test_unsupported_cases_are_notes_with_their_reason():
@@ -102,10 +103,10 @@ def test_the_head_says_which_weights_data_machine_and_versions():
 
 
 def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
-    run = read(GOLDEN)
+    run = Draft.of(GOLDEN)
     broken = run.records[2]["case"] | {"engine": "openvino"}
-    run.records.append({"id": "broken", "case": broken, "status": "failed", "reason": "it broke"})
-    text = render([run], TABLES)
+    run.records.append({"case": broken, "status": "failed", "reason": "it broke"})
+    text = render([run.run()], TABLES)
     shown = ["FP32 torch", "INT8 onnxruntime", "INT8 openvino", "int8 unfused", "own int8"]
     assert cells(text, ["", "FP32 torch"]) == ["", *shown]
     assert cells(text, ["accuracy"])[1:] == ["91.64%", "91.64%", "-", "-", "-"]
@@ -119,10 +120,10 @@ def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
 
 
 def test_a_case_that_was_measured_but_failed_its_test_has_a_marked_row_and_its_reason_and_is_no_ones_baseline():
-    run = read(GOLDEN)
+    run = Draft.of(GOLDEN)
     for record in run.records[:2]:
         record |= {"status": "failed", "reason": "gate: speed-up misses 1.5"}
-    text = render([run])
+    text = render([run.run()])
     failed = cells(text, ["resnet20 (failed)", "fp32", "onnxruntime"])
     assert "ms" not in failed[6]
     assert float(failed[8]) > 0
@@ -139,7 +140,7 @@ def test_a_run_of_one_case_has_its_size(saved):
 
 
 def test_a_run_with_nothing_measured_still_gives_its_reasons(saved):
-    text = render([Run(saved["bench"]["cases"])], TABLES)
+    text = render([Draft(saved["bench"]["cases"]).run()], TABLES)
     assert "no bfloat16" in text
     assert "ResNet20: accuracy" not in text
 
@@ -304,25 +305,25 @@ def lowered(share, promised=None, layers=5):
 
 
 def test_the_share_that_was_lowered_is_counted_apart_from_the_time_in_int8():
-    run = read(GOLDEN)
+    run = Draft.of(GOLDEN)
     run.records[2] |= {"lowered": lowered(0.031), "explained": {"time": {"int8": 0.5}, "diagnosis": "half of it"}}
     run.records[1]["lowered"] = {"macs": {"fp32": 1.0}}  # nothing of FP32 is to be lowered
-    text = render([run])
+    text = render([run.run()])
     head = cells(text, ["model", "precision"])
     row = cells(text, ["resnet20", "int8_static"])
     assert row[head.index("lowered")] == "3.1%"
     assert row[head.index("time in INT8")] == "50%"
     assert "in INT8" not in head
     assert cells(text, ["resnet20", "fp32", "onnxruntime"])[head.index("lowered")] == "-"
-    assert frame(run).loc[2, "lowered.share"] == 0.031
+    assert frame(run.run()).loc[2, "lowered.share"] == 0.031
     assert "lowered" not in cells(render([read(GOLDEN)]), ["model", "precision"]), "a run of before it was counted"
 
 
 def test_bf16_has_the_share_of_bf16():
-    run = read(GOLDEN)
+    run = Draft.of(GOLDEN)
     run.records[2]["case"]["precision"] = "bf16"
     run.records[2]["lowered"] = {"macs": {"fp32": 0.25, "bf16": 0.75}}
-    text = render([run])
+    text = render([run.run()])
     assert cells(text, ["resnet20", "bf16"])[cells(text, ["model", "precision"]).index("lowered")] == "75.0%"
 
 
@@ -340,15 +341,15 @@ def test_bf16_has_the_share_of_bf16():
     ],
 )
 def test_what_is_below_its_recipes_promise_is_named_with_the_layers_and_reasons(told, note):
-    run = read(GOLDEN)
+    run = Draft.of(GOLDEN)
     run.records[2]["lowered"] = told
-    lines = [line for line in render([run]).splitlines() if line.startswith("- resnet20-int8_static")]
+    lines = [line for line in render([run.run()]).splitlines() if line.startswith("- resnet20-int8_static")]
     assert [note in line for line in lines] == ([] if note is None else [True])
 
 
 def doubtful():
     """The golden run with a case of each kind of doubt: disturbed, erring, unlike."""
-    run = read(GOLDEN)
+    run = Draft.of(GOLDEN)
     run.records[0]["noise"] = {"why": ["other processes used 1.20 cores"]}
     run.records[1] |= {"kernel": {"kernel_db": 12.3, "quantized_db": 38.0}, "warnings": ["kernels give 12.3 dB"]}
     run.records[2]["fidelity"] = {"sqnr_db": -3.0, "agreement": 0.1}
@@ -356,38 +357,39 @@ def doubtful():
 
 
 def test_broken_cases_come_first_in_the_notes_of_every_view(tmp_path):
-    table = frame(doubtful())
+    table = frame(doubtful().run())
     names = [record["id"] for record in doubtful().records]
     wanted = [
         f"{names[1]}: kernels give 12.3 dB",
         f"{names[2]}: broken: its outputs keep no likeness of FP32's, -3.0 dB",
         f"{names[0]}: other processes used 1.20 cores",
     ]
-    for text in (render([doubtful()]), pivot(table, ["precision"], ["engine"], ["latency.p50_s"])):
+    for text in (render([doubtful().run()]), pivot(table, ["precision"], ["engine"], ["latency.p50_s"])):
         places = [text.index(f"- {line}") for line in wanted]
         assert places == sorted(places)
-    text = render([doubtful()], TABLES, "document3")
+    text = render([doubtful().run()], TABLES, "document3")
     assert f"- {wanted[1]}" in text
     assert wanted[2] not in text
     assert plain(table)["warnings"].tolist()[1] == "kernels give 12.3 dB"
     assert numbers(table, ["precision"], ["engine"], ["latency.p50_s"])["onnxruntime notes"].tolist()[0] == (
         "kernels give 12.3 dB"
     )
-    (tmp_path / "page.html").write_text(page([doubtful()], None))
+    (tmp_path / "page.html").write_text(page([doubtful().run()], None))
     assert "kernels give 12.3 dB" in (tmp_path / "page.html").read_text()
 
 
 def test_labels_that_agree_are_no_lost_likeness():
     run = doubtful()
     run.records[2]["fidelity"]["agreement"] = 0.99
-    assert "broken" not in render([run])
+    assert "broken" not in render([run.run()])
 
 
 def test_data_without_truth_and_layers_that_were_left_are_told():
-    run = read(GOLDEN)
-    run.records[2]["quality"] |= {"top1": None, "reason": "the test side of cifar10 has no truth to judge by"}
+    run = Draft.of(GOLDEN)
+    run.records[2]["quality"] = {"top1": None}
+    run.records[2]["judged"] |= {"reason": "the test side of cifar10 has no truth to judge by"}
     run.records[2]["artifact"] |= {"left_in_fp32": ["a", "b"], "left_by": "agreement with FP32"}
-    text = render([run])
+    text = render([run.run()])
     assert "no quality: the test side of cifar10 has no truth to judge by" in text
     assert "2 layers were left in FP32, by agreement with FP32 on the training side" in text
     assert cells(text, ["resnet20", "int8_static"])[5] == "-"
@@ -400,8 +402,9 @@ def twice(saved, tmp_path):
     again["fullname"] = again["fullname"].replace("document3", "again")
     again["extra_info"]["test"] = again["fullname"]
     again["extra_info"]["latency"]["p50_s"] *= 2
-    lost = {"id": "x", "case": again["extra_info"]["case"], "status": "unsupported", "reason": "not here"}
-    saved["bench"]["cases"] += [lost | {"test": f"test_{name}.py::test_x[x]"} for name in "ab"]
+    lost = {"case": again["extra_info"]["case"] | {"model": "x"}, "status": "unsupported", "reason": "not here"}
+    name = "x-int8_static-onnxruntime-b1-t1"
+    saved["bench"]["cases"] += [lost | {"test": f"test_{test}.py::test_x[{name}]"} for test in "ab"]
     (tmp_path / "run.json").write_text(json.dumps(saved | {"benchmarks": [*saved["benchmarks"], again]}))
     return tmp_path / "run.json"
 
@@ -416,7 +419,8 @@ def test_a_case_of_two_tests_is_two_in_every_view(twice, capsys):
     assert {"suites/test_document3.py::test_resnet20", "suites/test_again.py::test_resnet20"} < {
         row.split(" | ")[5].strip() for row in text.splitlines() if row.startswith("| resnet20")
     }
-    assert "unsupported: x (test_a.py::test_x), x (test_b.py::test_x): not here" in text
+    lost = "x-int8_static-onnxruntime-b1-t1"
+    assert f"unsupported: {lost} (test_a.py::test_x), {lost} (test_b.py::test_x): not here" in text
     wide, _ = laid_out(table, ["precision"], ["engine"], ["latency.p50_s"])
     assert len([one for one in wide["name"] if one in both]) == 2
     assert f"- {both[1]}: not shown, since {both[0]} fits its cell too" in render([read(twice)], TABLES, "document3")
@@ -560,9 +564,9 @@ def test_a_page_is_made_of_figures_that_are_none(saved, tmp_path, value):
 
 
 def test_a_baseline_that_is_not_told_has_no_name():
-    run = Run(read(GOLDEN).records[2:3])
+    run = Draft(Draft.of(GOLDEN).records[2:3])
     run.records[0]["speedup"]["baseline"]["case"]["precision"] = None
-    assert "Speed-up over a baseline that is not on record, sampled in turn" in render([run])
+    assert "Speed-up over a baseline that is not on record, sampled in turn" in render([run.run()])
 
 
 def test_infinity_and_nan_are_read_and_shown_as_a_dash(saved, tmp_path):

@@ -152,18 +152,20 @@ def _kept(taken):
 
 def test_the_steady_state_is_found_not_assumed():
     clock = Clock()
-    found = warmed(clock.calling(lambda n: 2.0**-7 if n > 100 else 0.05 - 0.0004 * n), longest_s=5.0, clock=clock)
-    assert found["steady"]
-    assert found["calls"] > 100
-    assert found["typical_s"] == 2.0**-7
+    found, typical_s = warmed(
+        clock.calling(lambda n: 2.0**-7 if n > 100 else 0.05 - 0.0004 * n), longest_s=5.0, clock=clock
+    )
+    assert found.steady
+    assert found.calls > 100
+    assert typical_s == 2.0**-7
 
 
 def test_what_never_gets_steady_is_given_up_and_said():
     clock = Clock()
-    found = warmed(clock.calling(lambda n: 0.01 * 1.05**n), longest_s=2.0, clock=clock)
-    assert not found["steady"]
+    found, _ = warmed(clock.calling(lambda n: 0.01 * 1.05**n), longest_s=2.0, clock=clock)
+    assert not found.steady
     slow = Clock()
-    assert not warmed(slow.calling(8.0), clock=slow)["steady"]
+    assert not warmed(slow.calling(8.0), clock=slow)[0].steady
     assert len(slow.calls) == 3
 
 

@@ -28,24 +28,24 @@ def test_the_extremes_bracket_the_percentile_as_often_as_claimed():
 def test_latency_gives_the_quantiles_of_numpy_where_there_are_enough_samples():
     samples = np.random.default_rng(1).lognormal(size=100)
     figures = latency([list(samples[:40]), list(samples[40:])])
-    assert figures["p99_s"] is None
-    assert figures["p50_s"] == np.median(samples)
-    assert [figures["p90_s"], figures["p95_s"]] == list(np.quantile(samples, [0.90, 0.95]))
-    assert (figures["samples"], figures["reason"]) == (100, "100 samples are too few")
-    assert latency([list(samples) * 3])["reason"] is None
+    assert figures.p99_s is None
+    assert figures.p50_s == np.median(samples)
+    assert [figures.p90_s, figures.p95_s] == list(np.quantile(samples, [0.90, 0.95]))
+    assert (figures.samples, figures.reason) == (100, "100 samples are too few")
+    assert latency([list(samples) * 3]).reason is None
 
 
 def test_no_samples_tell_nothing():
     figures = latency([])
-    assert [figures[f"p{percentile}_s"] for percentile in (50, 90, 95, 99)] == [None] * 4
+    assert [getattr(figures, f"p{percentile}_s") for percentile in (50, 90, 95, 99)] == [None] * 4
 
 
 def test_means_of_several_calls_have_a_median_and_no_other_percentile():
     figures = latency([[1e-6] * 400] * 4, together=20)
-    assert figures["p50_s"] == 1e-6
-    assert [figures[f"p{percentile}_s"] for percentile in (90, 95, 99)] == [None] * 3
-    assert figures["reason"] == "samples are means of 20 calls each, which are too short to be timed one by one"
-    assert set(figures["interval"]) == {"p50_s"}
+    assert figures.p50_s == 1e-6
+    assert [getattr(figures, f"p{percentile}_s") for percentile in (90, 95, 99)] == [None] * 3
+    assert figures.reason == "samples are means of 20 calls each, which are too short to be timed one by one"
+    assert set(figures.interval) == {"p50_s"}
 
 
 def test_a_percentiles_interval_is_students_over_the_launches():
@@ -54,17 +54,17 @@ def test_a_percentiles_interval_is_students_over_the_launches():
     for name, percentile in (("p50_s", 50), ("p90_s", 90), ("p95_s", 95)):
         logs = np.log([np.percentile(samples, percentile) for samples in launches])
         expected = np.exp(scipy.stats.t.interval(0.95, 4, loc=logs.mean(), scale=scipy.stats.sem(logs)))
-        assert latency(launches)["interval"][name] == pytest.approx(list(expected))
-    staged = latency(launches, first=3)["interval"]["p50_s"]
+        assert latency(launches).interval[name] == pytest.approx(list(expected))
+    staged = latency(launches, first=3).interval["p50_s"]
     logs = np.log([np.median(samples) for samples in launches])
     scale = logs[:3].std(ddof=1) / math.sqrt(5)
     assert staged == pytest.approx(list(np.exp(scipy.stats.t.interval(0.95, 2, loc=logs.mean(), scale=scale))))
 
 
 def test_a_percentile_has_an_interval_where_each_launch_tells_it_and_there_are_two():
-    assert latency([[1.0] * 400])["interval"] == {}
-    assert set(latency([[1.0] * 58] * 4)["interval"]) == {"p50_s", "p90_s"}
-    assert set(latency([[1.0] * 2] * 3)["interval"]) == {"p50_s"}
+    assert latency([[1.0] * 400]).interval == {}
+    assert set(latency([[1.0] * 58] * 4).interval) == {"p50_s", "p90_s"}
+    assert set(latency([[1.0] * 2] * 3).interval) == {"p50_s"}
 
 
 def test_a_percentiles_interval_holds_what_launches_come_to_though_their_calls_depend_on_each_other():
@@ -72,7 +72,7 @@ def test_a_percentiles_interval_holds_what_launches_come_to_though_their_calls_d
     held, pooled = [], []
     for _ in range(1000):
         launches = [rng.normal(0, 0.03) + np.log(rng.lognormal(0, 0.01, 60)) for _ in range(5)]
-        low, high = latency([np.exp(samples) for samples in launches])["interval"]["p50_s"]
+        low, high = latency([np.exp(samples) for samples in launches]).interval["p50_s"]
         held.append(low <= 1 <= high)
         ordered = np.sort(np.concatenate(launches))  # as if all calls were independent
         pooled.append(ordered[133] <= 0 <= ordered[166])

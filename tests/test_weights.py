@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.build.artefact import artefact_of
+from bench.build.bill import Bill
 from bench.build.networks import architecture, folded, read_state
-from bench.build.weights import trained_network, weights_of
+from bench.build.weights import trained_network
 from bench.engines import engines
 from bench.errors import DataError
 from bench.spec.dataset import Dataset, Samples
@@ -55,13 +55,13 @@ def test_a_network_with_weights_that_are_not_plain_computes_the_same_from_the_st
     chosen = source(network)
     made = architecture(chosen)
     inputs = torch.randn(4, 8)
-    loaded = trained_network(chosen, weights_of(Store(tmp_path), chosen))
+    loaded = trained_network(chosen, Bill(Store(tmp_path), chosen).weights)
     torch.testing.assert_close(loaded(inputs), made(inputs))
 
 
 def test_a_tied_weight_is_stored_once_and_is_tied_again(tmp_path):
     chosen = source(tied)
-    kept = weights_of(Store(tmp_path), chosen)
+    kept = Bill(Store(tmp_path), chosen).weights
     assert 8 * 8 * 4 < (kept.folder / "weights.safetensors").stat().st_size < 2 * 8 * 8 * 4 + 300
     loaded = trained_network(chosen, kept)
     assert loaded[0].weight is loaded[2].weight
@@ -84,14 +84,14 @@ def test_a_state_that_is_no_tensor_is_refused_in_one_line(tmp_path):
             pass
 
     with pytest.raises(DataError, match="keeps _extra_state in its state dict, a dict; only tensors are kept"):
-        weights_of(Store(tmp_path), source(lambda: Odd(8, 8)))
+        Bill(Store(tmp_path), source(lambda: Odd(8, 8))).reference()
 
 
 def test_what_an_engine_keeps_of_folded_weights_fits_the_folded_architecture(tmp_path):
     import torch
 
     chosen, store = source(parametrized), Store(tmp_path)
-    built, weights = artefact_of(store, chosen, "torch", "fp32"), weights_of(store, chosen)
+    built, weights = Bill(store, chosen).artefact("torch", "fp32"), Bill(store, chosen).weights
     inputs = np.random.default_rng(0).normal(0, 1, (4, 8)).astype(np.float32)
 
     def network():

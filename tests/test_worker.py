@@ -23,6 +23,7 @@ from bench.machine.interpreter import Interpreter
 from bench.machine.noise import snapshot
 from bench.measure import _warnings, identity, measure, still_holds
 from bench.records.record import Record
+from bench.spec.outcome import ArtifactFacts, Baseline, Calibration, Efficiency, Likeness, Process, Speedup, Steady
 from bench.spec.registry import Origin
 from bench.store import Store
 from bench.timing.baseline import Shared
@@ -30,6 +31,7 @@ from bench.timing.bench import Bench
 from bench.timing.builder import find
 from bench.timing.handle import Patience, Worker, cpu_s
 from bench.timing.prepare import prepare
+from bench.timing.protocol import AskUsage, Opened
 from bench.timing.sampling import Plan, Slice
 from bench.timing.session import Energy
 
@@ -46,33 +48,34 @@ def bench(tmp_path_factory):
 def test_a_case_goes_the_whole_line_and_tells_what_came_of_it(bench):
     record = measure(CASE, bench)
     assert record.status == "ok", record.reason
-    assert record.quality.pop("dataset_s") > 0
-    assert record.quality == {"top1": 1.0, "n": 50, "dataset": "clouds", "weights": "as made"}
+    assert record.quality == {"top1": 1.0}
+    assert (record.judged.n, record.judged.dataset, record.judged.weights) == (50, "clouds", "as made")
+    assert record.judged.dataset_s > 0
     assert record.fidelity["agreement"] == 1.0
     assert record.fidelity["sqnr_db"] > 100
     assert len(record.samples_s) >= 30
-    assert record.speedup == {}
-    assert record.drop == {
-        "top1": {"low": pytest.approx(-0.037, abs=0.01), "value": 0.0, "high": pytest.approx(0.037, abs=0.01)}
-    }
-    assert record.efficiency["macs_per_item"] == 3 * 2
-    assert 0 < record.efficiency["share_of_peak"] < 0.01
-    assert record.efficiency["gops"] / record.efficiency["peak_gops"] == record.efficiency["share_of_peak"]
-    assert record.noise["verdict"] in ("steady", "noisy")
-    assert len(record.noise["probes"]) == 3  # before each of two passes and after
-    assert record.process["versions"].keys() == {"numpy", "python"}
-    assert 0 < record.process["call_overhead_s"] < 1e-4
-    assert 0 < record.spent["sampled_s"] < record.spent["whole_s"]
-    assert record.latency["p50_s"] == pytest.approx(statistics.median(record.samples_s))
-    assert record.latency["calls_per_sample"] > 1  # the toy's calls are too short to be timed one by one
-    assert record.latency["p90_s"] is None
+    assert record.speedup is None
+    drop = record.drop["top1"]
+    assert [drop.low, drop.value, drop.high] == pytest.approx([-0.037, 0.0, 0.037], abs=0.01)
+    assert record.efficiency.macs_per_item == 3 * 2
+    assert 0 < record.efficiency.share_of_peak < 0.01
+    assert record.efficiency.gops / record.efficiency.peak_gops == record.efficiency.share_of_peak
+    assert record.noise.verdict in ("steady", "noisy")
+    assert len(record.noise.probes) == 3  # before each of two passes and after
+    assert record.process.versions.keys() == {"numpy", "python"}
+    assert 0 < record.process.call_overhead_s < 1e-4
+    assert 0 < record.spent.sampled_s < record.spent.whole_s
+    assert record.latency.p50_s == pytest.approx(statistics.median(record.samples_s))
+    assert record.latency.calls_per_sample > 1  # the toy's calls are too short to be timed one by one
+    assert record.latency.p90_s is None
     assert record.first_call_cold_s is None
     assert record.throughput_items_per_s == pytest.approx(4 * len(record.samples_s) / sum(record.samples_s))
     assert record.first_call_s > 0
     assert record.peak_rss_bytes > 10e6
     artifact, reference = find(CASE, bench)
-    known = {"digest": artifact.digest, "bytes": artifact.bytes, "format": "json", "left_in_fp32": [], "left_by": None}
-    assert record.artifact == known | {"reference": reference.digest}
+    assert record.artifact == ArtifactFacts(
+        digest=artifact.digest, bytes=artifact.bytes, format="json", reference=reference.digest
+    )
 
 
 def test_what_an_engine_cannot_is_unsupported_with_its_reason(bench):
@@ -125,7 +128,7 @@ def test_the_inputs_that_int8_was_calibrated_with_are_on_record_and_too_few_are_
     computes_int8(monkeypatch)
     for _ in range(2):  # the second takes what the first has built
         record = measure(dataclasses.replace(CASE, precision="int8_static"), Bench(tmp_path, plan=QUICK))
-        assert record.calibration == {"asked": 256, "used": 50}
+        assert record.calibration == Calibration(asked=256, used=50)
         assert "calibrated with 50 inputs where 256 were asked for" in record.warnings
 
 
@@ -171,7 +174,7 @@ def test_what_a_library_forks_in_a_worker_ends_with_it(bench, monkeypatch):
 def test_what_a_worker_started_in_a_session_of_its_own_ends_with_it_and_holds_nothing_up(monkeypatch, ending):
     monkeypatch.setenv("ODD", ending)
     worker = Worker({}, [ODD])
-    pid = worker.ask("odd", 60.0)
+    pid = worker.ask(questions.Odd(), 60.0)
     left = psutil.Process(pid)
     assert os.getsid(pid) == pid
     if ending == "killed":
@@ -223,12 +226,12 @@ def test_where_computing_is_no_sign_of_life_the_limit_holds_as_it_is():
 def test_a_build_is_given_up_where_it_neither_computes_nor_tells(monkeypatch, does, reason):
     monkeypatch.setenv("ODD", does)
     with Worker({}, [ODD]) as worker:
-        worker.ask("usage", 60.0)
+        worker.ask(AskUsage(), 60.0)
         if reason is None:
-            assert worker.ask("odd", 2.0, busy=3) == "done"
+            assert worker.ask(questions.Odd(), 2.0, busy=3) == "done"
         else:
             with pytest.raises(WorkerError, match=reason):
-                worker.ask("odd", 2.0, busy=3)
+                worker.ask(questions.Odd(), 2.0, busy=3)
 
 
 def test_the_cpu_time_of_what_a_process_started_counts():
@@ -254,19 +257,19 @@ def test_a_worker_for_probes_that_died_is_replaced(bench):
 def test_baseline_sessions_that_died_between_two_cases_are_replaced(bench):
     paired = dataclasses.replace(bench, plan=Plan(least_launches=2, most_launches=2, pass_s=0.03, budget_s=0.1))
     with Shared(paired) as shared:
-        assert measure(CASE, paired, CASE, shared).speedup["launches"] == 2
+        assert measure(CASE, paired, CASE, shared).speedup.launches == 2
         psutil.Process(shared._sessions[1].pid).kill()
         while shared._sessions[1].alive:
             time.sleep(0.01)
         record = measure(CASE, paired, CASE, shared)
-    assert record.speedup["launches"] == 2
-    assert record.speedup["first"] == 2
+    assert record.speedup.launches == 2
+    assert record.speedup.first == 2
 
 
 def test_a_process_that_died_has_no_part_in_what_the_machine_did():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    assert snapshot([process.pid])["own_s"] > 0
+    assert snapshot([process.pid]).own_s > 0
 
 
 def test_what_an_engine_compiles_is_timed_once_with_nothing_kept_and_then_with_all_kept(bench):
@@ -287,15 +290,9 @@ def test_what_an_engine_compiles_is_timed_once_with_nothing_kept_and_then_with_a
 
 
 def test_a_pace_above_the_peak_is_said():
-    used, steady = {"threads_used": None}, {"steady": True}
-    lines = [
-        [
-            line
-            for line in _warnings(CASE, used, steady, {"share_of_peak": share, "peak_by": "a product"})
-            if "pace" in line
-        ]
-        for share in (None, 1.0, 1.15)
-    ]
+    opened = Opened(0.1, 0.1, Steady(steady=True), 1, {}, {}, 1e-7, writes_input=False)
+    paces = [Efficiency(share_of_peak=share, peak_by="a product") for share in (None, 1.0, 1.15)]
+    lines = [[line for line in _warnings(CASE, Process(), opened, pace) if "pace" in line] for pace in paces]
     assert [len(some) for some in lines] == [0, 0, 1]
     assert lines[2][0].startswith("its pace is 115% of the best that products and convolutions reach here, a product")
 
@@ -386,11 +383,11 @@ def test_outputs_that_belie_the_precision_are_a_failed_case(tmp_path, monkeypatc
 
 def test_only_a_network_that_was_rewritten_may_leave_fp32_behind():
     pruned = Recipe("pruned", "fp32", rewrite=lambda network: network)
-    assert contradiction(pruned, 20.0) is None
-    assert contradiction(Recipe("fp32", "fp32"), 20.0) is not None
-    assert contradiction(Recipe("fp32", "fp32"), 130.0) is None
-    assert contradiction(Recipe("int8", "int8"), 30.0) is None
-    assert contradiction(Recipe("int8", "int8"), float("inf")) is not None
+    assert contradiction(pruned, Likeness(20.0)) is None
+    assert contradiction(Recipe("fp32", "fp32"), Likeness(20.0)) is not None
+    assert contradiction(Recipe("fp32", "fp32"), Likeness(130.0)) is None
+    assert contradiction(Recipe("int8", "int8"), Likeness(30.0)) is None
+    assert contradiction(Recipe("int8", "int8"), Likeness(float("inf"))) is not None
 
 
 def test_a_suspended_worker_uses_no_cpu_and_ends_with_its_session(bench, tmp_path):
@@ -431,7 +428,7 @@ def test_a_damaged_artefact_is_built_again(bench):
     (artifact.folder / "toy.json").write_text("{")
     with pytest.warns(BenchWarning, match="toy.json was changed"):
         record = measure(CASE, bench)
-    assert record.artifact["digest"] == artifact.digest
+    assert record.artifact.digest == artifact.digest
 
 
 def test_a_second_session_finds_what_the_first_has_built(tmp_path):
@@ -447,14 +444,14 @@ def test_a_record_holds_beside_its_baseline_alone_and_only_for_the_same_artefact
     prepare([CASE], bench)
     artifact, reference = find(CASE, bench)
     baseline = dataclasses.replace(CASE, batch=1)
-    facts = {"digest": artifact.digest, "reference": reference.digest}
-    record = Record(CASE, "ok", artifact=facts, speedup={"baseline": {"case": baseline.axes()}})
+    facts = ArtifactFacts(digest=artifact.digest, reference=reference.digest)
+    record = Record(CASE, "ok", artifact=facts, speedup=Speedup(Baseline(baseline)))
     assert still_holds(record, CASE, baseline, bench)
     assert not still_holds(record, CASE, CASE, bench)
     assert not still_holds(record, baseline, baseline, bench)
-    assert not still_holds(dataclasses.replace(record, speedup={}), CASE, baseline, bench)
-    for name in facts:
-        changed = dataclasses.replace(record, artifact=facts | {name: "other"})
+    assert not still_holds(dataclasses.replace(record, speedup=None), CASE, baseline, bench)
+    for name in ("digest", "reference"):
+        changed = dataclasses.replace(record, artifact=dataclasses.replace(facts, **{name: "other"}))
         assert not still_holds(changed, CASE, baseline, bench)
 
 

@@ -1,8 +1,4 @@
-"""What is built of a model before it can be measured: its weights, its reference outputs, an engine's artefact.
-
-Each function gives the artefact from the store. With `make=False` it only looks, and gives None where it, or what
-it is made from, is not there yet: this is how a session plans without importing a framework.
-"""
+"""What an engine runs: the network in a recipe's number format, in the engine's own file format."""
 
 from __future__ import annotations
 
@@ -10,24 +6,26 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from bench.build import sensitivity
 from bench.build.fingerprint import fingerprint
-from bench.build.keys import _followed, beside_of, data_facts, made_by, network_facts
+from bench.build.keys import Entry, Network, data_facts, followed, made_by
 from bench.build.networks import SEED
-from bench.build.weights import load_data, trained_network, weights_of
+from bench.build.weights import load_data, trained_network
 from bench.engines import engines
 from bench.engines.engine import Engine
 from bench.errors import BenchError, BuildError
 from bench.spec.code import code_of, users_modules
 from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source, recipe_for
+from bench.spec.outcome import Calibration
 from bench.spec.recipe import Recipe, recipes
-from bench.store import BESIDE, Artifact, Store, Used, source_digest, versions
+from bench.store import BESIDE, Artifact, Facts, Store, Used, source_digest, versions
 from bench.tasks.inference import inputs_of_all, stacked
 
 if TYPE_CHECKING:
@@ -38,18 +36,22 @@ LEFT, CALIBRATION = f"{BESIDE}/left.json", f"{BESIDE}/calibration.json"
 SAID = 240  # characters of a library's error that stand in a reason
 
 
-def artefact_of(
-    store: Store, source: Source, engine: str, precision: str, most_drop: float | None = None, make: bool = True
-) -> Artifact | None:
-    """What an engine runs: the network in the recipe's number format, in the engine's own file format; and the names of
-    the layers that stayed in FP32, `left.json`, where these were to be found.
+def artefact_entry(
+    store: Store,
+    source: Source,
+    network: Network,
+    weights: Artifact,
+    engine: str,
+    precision: str,
+    most_drop: float | None,
+) -> Entry:
+    """The artefact of an engine; and the names of the layers that stayed in FP32, `left.json`, where these were to be
+    found.
     """
-    network_weights = weights_of(store, source, make)
-    if network_weights is None:
-        return None
     builder, recipe = engines.get(engine), recipe_for(source.model, precision, most_drop)
     rewrite = made_by(recipes.origin(precision), recipe)
-    made_from = {
+    samples: Facts = {"samples": source.model.calibration, "seed": SEED}
+    made_from: Facts = {
         "engine": engine,
         "recipe": {
             "name": recipe.name,
@@ -64,28 +66,22 @@ def artefact_of(
             "versions": versions(sorted(rewrite.packages)),
         },
         "search": None if recipe.most_drop is None else source_digest(Path(sensitivity.__file__)),
-        "weights": network_weights.digest,
-        "network": network_facts(store, source, make),
-        "calibration": (
-            {**data_facts(source.dataset, source.folder), "samples": source.model.calibration, "seed": SEED}
-            if recipe.calibrated
-            else None
-        ),
+        "weights": weights.digest,
+        "network": network.facts(),
+        "calibration": {**data_facts(source.dataset, source.folder), **samples} if recipe.calibrated else None,
         "builder": _source_digest(builder),
         "versions": versions(builder.packages),
         "settings": builder.settings(),
         "seed": SEED,
     }
-    if not make:
-        return store.find("artifact", made_from, beside_of(source))
 
     def write(folder: Path) -> Used:
         used = Used()
-        with _followed(store, source, used):
-            _build(builder, recipe, source, network_weights, folder)
+        with followed(store, source, used):
+            _build(builder, recipe, source, weights, folder)
         return used
 
-    return store.get("artifact", made_from, write, beside_of(source))
+    return Entry("artifact", made_from, write)
 
 
 def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact, folder: Path) -> None:
@@ -98,8 +94,8 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
         if recipe.most_drop is not None:
             (folder / LEFT).write_text(json.dumps({"left": recipe.left, "by": recipe.left_by}))
         if recipe.calibrated:
-            used = {"asked": source.model.calibration, "used": len(tried.samples)}
-            (folder / CALIBRATION).write_text(json.dumps(used))
+            counts = Calibration(source.model.calibration, len(tried.samples))
+            (folder / CALIBRATION).write_text(json.dumps(asdict(counts)))
     except (BenchError, OSError):
         raise
     except Exception as error:
@@ -128,7 +124,9 @@ def digest_of(built: Artifact, builder: Engine) -> str:
     """
     if builder.whole:
         return built.digest
-    return hashlib.sha256(f"{built.digest}\n{built.made_from['network']['structure']}".encode()).hexdigest()
+    network = built.made_from["network"]
+    assert isinstance(network, Mapping)
+    return hashlib.sha256(f"{built.digest}\n{network['structure']}".encode()).hexdigest()
 
 
 def as_built(recipe: Recipe, folder: Path) -> Recipe:
@@ -140,12 +138,10 @@ def as_built(recipe: Recipe, folder: Path) -> Recipe:
     return replace(recipe, left=tuple(told["left"]), left_by=told["by"])
 
 
-def calibration_of(folder: Path) -> dict[str, int]:
-    """How many inputs the artefact in a folder was to be calibrated with, `asked`, and how many there were, `used`;
-    nothing where it was not calibrated.
-    """
+def calibration_of(folder: Path) -> Calibration | None:
+    """How many inputs the artefact in a folder was calibrated with; None where it was not calibrated."""
     counts = folder / CALIBRATION
-    return dict(json.loads(counts.read_text())) if counts.is_file() else {}
+    return Calibration(**json.loads(counts.read_text())) if counts.is_file() else None
 
 
 def _source_digest(builder: Engine) -> str:

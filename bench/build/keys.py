@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from bench.spec.code import HARNESS, Code, code_of, users_modules
 from bench.spec.dataset import Dataset, datasets
 from bench.spec.model import Source, models
 from bench.spec.registry import Origin
-from bench.store import Store, Used
+from bench.store import FOLLOWED, Artifact, Facts, Store, Used
 from bench.store import source_digest as source_digest
 from bench.store import versions as versions
 
@@ -43,7 +43,7 @@ def made_by(origin: Origin | None, *parts: Any) -> Code:
     return code_of([*starts, *(module for part in parts for module in users_modules(part))])
 
 
-def data_facts(dataset: Dataset, folder: Path | None) -> dict[str, Any]:
+def data_facts(dataset: Dataset, folder: Path | None) -> Facts:
     """What identifies a data set on this machine: its code and values, its files' digests, its packages' versions."""
     origin = datasets.origin(dataset.name)
     return {
@@ -72,7 +72,7 @@ def beside_of(source: Source) -> Path:
 
 
 @contextmanager
-def _followed(store: Store, source: Source, used: Used) -> Iterator[set[Path]]:
+def followed(store: Store, source: Source, used: Used) -> Iterator[set[Path]]:
     """Learn what else shapes what is made of a source meanwhile; give the files that its key covers already."""
     data = _data_files(source.dataset, source.folder)
     known = {*_code_of(source).files, *made_by(datasets.origin(source.dataset.name), source.dataset).files, *data}
@@ -83,36 +83,72 @@ def _followed(store: Store, source: Source, used: Used) -> Iterator[set[Path]]:
         yield known
 
 
-def network_facts(store: Store, source: Source, make: bool = True) -> dict[str, Any] | None:
-    """What identifies a model's network: its name, its structure as it was built, `structure`, the names and shapes of
-    its parameters, `state`, the code and the values it was built by, what else turned out to shape it, and the
-    installed versions of the packages that it is built from.
+@dataclass(frozen=True)
+class Entry:
+    """Something that is built once: its kind, what it is made from, and what writes its files into a folder."""
 
-    It is built once to know them, and they are kept, so that a session looks them up without a framework. What the
-    code's own text does not tell, such as what a partial or a closure holds, is in the key they are kept under.
+    kind: str
+    made_from: Facts
+    write: Callable[[Path], Used]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What identifies a model's network.
+
+    made_from  the key that it is kept under: the model's and the weights' names, the code and the values it was built
+               by, the weights' file, the versions of what it is built from.
+    files      the digests of the files that turned out to shape it besides.
+    structure  a digest of the module tree with every attribute.
+    state      the names and shapes of its parameters.
+    """
+
+    made_from: Facts
+    files: Facts
+    structure: str
+    state: Facts
+
+    def facts(self) -> Facts:
+        """All of it, for the keys of what is made of the network."""
+        return {**self.made_from, "structure": self.structure, "state": self.state}
+
+
+def network_entry(store: Store, source: Source) -> Entry:
+    """A model's network, built once so that a session can look up what identifies it without a framework.
+
+    What the code's own text does not tell, such as what a partial or a closure holds, is in the key.
     """
     code, beside = _code_of(source), beside_of(source)
     model = replace(source.model, weights=(source.weights,))
-    made_from: dict[str, Any] = {
+    packages = versions(sorted(code.packages | {"torch"}))
+    made_from: Facts = {
         "model": model.name,
         "weights": source.weights.name,
         "code": code.digests(),
         "values": fingerprint(model, beside),
         "file": None if source.weights_file is None else source_digest(source.weights_file),
-        "versions": versions(sorted(code.packages | {"torch"})),
+        "versions": packages,
         "harness": [source_digest(HARNESS / file) for file in SHAPING],
         "seed": SEED,
     }
 
     def write(folder: Path) -> Used:
         used = Used()
-        with _followed(store, source, used) as known:
+        with followed(store, source, used) as known:
             network = architecture(source)
         add_modules(used, modules_of(network), known)
-        used.packages -= made_from["versions"].keys()
+        used.packages -= packages.keys()
         facts = {"structure": structure(network, beside), "state": state(network)}
         (folder / NETWORK).write_text(json.dumps(facts))
         return used
 
-    kept = store.get("network", made_from, write, beside) if make else store.find("network", made_from, beside)
-    return None if kept is None else kept.made_from | json.loads((kept.folder / NETWORK).read_text())
+    return Entry("network", made_from, write)
+
+
+def network_of(kept: Artifact) -> Network:
+    """What the store keeps of a network."""
+    told = json.loads((kept.folder / NETWORK).read_text())
+    besides = kept.made_from.get(FOLLOWED)
+    files = besides["files"] if isinstance(besides, Mapping) else {}
+    assert isinstance(files, Mapping)
+    return Network(kept.made_from, files, told["structure"], told["state"])

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.build.keys import _followed, beside_of, data_facts, network_facts
-from bench.build.weights import load_data, trained_network, weights_of
+from bench.build.keys import Entry, Network, data_facts, followed
+from bench.build.weights import load_data, trained_network
 from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source
-from bench.store import Artifact, Store, Used
+from bench.store import Artifact, Facts, Store, Used
 from bench.store import source_digest as source_digest
 from bench.store import versions as versions
 from bench.tasks.inference import answered, inputs_of_all, save_answers, stacked
@@ -26,31 +26,26 @@ INTERFACE = "interface.json"
 INPUTS, INPUT_BYTES = 64, 2**24
 
 
-def reference_of(store: Store, source: Source, make: bool = True) -> Artifact | None:
+def reference_entry(store: Store, source: Source, network: Network, weights: Artifact) -> Entry:
     """What FP32 PyTorch makes of the whole test split, against which fidelity is measured: `answers.npz`, and of the
     first inputs the raw `outputs.npy` and which of them are whole numbers, `whole.npy`; the first inputs themselves,
     `inputs.npy`, with which calls are timed, so that no timed process needs to load a data set; in `macs.json` how many
     multiply-accumulates the network makes for one; and in `interface.json` how it treats its input.
     """
-    network_weights = weights_of(store, source, make)
-    if network_weights is None:
-        return None
-    made_from = {
-        "network": network_facts(store, source, make),
-        "weights": network_weights.digest,
+    made_from: Facts = {
+        "network": network.facts(),
+        "weights": weights.digest,
         "data": data_facts(source.dataset, source.folder),
         "files": ["answers.npz", "outputs.npy", "whole.npy", "inputs.npy", "macs.json", INTERFACE],
     }
-    if not make:
-        return store.find("reference", made_from, beside_of(source))
 
     def write(folder: Path) -> Used:
         used = Used()
-        with _followed(store, source, used):
-            _refer(source, network_weights, folder)
+        with followed(store, source, used):
+            _refer(source, weights, folder)
         return used
 
-    return store.get("reference", made_from, write, beside_of(source))
+    return Entry("reference", made_from, write)
 
 
 def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:

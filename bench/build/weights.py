@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.build.keys import _followed, beside_of, data_facts, network_facts
+from bench.build.keys import Entry, Network, data_facts, followed
 from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
 from bench.errors import DataError
 from bench.spec.dataset import Samples
 from bench.spec.model import Source
-from bench.store import FOLLOWED, Artifact, Store, Used
+from bench.store import Artifact, Facts, Store, Used
 from bench.store import source_digest as source_digest
 from bench.store import versions as versions
 from bench.tasks.inference import preprocessed, stacked
@@ -19,28 +19,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def weights_of(store: Store, source: Source, make: bool = True) -> Artifact | None:
+def weights_entry(store: Store, source: Source, network: Network) -> Entry:
     """The model's weights as one safetensors file, read from the user's file or trained.
 
     The key holds no library versions: weights trained once stay the same under all of them, as long as the network has
     parameters of these names and shapes.
     """
-    facts = network_facts(store, source, make)
-    if facts is None:
-        return None
     trained = source.weights.train is not None
-    made_from = {
-        **{name: facts[name] for name in ("model", "weights", "code", "values", "file", "state")},
-        "shaped by": facts.get(FOLLOWED, {}).get("files", {}),
+    made_from: Facts = {
+        **{name: network.made_from[name] for name in ("model", "weights", "code", "values", "file")},
+        "state": network.state,
+        "shaped by": network.files,
         "data": data_facts(source.dataset, source.folder) if trained else None,
         "seed": SEED,
     }
-    if not make:
-        return store.find("weights", made_from, beside_of(source))
 
     def write(folder: Path) -> Used:
         used = Used()
-        with _followed(store, source, used):
+        with followed(store, source, used):
             network = architecture(source)
             if source.weights_file is not None and source.weights.read is not None:
                 load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
@@ -51,7 +47,7 @@ def weights_of(store: Store, source: Source, make: bool = True) -> Artifact | No
         save_state(network, folder / "weights.safetensors")
         return Used(used.files)
 
-    return store.get("weights", made_from, write, beside_of(source))
+    return Entry("weights", made_from, write)
 
 
 def trained_network(source: Source, network_weights: Artifact) -> torch.nn.Module:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from bench.spec.outcome import Setting
 from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bench.engines.lowered import Layer
     from bench.engines.operations import Operation
     from bench.spec.interface import Predict
+    from bench.store import Facts
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,11 @@ class Engine(ABC):
         """Environment variables the process needs before the engine is imported."""
         return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> Facts:
         """What on this machine changes what `build` makes, beside the packages' versions; part of the key."""
         return {}
 
-    def pool(self) -> dict[str, object]:
+    def pool(self) -> dict[str, Setting]:
         """The settings that the thread pools really have in this process, once an artefact is loaded; an engine with
         pools of its own adds what the session that it loaded last tells.
         """

@@ -11,6 +11,7 @@ from bench.engines.engine import Emulation, Engine, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.errors import Unsupported
+from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 from bench.store import BESIDE
 
@@ -119,7 +120,7 @@ class ExecuTorch(Engine):
         layers = layers_of((folder / MODEL).read_bytes())
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
-    def pool(self) -> dict[str, object]:
+    def pool(self) -> dict[str, Setting]:
         """The size of ExecuTorch's own pool."""
         from executorch.extension.pybindings import portable_lib
 

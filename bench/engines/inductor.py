@@ -18,6 +18,7 @@ from bench.engines.torch import pools, profiled
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered
 from bench.machine.isa import saturates
+from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.spec.interface import Predict
+    from bench.store import Facts
 
 PROGRAM = "model.pt2"
 
@@ -57,7 +59,7 @@ class Inductor(Engine):
             return "the Inductor quantizer serves x86 only"
         return pt2e.missing() if recipe.number_format == "int8" else None
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> Facts:
         """Whether activations keep to 7 bits, and which package quantizes."""
         return {"reduce_range": saturates(), "quantizer": pt2e.package()}
 
@@ -133,7 +135,7 @@ class Inductor(Engine):
                 products = products_of(lambda: predict(example))
         return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
 
-    def pool(self) -> dict[str, object]:
+    def pool(self) -> dict[str, Setting]:
         """PyTorch's two pools."""
         return super().pool() | pools()
 

@@ -8,8 +8,12 @@ that have nothing to do with each other differ by twice the variance of one, 3 d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.spec.outcome import ErringLayer, Kernel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,17 +25,10 @@ ITEMS = 8
 # 3 dB by two roundings, 3 more for few outputs
 WORSE_DB = 6.0
 NAMED = 3
-FIGURES = ("kernel_db", "quantized_db", "agreement", "quantized_agreement")  # that tell whether kernels err
 
 
-def compared(
-    predict: Predict, emulation: Emulation, batches: Sequence[np.ndarray], known: np.ndarray
-) -> dict[str, Any]:
-    """What a record says of the kernels: `kernel_db`, the SQNR of the session's outputs against the emulation's, None
-    where they are `equal`; `quantized_db`, the SQNR of the emulation's outputs against FP32's; `by`, what it was
-    emulated by; and where the kernels err, in `erring` the worst layers that tell, each with name and kernel_db, from
-    the same quantized inputs. Where an output holds whole numbers, the shares of equal ones stand instead, as
-    `agreement` and `quantized_agreement`.
+def compared(predict: Predict, emulation: Emulation, batches: Sequence[np.ndarray], known: np.ndarray) -> Kernel:
+    """What a record says of the kernels.
 
     batches  inputs, each of the shape that both sessions are open for; known  FP32's outputs for their first items,
     (k, values), those of several outputs behind each other.
@@ -40,38 +37,34 @@ def compared(
 
     found = np.concatenate([_rows(predict(batch.copy())) for batch in batches])
     wanted = np.concatenate([_rows(emulation.predict(batch.copy())) for batch in batches])
-    facts = _figures(found, wanted, known.reshape(len(known), -1)[: len(wanted)]) | {"by": emulation.by, "reason": None}
-    if facts["kernel_db"] is not None and not np.isfinite(facts["kernel_db"]):
-        return facts | {"kernel_db": None, "reason": "outputs that are not finite, or 0 throughout, have no SQNR"}
+    facts = replace(_figures(found, wanted, known.reshape(len(known), -1)[: len(wanted)]), by=emulation.by)
+    if facts.kernel_db is not None and not np.isfinite(facts.kernel_db):
+        return replace(facts, kernel_db=None, reason="outputs that are not finite, or 0 throughout, have no SQNR")
     if errs(facts) and emulation.layers is not None:
         layers = sorted(emulation.layers(batches[0].copy()).items(), key=lambda layer: layer[1])
-        facts["erring"] = [
-            {"name": name, "kernel_db": own_db}
-            for name, own_db in layers[:NAMED]
-            if own_db < facts.get("quantized_db", np.inf)
-        ]
+        most_db = math.inf if facts.quantized_db is None else facts.quantized_db
+        facts = replace(facts, erring=tuple(ErringLayer(*layer) for layer in layers[:NAMED] if layer[1] < most_db))
     return facts
 
 
-def _figures(found: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> dict[str, Any]:
+def _figures(found: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> Kernel:
     import numpy as np
 
     from bench.statistics import sqnr_db
 
     equal = bool(np.array_equal(found, wanted))
     if not np.issubdtype(wanted.dtype, np.floating):
-        return {
-            "kernel_db": None,
-            "equal": equal,
-            "agreement": float(np.mean(found == wanted)),
-            "quantized_agreement": float(np.mean(wanted[: len(known)] == known)),
-        }
+        return Kernel(
+            equal=equal,
+            agreement=float(np.mean(found == wanted)),
+            quantized_agreement=float(np.mean(wanted[: len(known)] == known)),
+        )
     quantized_db = sqnr_db(wanted[: len(known)], known)
-    return {
-        "kernel_db": None if equal else sqnr_db(found, wanted),
-        "equal": equal,
-        "quantized_db": quantized_db if np.isfinite(quantized_db) else None,
-    }
+    return Kernel(
+        kernel_db=None if equal else sqnr_db(found, wanted),
+        equal=equal,
+        quantized_db=quantized_db if np.isfinite(quantized_db) else None,
+    )
 
 
 def _rows(output: Output) -> np.ndarray:
@@ -82,24 +75,25 @@ def _rows(output: Output) -> np.ndarray:
     return np.concatenate([one.reshape(len(one), -1) for one in outputs], axis=1)
 
 
-def errs(facts: dict[str, Any]) -> bool:
+def errs(facts: Kernel) -> bool:
     """Whether kernels add surely more noise than the quantization that they compute."""
-    found, wanted, agreed, known = (facts.get(name) for name in FIGURES)
-    if agreed is not None and known is not None:
-        return bool(1 - agreed > 2 * (1 - known) + 0.01)
-    return found is not None and wanted is not None and bool(found < wanted - WORSE_DB)
+    if facts.agreement is not None and facts.quantized_agreement is not None:
+        return 1 - facts.agreement > 2 * (1 - facts.quantized_agreement) + 0.01
+    if facts.kernel_db is None or facts.quantized_db is None:
+        return False
+    return facts.kernel_db < facts.quantized_db - WORSE_DB
 
 
-def doubts(facts: dict[str, Any]) -> Iterable[str]:
+def doubts(facts: Kernel | None) -> Iterable[str]:
     """Lines for a record's warnings, where the kernels err."""
-    if not facts or facts.get("reason") is not None or not errs(facts):
+    if facts is None or facts.reason is not None or not errs(facts):
         return
-    if "agreement" in facts:
-        engine, network = f"in {facts['agreement']:.1%} of values", f"in {facts['quantized_agreement']:.1%} with FP32"
+    if facts.agreement is not None:
+        engine, network = f"in {facts.agreement:.1%} of values", f"in {facts.quantized_agreement:.1%} with FP32"
         yield f"the engine's INT8 kernels agree {engine} with the quantized network, which itself agrees {network}"
         return
-    worst = ", ".join(f"{layer['name']} {layer['kernel_db']:.1f} dB" for layer in facts.get("erring", ()))
+    worst = ", ".join(f"{layer.name} {layer.kernel_db:.1f} dB" for layer in facts.erring)
     yield (
-        f"the engine's INT8 kernels give {facts['kernel_db']:.1f} dB of what the quantized network says, which itself "
-        f"keeps {facts['quantized_db']:.1f} dB of FP32{': ' + worst if worst else ''}"
+        f"the engine's INT8 kernels give {facts.kernel_db:.1f} dB of what the quantized network says, which itself "
+        f"keeps {facts.quantized_db:.1f} dB of FP32{': ' + worst if worst else ''}"
     )

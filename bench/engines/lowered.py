@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from bench.spec.outcome import LeftLayer, Likeness, Lowered
 from bench.spec.recipe import Recipe
 
 KINDS = (
@@ -37,37 +36,29 @@ class Layer:
     reason: str | None = None
 
 
-def lowered(layers: Sequence[Layer], wanted: str, promised: float = 1.0) -> dict[str, Any]:
-    """What a record says: `wanted`, the format asked for; `macs` and `weights`, the shares 0..1 by number format;
-    `promised`, the share of `macs` that the recipe promises in the format `wanted`; `left`, the layers that are not in
-    it, each with name, kind, format, its share of `macs` and the reason; `layers`, how many there are. Empty where
-    nothing multiplies.
+def lowered(layers: Sequence[Layer], wanted: str, promised: float = 1.0) -> Lowered | None:
+    """What a record says of an artefact's layers, where the format `wanted` is asked for and the recipe promises the
+    share `promised` of the multiply-accumulates in it; None where nothing multiplies.
     """
     macs, weights = sum(layer.macs for layer in layers), sum(layer.weights for layer in layers)
     if not macs:
-        return {}
+        return None
     formats = dict.fromkeys([wanted, *(layer.format for layer in layers), *(layer.stored for layer in layers)])
-    return {
-        "wanted": wanted,
-        "macs": {name: sum(layer.macs for layer in layers if layer.format == name) / macs for name in formats},
-        "weights": {
+    return Lowered(
+        wanted=wanted,
+        macs={name: sum(layer.macs for layer in layers if layer.format == name) / macs for name in formats},
+        weights={
             name: sum(layer.weights for layer in layers if layer.stored == name) / weights if weights else 0.0
             for name in formats
         },
-        "promised": promised,
-        "left": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "format": layer.format,
-                "macs": layer.macs / macs,
-                "reason": layer.reason,
-            }
+        promised=promised,
+        left=tuple(
+            LeftLayer(layer.name, layer.kind, layer.format, layer.macs / macs, layer.reason)
             for layer in layers
             if layer.format != wanted and layer.macs
-        ],
-        "layers": len(layers),
-    }
+        ),
+        layers=len(layers),
+    )
 
 
 def promised(layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str]) -> float:
@@ -121,50 +112,45 @@ NOT_FP32_DB = 60.0
 NOT_FP32_AGREEMENT = 0.95  # near ties fall either way: 1 of 64 labels is 1.6%
 
 
-def contradiction(
-    recipe: Recipe, sqnr_db: float, counted: dict[str, Any] | None = None, raw: dict[str, Any] | None = None
-) -> str | None:
+def contradiction(recipe: Recipe, outputs: Likeness, counted: Lowered | None = None) -> str | None:
     """Give the reason why what was computed cannot be of the recipe's number format, or is no number at all.
 
-    sqnr_db  of the outputs against FP32 PyTorch's.
-    counted  what the artefact holds in which number format (bench.lowered); nothing where it could not be counted.
-    raw      of the outputs: `finite`, whether all are numbers; `whole`, whether they are whole numbers or few values,
-             and `agreement`, which share of them equals FP32 PyTorch's.
+    outputs  against FP32 PyTorch's.
+    counted  what the artefact holds in which number format; None where it could not be counted.
 
     A figure under a wrong name is worse than none: engines are known to leave a network in FP32 without a word, and
     to compute FP32 in bfloat16. Where the artefact was counted, the count decides what is lowered. Else outputs do:
     FP32 keeps some 120 dB, bfloat16 some 40, INT8 fewer than 60; but equal whole numbers, as of a label map, tell
     nothing of the number format.
     """
-    shares, raw = (counted or {}).get("macs"), raw or {}
-    if not raw.get("finite", not math.isnan(sqnr_db)):
+    if not outputs.finite:
         return "the outputs hold NaN or infinity"
-    if shares is not None and (reason := _misnamed(recipe, shares, (counted or {})["left"])) is not None:
+    counted = counted if counted is not None and counted.macs else None
+    if counted is not None and (reason := _misnamed(recipe, counted)) is not None:
         return reason
     if recipe.number_format != "fp32":
-        if shares is None and not raw.get("whole") and sqnr_db > NOT_LOWERED_DB:
-            return f"the outputs are FP32's to {sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
+        if counted is None and not outputs.whole and outputs.sqnr_db > NOT_LOWERED_DB:
+            return f"the outputs are FP32's to {outputs.sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
         return None
     if recipe.rewrite is not None:
         return None
-    if raw.get("whole"):
-        agreement = raw.get("agreement", 1.0)
-        if agreement < NOT_FP32_AGREEMENT:
-            return f"only {agreement:.1%} of the outputs are FP32 PyTorch's: this was not computed in FP32"
-    elif sqnr_db < NOT_FP32_DB:
-        return f"the outputs keep only {sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
+    if outputs.whole:
+        if outputs.agreement < NOT_FP32_AGREEMENT:
+            return f"only {outputs.agreement:.1%} of the outputs are FP32 PyTorch's: this was not computed in FP32"
+    elif outputs.sqnr_db < NOT_FP32_DB:
+        return f"the outputs keep only {outputs.sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
     return None
 
 
-def _misnamed(recipe: Recipe, shares: dict[str, float], left: list[dict[str, Any]]) -> str | None:
+def _misnamed(recipe: Recipe, counted: Lowered) -> str | None:
     """Give the reason why the shares of multiply-accumulates by number format do not bear the recipe's name."""
-    wanted = recipe.number_format
-    if wanted != "fp32" and not shares.get(wanted):
-        reasons = "; ".join(dict.fromkeys(layer["reason"] for layer in left if layer["reason"]))
-        names = ", ".join(layer["name"] for layer in left[:NAMED]) + (", ..." if len(left) > NAMED else "")
+    wanted, left = recipe.number_format, counted.left
+    if wanted != "fp32" and not counted.macs.get(wanted):
+        reasons = "; ".join(dict.fromkeys(layer.reason for layer in left if layer.reason))
+        names = ", ".join(layer.name for layer in left[:NAMED]) + (", ..." if len(left) > NAMED else "")
         return f"nothing was computed in {wanted}: left are {names}" + (f" ({reasons})" if reasons else "")
-    lower = {name: share for name, share in shares.items() if name not in ("fp32", "fp64") and share}
+    lower = {name: share for name, share in counted.macs.items() if name not in ("fp32", "fp64") and share}
     if wanted == "fp32" and lower:
-        told = ", ".join(f"{share:.1%} in {name}" for name, share in lower.items())
-        return f"not all was computed in FP32: {told} of the multiply-accumulates"
+        shares = ", ".join(f"{share:.1%} in {name}" for name, share in lower.items())
+        return f"not all was computed in FP32: {shares} of the multiply-accumulates"
     return None

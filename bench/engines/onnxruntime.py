@@ -28,6 +28,7 @@ from bench.engines.onnx_quantization import (
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
 from bench.machine.isa import saturates
+from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.spec.interface import Output, Predict
+    from bench.store import Facts
 
 MODEL = "model.onnx"
 
@@ -63,7 +65,7 @@ class OnnxRuntime(Engine):
             return "ONNX Runtime's CPU provider has no bfloat16 kernels for convolutions"
         return None
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> Facts:
         """Whether weights keep to 7 bits."""
         return {"reduce_range": saturates()}
 
@@ -194,7 +196,7 @@ class OnnxRuntime(Engine):
         layers = layers_of(*executed(folder / self.file, {BATCH: batch}, example), batch)
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
-    def pool(self) -> dict[str, object]:
+    def pool(self) -> dict[str, Setting]:
         """The session's own pools."""
         options = self._session.get_session_options()
         return super().pool() | {

@@ -14,6 +14,7 @@ from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
 from bench.machine.isa import cpu_flags, saturates
+from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.spec.interface import Output, Predict
+    from bench.store import Facts
 
 MODEL = "model.xml"
 RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")
@@ -52,7 +54,7 @@ class OpenVino(Engine):
             return "this CPU has neither avx512_bf16 nor amx_bf16"
         return None
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> Facts:
         """Which weights keep to 7 bits: all, or NNCF's default, those of the first convolutions."""
         return {"overflow_fix": "enable" if saturates() else "first_layer_only"}
 
@@ -174,7 +176,7 @@ class OpenVino(Engine):
 
         return Emulation(predict, "the IR on OpenVINO without low precision")
 
-    def pool(self) -> dict[str, object]:
+    def pool(self) -> dict[str, Setting]:
         """What the compiled model tells of its streams, threads and precision."""
         told = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
         return super().pool() | {name.lower(): str(self._compiled.get_property(name)) for name in told}

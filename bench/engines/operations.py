@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+
+from bench.spec.outcome import Executed, Explained
 
 INT8, FLOAT, CONVERSION, LAYOUT = "int8", "float", "conversion", "layout"
 CALLS, SHOWN = 7, 12  # calls that are profiled, operations that are kept
@@ -72,22 +73,22 @@ def together(operations: Iterable[Operation]) -> list[Operation]:
     return sorted(found.values(), key=lambda one: -one.time_s)
 
 
-def explained(operations: Sequence[Operation], lowered: bool) -> dict[str, Any]:
-    """The shares 0..1 of the time by format, of the count in INT8, the longest operations, and a sentence on them.
+def explained(operations: Sequence[Operation], lowered: bool) -> Explained | None:
+    """What a record says of them; None where they took no time.
 
     lowered  whether INT8 was asked for: then the sentence says what did not become it.
     """
     found = together(operations)
     whole_s, count = sum(one.time_s for one in found), sum(one.count for one in found)
     if not found or whole_s <= 0:
-        return {}
+        return None
     shares = {name: sum(one.time_s for one in found if one.format == name) / whole_s for name in WORDS}
-    return {
-        "time": shares,
-        "count_int8": sum(one.count for one in found if one.format == INT8) / count,
-        "operations": [asdict(one) | {"share": one.time_s / whole_s} for one in found[:SHOWN]],
-        "diagnosis": _diagnosis(found, shares, whole_s, lowered),
-    }
+    return Explained(
+        time=shares,
+        count_int8=sum(one.count for one in found if one.format == INT8) / count,
+        operations=tuple(Executed(**asdict(one), share=one.time_s / whole_s) for one in found[:SHOWN]),
+        diagnosis=_diagnosis(found, shares, whole_s, lowered),
+    )
 
 
 def _diagnosis(found: Sequence[Operation], shares: dict[str, float], whole_s: float, lowered: bool) -> str:

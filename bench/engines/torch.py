@@ -13,6 +13,7 @@ from bench.engines.operations import CALLS, Operation, format_of
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered, quantized_engine
 from bench.machine.isa import saturates
+from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.spec.interface import Predict
+    from bench.store import Facts
 
 WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
 
@@ -46,7 +48,7 @@ class Torch(Engine):
         """Give the reason why not: this engine is on the CPU so far."""
         return None if device == "cpu" else f"only the CPU is served so far, not {device!r}"
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> Facts:
         """The quantized kernels, and whether they saturate, so that activations keep to 7 bits."""
         return {"quantized_engine": quantized_engine(), "saturates": saturates()}
 
@@ -92,12 +94,12 @@ class Torch(Engine):
         restore(module, folder / STATE)
         return emulation(predictor(module), module)
 
-    def pool(self) -> dict[str, object]:
+    def pool(self) -> dict[str, Setting]:
         """PyTorch's two pools."""
         return super().pool() | pools()
 
 
-def pools() -> dict[str, object]:
+def pools() -> dict[str, Setting]:
     """The sizes of PyTorch's two thread pools."""
     import torch
 

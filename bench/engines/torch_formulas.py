@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+Keywords = dict[str, Any]  # as PyTorch hands them to an operator
+
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
@@ -82,7 +84,7 @@ def _convolution(weight: torch.Tensor, transposed: bool, groups: int, planes_in:
     return CONVOLUTIONS.get(axes, "conv2d")
 
 
-def by_registry(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def by_registry(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     """What PyTorch's own counter of operations knows."""
     from torch.utils.flop_counter import flop_registry
 
@@ -111,7 +113,7 @@ def _names(func: Any) -> list[str]:
 def _pair(first: str, second: str) -> Callable[..., Counted]:
     """Products of two tensors by name: the last axis of the first is summed over."""
 
-    def formula(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+    def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         a, b = named[first], named[second]
         return Counted("linear", format_of_dtype(a.dtype), math.prod(output.shape) * a.shape[-1], (a, b))
 
@@ -119,37 +121,37 @@ def _pair(first: str, second: str) -> Callable[..., Counted]:
 
 
 def _vectors(first: str, second: str) -> Callable[..., Counted]:
-    def formula(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+    def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         a, b = named[first], named[second]
         return Counted("linear", format_of_dtype(a.dtype), a.numel(), (a, b))
 
     return formula
 
 
-def _addbmm(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _addbmm(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     a, b = named["batch1"], named["batch2"]
     return Counted("linear", format_of_dtype(a.dtype), a.numel() * b.shape[-1], (a, b))
 
 
-def _trilinear(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _trilinear(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     weight = named["i2"]
     return Counted(
         "linear", format_of_dtype(weight.dtype), weight.numel() * named["i1"].shape[0], (named["i1"], weight)
     )
 
 
-def _embedding(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _embedding(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     return Counted("embedding", format_of_dtype(args[0].dtype), 0, (), [args[0]])
 
 
-def _packed_embedding(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _packed_embedding(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     import torch
 
     weight = torch.ops.quantized.embedding_bag_unpack(args[0])
     return Counted("embedding", "int8", 0, (), [], "int8", weight.numel())
 
 
-def _packed_convolution(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _packed_convolution(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     """torch.ao's: the weights are in an object that unpacks them."""
     x, packed = args[0], next(value for value in args if hasattr(value, "unpack"))
     weight = packed.unpack()[0]
@@ -160,7 +162,7 @@ def _packed_convolution(func: Any, args: Any, named: dict[str, Any], output: Any
     return Counted(kind, "int8", macs, (), [], "int8", weight.numel())
 
 
-def _packed_linear(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _packed_linear(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     import torch
 
     fp16 = "fp16" in func._schema.name
@@ -170,14 +172,14 @@ def _packed_linear(func: Any, args: Any, named: dict[str, Any], output: Any) -> 
     return Counted("linear", "fp32" if fp16 else "int8", macs, (), [], "fp16" if fp16 else "int8", weight.numel())
 
 
-def _packed_matmul(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _packed_matmul(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     return Counted("matmul", "int8", output.numel() * args[0].shape[-1], (), [], "int8", 0)
 
 
 def _prepacked(kind: str) -> Callable[..., Counted]:
     """oneDNN's and MKL's, which Inductor calls: the weights' layout is their own, their number is not."""
 
-    def formula(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+    def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         x = args[0]
         weight = args[2] if kind == "mkl" else next(named[name] for name in ("qw", "W", "weight") if name in named)
         result = next(iter(tensors_in(output)))
@@ -202,7 +204,7 @@ def _recurrent_sizes(kind: str, size_in: int, hidden: int, layers: int, directio
     return GATES[kind] * hidden * directions * (size_in + hidden + later)
 
 
-def _mkldnn_rnn(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _mkldnn_rnn(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     """One layer in one direction: weight0 of the inputs, weight1 of the hidden state."""
     x, weights = named["input"], (named["weight0"], named["weight1"])
     steps = x.numel() // x.shape[-1]
@@ -215,7 +217,7 @@ def _mkldnn_rnn(func: Any, args: Any, named: dict[str, Any], output: Any) -> Cou
 def _whole_recurrence(kind: str) -> Callable[..., Counted]:
     """Dynamically quantized, with weights in objects."""
 
-    def formula(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+    def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         import torch
 
         x = args[0]
@@ -230,7 +232,7 @@ def _whole_recurrence(kind: str) -> Callable[..., Counted]:
 
 
 def _packed_cell(kind: str) -> Callable[..., Counted]:
-    def formula(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+    def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         x, result = args[0], next(iter(tensors_in(output)))
         weights = _recurrent_sizes(kind, x.shape[-1], result.shape[-1], 1, 1)
         return Counted(kind, "int8", x.numel() // x.shape[-1] * weights, (), [], "int8", weights)
@@ -238,7 +240,7 @@ def _packed_cell(kind: str) -> Callable[..., Counted]:
     return formula
 
 
-def _attention(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _attention(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     """The fast path's attention, of queries, keys and values (n, length, planes)."""
     query, key = named["query"], named["key"]
     count, length, planes = query.shape
@@ -247,7 +249,7 @@ def _attention(func: Any, args: Any, named: dict[str, Any], output: Any) -> Coun
     return Counted("linear", format_of_dtype(query.dtype), macs, (query, *weights), weights)
 
 
-def _encoder_layer(func: Any, args: Any, named: dict[str, Any], output: Any) -> Counted:
+def _encoder_layer(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     """The fast path's encoder layer, of (n, length, planes)."""
     x = named["src"]
     count, length, planes = x.shape

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.machine.facts import Machine
 
 
-def findings(machine: dict[str, Any], load: float, pinning: bool, energy: bool) -> list[str]:
+def findings(machine: Machine, load: float, pinning: bool, energy: bool) -> list[str]:
     """Give a line for each thing that makes figures worse than they could be: what is, what it does, what to do.
 
     machine  as `bench.machine.facts.describe` gives it; load  the mean number of busy processes in the last minute;
     pinning and energy  whether processes can be bound to cores, and RAPL be read.
     """
     lines = []
-    governor = machine["governor"]
+    governor = machine.governor
     if governor not in (None, "performance"):
         lines.append(f"CPU governor is {governor}: clocks follow the load; sudo cpupower frequency-set -g performance")
-    if machine["smt"]:
+    if machine.smt:
         lines.append("SMT is on: two threads share a core; echo off | sudo tee /sys/devices/system/cpu/smt/control")
     if load > 0.25:
         lines.append(f"{load:.1f} processes are busy: find them by top, and end or move them")
-    cores = machine["cores_logical"] or 1
-    quota = machine["cgroup"]["cpus"]
+    cores = machine.cores_logical or 1
+    quota = None if machine.cgroup is None else machine.cgroup.cpus
     if quota is not None and quota < cores:
         lines.append(f"the control group may use {quota:g} of {cores} CPUs: calls are cut short; start without --cpus")
-    affinity = machine["affinity"]
+    affinity = machine.affinity
     if affinity is not None and len(affinity) < cores:
         lines.append(f"bound to {len(affinity)} of {cores} CPUs: larger thread counts are not bound; see taskset -p")
-    isa = set(machine["isa"])
+    isa = set(machine.isa or ())
     if isa.isdisjoint(("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")):
         lines.append("no INT8 dot product (VNNI, AMX, dotprod): INT8 gains little here; measure on a newer CPU")
-    if machine["hypervisor"]:
+    if machine.hypervisor:
         lines.append("a virtual machine: neighbours take time unseen; watch steal_share, or use a machine of one's own")
     if not pinning:
         lines.append("this system binds no process to cores: intervals are wider; use Linux for figures to publish")

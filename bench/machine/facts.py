@@ -7,8 +7,8 @@ import importlib.metadata
 import json
 import os
 import platform
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bench.machine.isa import cpu_flags
 
@@ -25,44 +25,83 @@ MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 SETTINGS = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "LD_PRELOAD", "OPENBLAS_", "TORCHINDUCTOR_", "ONEDNN_", "DNNL_")
 
 
-def describe() -> dict[str, Any]:
-    """Give the facts, as plain JSON, in well under a second and without importing any engine."""
+@dataclass(frozen=True)
+class Limits:
+    """What a control group allows: a number of whole cores, and bytes; None where unlimited."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What ran the benchmarks. What a system does not tell is None, and so is what an older run lacks.
+
+    smt          whether threads share cores.
+    affinity     the CPUs that this process may use.
+    isa          the flags of INT8_FLAGS that the processor has.
+    versions     of LIBRARIES, None for those that are not installed.
+    settings     the environment variables that change thread pools and allocation.
+    fingerprint  see `fingerprint`.
+    """
+
+    cpu: str | None = None
+    cores_physical: int | None = None
+    cores_logical: int | None = None
+    smt: bool | None = None
+    affinity: tuple[int, ...] | None = None
+    cgroup: Limits | None = None
+    ram_bytes: int | None = None
+    isa: tuple[str, ...] | None = None
+    governor: str | None = None
+    numa_nodes: int | None = None
+    hypervisor: bool | None = None
+    system: str | None = None
+    python: str | None = None
+    versions: dict[str, str | None] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+
+def describe() -> Machine:
+    """This machine, in well under a second and without importing any engine."""
     import psutil
 
     physical, logical = psutil.cpu_count(logical=False), psutil.cpu_count()
-    facts = {
-        "cpu": _cpu_name(),
-        "cores_physical": physical,
-        "cores_logical": logical,
-        "smt": None if physical is None or logical is None else logical > physical,
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "cgroup": cgroup(),
-        "ram_bytes": psutil.virtual_memory().total,
-        "isa": [flag for flag in INT8_FLAGS if flag in cpu_flags()],
-        "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
-        "hypervisor": "hypervisor" in cpu_flags() if cpu_flags() else None,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {library: _version(library) for library in LIBRARIES},
-        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
-    }
-    return facts | {"fingerprint": fingerprint(facts, _machine_id())}
+    machine = Machine(
+        cpu=_cpu_name(),
+        cores_physical=physical,
+        cores_logical=logical,
+        smt=None if physical is None or logical is None else logical > physical,
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
+        cgroup=cgroup(),
+        ram_bytes=psutil.virtual_memory().total,
+        isa=tuple(flag for flag in INT8_FLAGS if flag in cpu_flags()),
+        governor=_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        numa_nodes=len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
+        hypervisor="hypervisor" in cpu_flags() if cpu_flags() else None,
+        system=platform.platform(),
+        python=platform.python_version(),
+        versions={library: _version(library) for library in LIBRARIES},
+        settings={name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
+    )
+    return replace(machine, fingerprint=fingerprint(machine, _machine_id()))
 
 
-def fingerprint(facts: dict[str, Any], machine_id: str | None = None) -> str:
+def fingerprint(machine: Machine, machine_id: str | None = None) -> str:
     """12 hexadecimal digits that are the same from run to run on one machine and differ between two.
 
     They cover what `describe` tells of the hardware, the limits that a container sets, and the system's own machine
     id where it has one; no versions, settings or frequencies. Runs saved without a machine id are told apart by their
     hardware alone.
     """
-    hardware = {name: facts.get(name) for name in HARDWARE}
-    ram_bytes, system = facts.get("ram_bytes"), facts.get("system")
-    hardware["ram_gib"] = round(ram_bytes / 2**30) if isinstance(ram_bytes, int) else None  # kernels reserve some
-    hardware["system"] = str(system).partition("-")[0]
-    told = json.dumps([hardware, machine_id], sort_keys=True, default=str)
-    return hashlib.sha256(f"bench {told}".encode()).hexdigest()[:12]
+    facts = asdict(machine)
+    hardware = {name: facts[name] for name in HARDWARE}
+    # kernels reserve some memory
+    hardware["ram_gib"] = None if machine.ram_bytes is None else round(machine.ram_bytes / 2**30)
+    hardware["system"] = str(machine.system).partition("-")[0]
+    text = json.dumps([hardware, machine_id], sort_keys=True, default=str)
+    return hashlib.sha256(f"bench {text}".encode()).hexdigest()[:12]
 
 
 def _machine_id() -> str | None:
@@ -70,7 +109,7 @@ def _machine_id() -> str | None:
     return next((text for place in MACHINE_IDS if (text := _text(Path(place)))), None)
 
 
-def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) -> list[int] | None:
+def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) -> tuple[int, ...] | None:
     """The CPUs that a case of so many threads is bound to, None where the system binds none or has not so many.
 
     The last ones, since systems serve interrupts on the first, and one of each physical core while there are such.
@@ -82,7 +121,7 @@ def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) ->
         return None
     siblings = {cpu: _text(topology / f"cpu{cpu}" / "topology" / "thread_siblings_list") or str(cpu) for cpu in allowed}
     first = [cpu for i, cpu in enumerate(allowed) if siblings[cpu] not in {siblings[other] for other in allowed[:i]}]
-    return sorted([*first, *(cpu for cpu in allowed if cpu not in first)][:threads])
+    return tuple(sorted([*first, *(cpu for cpu in allowed if cpu not in first)][:threads]))
 
 
 def energy_j(root: Path = Path("/sys/class/powercap")) -> float | None:
@@ -98,8 +137,8 @@ def energy_j(root: Path = Path("/sys/class/powercap")) -> float | None:
     return sum(known) / 1e6 if known and len(known) == len(counts) else None
 
 
-def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> dict[str, float | None]:
-    """Give the control group's limits: `cpus` as a number of whole cores, `memory_bytes`; None where unlimited.
+def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> Limits:
+    """Give the control group's limits.
 
     Reads version 2 (cpu.max, memory.max, the least of all ancestors) and version 1 (cfs quota, memory limit).
     """
@@ -116,7 +155,7 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
             cpus.append(quota / (period_us or 100_000))
     limits = [_memory_limit(folder) for folder in _groups(root, process, "memory")]
     memory = [limit for limit in limits if limit is not None]
-    return {"cpus": min(cpus, default=None), "memory_bytes": min(memory, default=None)}
+    return Limits(min(cpus, default=None), min(memory, default=None))
 
 
 def _groups(root: Path, process: Path, controller: str) -> list[Path]:

@@ -26,11 +26,8 @@ STEAL_SHARE = 0.005
 CLOCK_SHARE = 0.9
 
 
-def snapshot(pids: list[int]) -> dict[str, float | None]:
-    """Counters of now, in seconds since some start: `busy_s` and `steal_s` of all CPUs, `own_s` of this process and
-    those with the numbers `pids`; the count of thermal throttling, `throttled`, and the fastest CPU's clock, `mhz`,
-    None where the system does not tell.
-    """
+def snapshot(pids: list[int]) -> Counters:
+    """The counters of now, `own_s` of this process and those with the numbers `pids`."""
     cpu = psutil.cpu_times()
     own = 0.0
     for pid in (os.getpid(), *pids):
@@ -40,15 +37,15 @@ def snapshot(pids: list[int]) -> dict[str, float | None]:
     idle = cpu.idle + getattr(cpu, "iowait", 0.0) + getattr(cpu, "steal", 0.0)
     throttles = Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
     counts = [count for path in throttles if (count := whole_number(path)) is not None]
-    return {
-        "at_s": time.monotonic(),
+    return Counters(
+        at_s=time.monotonic(),
         # guest time is part of user time, and counted there
-        "busy_s": sum(cpu) - idle - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0),
-        "steal_s": getattr(cpu, "steal", None),
-        "own_s": own,
-        "throttled": sum(counts) if counts else None,
-        "mhz": _mhz(),
-    }
+        busy_s=sum(cpu) - idle - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0),
+        own_s=own,
+        steal_s=getattr(cpu, "steal", None),
+        throttled=sum(counts) if counts else None,
+        mhz=_mhz(),
+    )
 
 
 def _mhz() -> float | None:
@@ -57,6 +54,53 @@ def _mhz() -> float | None:
         with contextlib.suppress(OSError, RuntimeError):  # some kernels' files for it are not there, or odd
             clocks = psutil.cpu_freq(percpu=True)
     return max((clock.current for clock in clocks or ()), default=None)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The range of the fastest CPU's clock in MHz, None where the system does not tell."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What disturbed a measurement.
+
+    verdict        "steady", or "noisy" where there is any reason in `why`, each a line.
+    foreign_cores  how many CPUs other processes used; steal_share  which share 0..1 of all the hypervisor took.
+    throttled      how often the CPU was throttled for heat.
+    involuntary_switches  of the first session's process.
+    probes         the figures of the control probes, in the order in which they were held; best  the best of each that
+                   this machine has kept up.
+    """
+
+    verdict: str | None = None
+    why: tuple[str, ...] = ()
+    foreign_cores: float | None = None
+    steal_share: float | None = None
+    throttled: int | None = None
+    mhz: Clock | None = None
+    involuntary_switches: int | None = None
+    probes: tuple[dict[str, float], ...] = ()
+    best: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Counters of one moment, in seconds since some start; None where the system does not tell.
+
+    busy_s, steal_s  of all CPUs; own_s  of this process and its workers.
+    throttled        how often the CPU was throttled for heat; mhz  the fastest CPU's clock.
+    """
+
+    at_s: float
+    busy_s: float
+    own_s: float
+    steal_s: float | None = None
+    throttled: int | None = None
+    mhz: float | None = None
 
 
 @dataclass
@@ -71,22 +115,19 @@ class Watch:
     mhz: list[float] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
 
-    def add(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+    def add(self, before: Counters, after: Counters) -> None:
         """Count what lies between two snapshots."""
-        self.elapsed_s += after["at_s"] - before["at_s"]
-        self.foreign_s += max(0.0, after["busy_s"] - before["busy_s"] - (after["own_s"] - before["own_s"]))
-        if self.steal_s is not None and after["steal_s"] is not None:
-            self.steal_s += max(0.0, after["steal_s"] - before["steal_s"])  # kernels have let it go backwards
+        self.elapsed_s += after.at_s - before.at_s
+        self.foreign_s += max(0.0, after.busy_s - before.busy_s - (after.own_s - before.own_s))
+        if self.steal_s is not None and after.steal_s is not None and before.steal_s is not None:
+            self.steal_s += max(0.0, after.steal_s - before.steal_s)  # kernels have let it go backwards
         else:
             self.steal_s = None
-        self.throttled += max(0, (after["throttled"] or 0) - (before["throttled"] or 0))
-        self.mhz += [] if after["mhz"] is None else [after["mhz"]]
+        self.throttled += max(0, (after.throttled or 0) - (before.throttled or 0))
+        self.mhz += [] if after.mhz is None else [after.mhz]
 
-    def noise(self, best: dict[str, float]) -> dict[str, Any]:
-        """Give `verdict`, "steady" or "noisy", `why`, and the figures behind it.
-
-        best  the best figure of each probe, as `Pace` knows it.
-        """
+    def noise(self, best: dict[str, float]) -> Noise:
+        """The verdict over all that was added; `best`, the best figure of each probe, is as `Pace` knows it."""
         cores = psutil.cpu_count() or 1
         foreign = self.foreign_s / self.elapsed_s if self.elapsed_s else 0.0
         steal = None if self.steal_s is None or not self.elapsed_s else self.steal_s / self.elapsed_s / cores
@@ -101,14 +142,14 @@ class Watch:
         if slowest is not None and fastest is not None and slowest < CLOCK_SHARE * fastest:
             why.append(f"the CPU's clock ranged from {slowest:.0f} to {fastest:.0f} MHz")
         why += fallen(self.probes, best)
-        return {
-            "verdict": "noisy" if why else "steady",
-            "why": why,
-            "foreign_cores": foreign,
-            "steal_share": steal,
-            "throttled": self.throttled,
-            "mhz": {"low": slowest, "high": fastest},
-            "involuntary_switches": self.switches,
-            "probes": self.probes,
-            "best": best,
-        }
+        return Noise(
+            verdict="noisy" if why else "steady",
+            why=tuple(why),
+            foreign_cores=foreign,
+            steal_share=steal,
+            throttled=self.throttled,
+            mhz=Clock(slowest, fastest),
+            involuntary_switches=self.switches,
+            probes=tuple(self.probes),
+            best=best,
+        )

@@ -6,16 +6,15 @@ import json
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from bench.errors import BenchWarning
+from bench.errors import BenchWarning, refusals
 from bench.machine.facts import describe
 from bench.machine.probes import PEAKED_BY, PROBED_BY, Peak
-from bench.statistics import is_number
-from bench.store import refusals
+from bench.typed import of_type, to_json
 
+Figure = TypeVar("Figure", float, Peak)
 PROBE_SHARE = {"fp32_gflops": 0.9, "int8_gops": 0.9, "copy_gb_per_s": 0.6}  # memory varies by itself
 
 
@@ -46,61 +45,51 @@ class Pace:
         names = dict.fromkeys(name for probe in probes for name in probe)
         medians = {name: statistics.median(probe[name] for probe in probes if name in probe) for name in names}
 
-        def better(known: dict[str, Any]) -> dict[str, float]:
-            return {
-                name: max(figure, known[name] if is_number(known.get(name)) else 0.0)
-                for name, figure in medians.items()
-            }
+        def better(known: dict[str, float]) -> dict[str, float]:
+            return {name: max(figure, known.get(name, 0.0)) for name, figure in medians.items()}
 
-        return self._updated(self._file((PROBED_BY,), threads), better)
+        return self._updated(self._file((PROBED_BY,), threads), float, better)
 
     def peaks(self, threads: int) -> dict[str, Peak]:
         """The best pace in each number format with so many threads, as far as it is known."""
-        return _peaks(self._known(self._file(PEAKED_BY, threads)))
+        return _known(self._file(PEAKED_BY, threads), Peak)
 
     def raise_peaks(self, threads: int, found: Mapping[str, Peak]) -> dict[str, Peak]:
         """Add what was reached with so many threads, and give the best. Raises CacheError where it cannot be kept."""
 
-        def better(known: dict[str, Any]) -> dict[str, Any]:
-            peaks = [*_peaks(known).items(), *found.items()]
-            return {name: asdict(peak) for name, peak in sorted(peaks, key=lambda pair: pair[1].gops)}
+        def better(known: dict[str, Peak]) -> dict[str, Peak]:
+            return dict(sorted([*known.items(), *found.items()], key=lambda pair: pair[1].gops))
 
-        return _peaks(self._updated(self._file(PEAKED_BY, threads), better))
+        return self._updated(self._file(PEAKED_BY, threads), Peak, better)
 
     def _file(self, libraries: tuple[str, ...], threads: int) -> Path:
-        called = "-".join(f"{library}-{self._machine['versions'][library]}" for library in libraries)
-        return self._root / "pace" / f"{self._machine['fingerprint']}-{called}-t{threads}.json"
+        called = "-".join(f"{library}-{self._machine.versions[library]}" for library in libraries)
+        return self._root / "pace" / f"{self._machine.fingerprint}-{called}-t{threads}.json"
 
-    def _updated(self, file: Path, better: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """What a file holds once it was made better."""
+    def _updated(
+        self, file: Path, kind: type[Figure], better: Callable[[dict[str, Figure]], dict[str, Figure]]
+    ) -> dict[str, Figure]:
+        """What a file of figures holds once it was made better."""
         from filelock import FileLock
 
         with refusals(self._root):
             file.parent.mkdir(parents=True, exist_ok=True)
         with refusals(self._root, FileLock(f"{file}.lock")):
-            known = self._known(file)
+            known = _known(file, kind)
             best = better(known)
             if best != known:
                 half = file.with_suffix(".half")
-                half.write_text(json.dumps(best))
+                half.write_text(to_json(best))
                 half.replace(file)
         return best
 
-    @staticmethod
-    def _known(file: Path) -> dict[str, Any]:
-        try:
-            return dict(json.loads(file.read_text()))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError) as error:
-            warnings.warn(f"{file} is damaged ({error}); what it knew is lost", BenchWarning, stacklevel=2)
-            return {}
 
-
-def _peaks(known: Mapping[str, Any]) -> dict[str, Peak]:
-    """What of a file's content are peaks."""
-    return {
-        name: Peak(float(one["gops"]), str(one.get("by")))
-        for name, one in known.items()
-        if isinstance(one, dict) and is_number(one.get("gops"))
-    }
+def _known(file: Path, kind: type[Figure]) -> dict[str, Figure]:
+    """The figures in a file; none where it is damaged, with a BenchWarning."""
+    try:
+        return of_type(dict[str, kind], json.loads(file.read_text()))  # type: ignore[valid-type]
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        warnings.warn(f"{file} is damaged ({error}); what it knew is lost", BenchWarning, stacklevel=2)
+        return {}

@@ -6,9 +6,12 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+# what is called, and its operations, or bytes
+Call = tuple[Callable[[], object], int]
 
 PROBED_BY = "onnxruntime"
 
@@ -25,7 +28,7 @@ PEAKED_BY = (PROBED_BY, "openvino")
 PEAK_S = 0.06
 
 
-def probe(sessions: dict[str, Any], threads: int) -> dict[str, float]:
+def probe(sessions: dict[str, Call], threads: int) -> dict[str, float]:
     """Measure this machine with so many threads: fp32_gflops, int8_gops (two operations a product), copy_gb_per_s.
 
     sessions  is filled at the first call. Products of square matrices on ONNX Runtime; a copy of 64 MB by numpy.
@@ -47,18 +50,18 @@ def probe(sessions: dict[str, Any], threads: int) -> dict[str, float]:
     return figures
 
 
-def _sessions(threads: int) -> dict[str, Any]:
+def _sessions(threads: int) -> dict[str, Call]:
     import numpy as np
 
     source, target = np.ones(8_000_000), np.empty(8_000_000)
-    sessions: dict[str, Any] = {"copy_gb_per_s": (lambda: np.copyto(target, source), 2 * source.nbytes)}
+    sessions: dict[str, Call] = {"copy_gb_per_s": (lambda: np.copyto(target, source), 2 * source.nbytes)}
     for name, number_format in (("fp32_gflops", "fp32"), ("int8_gops", "int8")):
         with contextlib.suppress(ImportError):
             sessions[name] = _product(threads, number_format, PROBE_SIZE)
     return sessions
 
 
-def _product(threads: int, number_format: str, size: int) -> tuple[Callable[[], object], int]:
+def _product(threads: int, number_format: str, size: int) -> Call:
     """A product of square matrices on ONNX Runtime, and its operations. Raises ImportError where that is missing."""
     import numpy as np
     import onnxruntime
@@ -84,9 +87,9 @@ def _product(threads: int, number_format: str, size: int) -> tuple[Callable[[], 
     return lambda: session.run(None, {"a": left}), 2 * size**3
 
 
-def peaks(threads: int) -> dict[str, dict[str, Any]]:
+def peaks(threads: int) -> dict[str, Peak]:
     """The best pace that products and convolutions of several sizes reach on this machine with so many threads, for
-    each number format that any of them is in: `gops` and `by`, as of Peak. The best of short runs: what disturbs them
+    each number format that any of them is in. The best of short runs: what disturbs them
     can only slow them down.
 
     No single product is a machine's peak: a restorer on OpenVINO reached 115% of what one of 512 on ONNX Runtime did,
@@ -106,10 +109,10 @@ def peaks(threads: int) -> dict[str, dict[str, Any]]:
             least_s = min(least_s, time.perf_counter() - start)
         found = Peak(amount / least_s / 1e9, by)
         best[number_format] = max(best.get(number_format, found), found, key=lambda peak: peak.gops)
-    return {number_format: asdict(peak) for number_format, peak in best.items()}
+    return best
 
 
-def _kernels(threads: int) -> Iterator[tuple[str, str, Callable[[], tuple[Callable[[], object], int]]]]:
+def _kernels(threads: int) -> Iterator[tuple[str, str, Callable[[], Call]]]:
     """Number format, name, and what makes a call and tells its operations."""
     for number_format in ("fp32", "int8"):
         for size in (384, 512, 1024):
@@ -124,9 +127,7 @@ def _kernels(threads: int) -> Iterator[tuple[str, str, Callable[[], tuple[Callab
             yield number_format, by, partial(_layers, threads, number_format, *shapes)
 
 
-def _layers(
-    threads: int, number_format: str, shape: list[int], weight_shape: list[int], count: int = 4
-) -> tuple[Callable[[], object], int]:
+def _layers(threads: int, number_format: str, shape: list[int], weight_shape: list[int], count: int = 4) -> Call:
     """So many products, or 3x3 convolutions, one after the other on OpenVINO, and their operations; in bf16 only on
     processors that have it. Raises ImportError where OpenVINO, or that, is missing.
     """

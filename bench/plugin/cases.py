@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.errors import BadCase, BenchError
 from bench.plugin.options import BENCHMARKS, NAMED_AXES
-from bench.spec.case import COUNTED_AXES, Case, Grid, baseline_of
+from bench.spec.case import COUNTED_AXES, Axes, Case, Grid, baseline_of
 
 if TYPE_CHECKING:
     pass
@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("case", params or [pytest.param(None, id="no-case", marks=pytest.mark.skip(reason=reason))])
 
 
-def _grid_cases(marks: list[pytest.Mark], takes_case: bool, config: pytest.Config) -> dict[Case, dict[str, Any]]:
+def _grid_cases(marks: list[pytest.Mark], takes_case: bool, config: pytest.Config) -> dict[Case, Axes]:
     """The cases of a test's grid marks, and the axes in which each one's baseline differs from it."""
     if not takes_case:
         raise BadCase("it has a grid, but no argument 'case'; write def test(case, measure)")
@@ -53,7 +53,7 @@ def _grid_cases(marks: list[pytest.Mark], takes_case: bool, config: pytest.Confi
             given = ", ".join([*map(repr, mark.args), *(f"{name}=..." for name in mark.kwargs)])
             raise BadCase(f"@pytest.mark.grid takes Grids alone, one at least, not ({given})")
     choices = {axis: config.getoption(f"bench_{axis}") for axis in (*NAMED_AXES, *COUNTED_AXES)}
-    cases: dict[Case, dict[str, Any]] = {}
+    cases: dict[Case, Axes] = {}
     for grid in (grid for mark in marks for grid in mark.args):
         for case in grid.chosen(**choices):
             if baseline_of(case, cases.setdefault(case, grid.baseline)) != baseline_of(case, grid.baseline):
@@ -61,7 +61,7 @@ def _grid_cases(marks: list[pytest.Mark], takes_case: bool, config: pytest.Confi
     return cases
 
 
-def _marks(case: Case, differs: dict[str, Any]) -> list[pytest.MarkDecorator]:
+def _marks(case: Case, differs: Axes) -> list[pytest.MarkDecorator]:
     return [pytest.mark.case(**case.axes()), pytest.mark.baseline(**differs)]
 
 
@@ -139,7 +139,7 @@ def cases_of(session: pytest.Session) -> list[Case]:
     return [case for case in map(case_of, session.items) if case is not None]
 
 
-def differs_of(item: pytest.Item) -> dict[str, Any]:
+def differs_of(item: pytest.Item) -> Axes:
     """The axes in which an item's baseline differs from its case: the option's, else those of the case's grid."""
     chosen = item.config.option.bench_baseline
     marker = item.get_closest_marker("baseline")

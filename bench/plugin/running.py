@@ -122,7 +122,7 @@ def _store_by_machine(benchmarks: Any) -> None:
     """Have pytest-benchmark save runs, and look for them, by this machine instead of by its Python's version."""
     from bench.machine.facts import describe
 
-    benchmarks.machine_id = benchmarks.storage.default_machine_id = describe()["fingerprint"]
+    benchmarks.machine_id = benchmarks.storage.default_machine_id = describe().fingerprint
 
 
 @pytest.hookimpl(trylast=True)

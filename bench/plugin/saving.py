@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,17 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     """Add what ran the benchmarks."""
     from bench.machine.facts import describe
 
-    machine_info["bench"] = describe()
+    machine_info["bench"] = dataclasses.asdict(describe())
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Add the cases that have no benchmark: those that are unsupported or failed."""
+    from bench.records.record import SCHEMA
+
     records = config.stash[RECORDS].values()
     lost = [record.saved() for record in records if record.status != "ok" and not record.samples_s]
-    output_json["bench"] = {"schema": 1, "cases": lost}
+    output_json["bench"] = {"schema": SCHEMA, "cases": lost}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -40,9 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     terminalreporter.section("benchmarks")
     try:
-        text, path = summary.session(
-            [record.saved() for record in records], Path(config.rootpath / config.option.bench_reports)
-        )
+        text, path = summary.session(list(records), Path(config.rootpath / config.option.bench_reports))
     except BenchError as error:  # in a table definition: what was measured is saved all the same
         terminalreporter.write_line(f"bench: no report: {error}", red=True)
         return

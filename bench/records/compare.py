@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
 
+from bench.machine.noise import Noise
 from bench.machine.pace import fallen
 from bench.machine.probes import PROBED_BY
 from bench.records.figures import figure_text
+from bench.records.record import Record
 from bench.records.runs import Run, is_time, names, share_lowered
+from bench.spec.case import Case
+from bench.spec.outcome import Calls, Medians
 from bench.statistics import (
     CONFIDENCE,
     Change,
@@ -39,7 +42,6 @@ LOST = {  # limit -> the verdicts that it counts: a case that has become unsuppo
     "missing": ("missing", "ok -> unsupported"),
     "failed": ("ok -> failed", "ok -> unsupported"),
 }
-APART = ("n", "dataset_s", "dataset", "weights", "reason")  # what of quality is no figure of it
 FACTS = (
     *("cpu", "cores_physical", "cores_logical", "ram_bytes", "isa", "numa_nodes", "hypervisor", "governor"),
     *("cgroup", "affinity", "system", "python"),
@@ -110,21 +112,19 @@ def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: fl
     return found
 
 
-def _pairs(base: Run, other: Run) -> dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]]:
+def _pairs(base: Run, other: Run) -> dict[str, tuple[Record | None, Record | None]]:
     runs = (base, other)
     was, now = (dict(zip(called, run.records, strict=True)) for called, run in zip(names(runs), runs, strict=True))
     return {name: (was.get(name), now.get(name)) for name in dict.fromkeys([*was, *now])}
 
 
-def _changes(
-    was: dict[str, Any], now: dict[str, Any], margin: float, here: bool
-) -> tuple[Change | None, Change | None]:
+def _changes(was: Record, now: Record, margin: float, here: bool) -> tuple[Change | None, Change | None]:
     """How the speed-up of a case over the same baseline changed; where they have none in common, how its own pace did,
     if that may be compared. None for what cannot be told, or is not asked for.
     """
-    if {str(record["status"]) for record in (was, now)} != {"ok"}:
+    if {was.status, now.status} != {"ok"}:
         return None, None
-    if _baseline(was) is not None and _baseline(was) == _baseline(now) != was["case"]:
+    if _baseline(was) is not None and _baseline(was) == _baseline(now) != was.case:
         before, after = _launches(was), _launches(now)
         if min(len(before), len(after)) > 1:
             first = (_first(was, before), _first(now, after))
@@ -135,14 +135,13 @@ def _changes(
     return None, change_of_levels(old, new, margin, RUNS_SD, UNKNOWN_SD) if here and old and new else None
 
 
-def _ratios(launches: Sequence[tuple[list[float], list[float]]]) -> list[float]:
-    return [launch_ratio(*pair) for pair in launches]
+def _ratios(launches: Sequence[Medians]) -> list[float]:
+    return [launch_ratio(launch.case_s, launch.baseline_s) for launch in launches]
 
 
-def _in_turn(launches: Sequence[tuple[list[float], list[float]]]) -> Level:
+def _in_turn(launches: Sequence[Medians]) -> Level:
     """The level of a speed-up by its launches, or by the rounds of its only one."""
-    (case_s, baseline_s), *_ = launches
-    rounds = [base / case for case, base in zip(case_s, baseline_s, strict=True)]
+    rounds = [base / case for case, base in zip(launches[0].case_s, launches[0].baseline_s, strict=True)]
     return _over_launches(_ratios(launches)) or level_of(rounds)
 
 
@@ -156,48 +155,51 @@ def _over_launches(figures: Sequence[float]) -> Level | None:
     return Level(float(logs.mean()), float(logs.std(ddof=1)) / math.sqrt(len(logs)), len(logs) - 1)
 
 
-def _first(record: dict[str, Any], launches: Sequence[Any]) -> int | None:
+def _first(record: Record, launches: Sequence[Medians]) -> int | None:
     """How many of its launches were of the first stage; None where it is not on record, as in older runs."""
-    first = record.get("speedup", {}).get("first")
-    return first if isinstance(first, int) and 0 < first <= len(launches) else None
+    first = None if record.speedup is None else record.speedup.first
+    return first if first is not None and 0 < first <= len(launches) else None
 
 
-def _pace(record: dict[str, Any]) -> Level | None:
+def _pace(record: Record) -> Level | None:
     """How many calls a second a case makes: by its launches, else by pytest-benchmark's rounds, else by its median."""
     import numpy as np
 
-    by_launch = _over_launches([1 / float(np.median(case_s)) for case_s, _ in _launches(record)])
+    by_launch = _over_launches([1 / float(np.median(launch.case_s)) for launch in _launches(record)])
     if by_launch is not None:
         return by_launch
-    calls = record.get("calls") or {}
-    median_s = calls.get("median_s", record.get("latency", {}).get("p50_s"))
-    if not is_time(median_s):
+    p50_s = _p50_s(record)
+    calls = record.calls or (None if p50_s is None else Calls(p50_s))
+    if calls is None or not is_time(calls.median_s):
         return None
-    error, count = calls.get("error"), calls.get("count", 1)
-    return Level(-math.log(median_s), error, None if error is None else count - 1)
+    return Level(-math.log(calls.median_s), calls.error, None if calls.error is None else calls.count - 1)
 
 
-def _baseline(record: dict[str, Any]) -> Any:
-    told = record.get("speedup", {}).get("baseline")
-    return told.get("case") if isinstance(told, dict) else None
+def _p50_s(record: Record) -> float | None:
+    """The median call, None where it is none that a call can have taken."""
+    p50_s = None if record.latency is None else record.latency.p50_s
+    return p50_s if is_time(p50_s) else None
 
 
-def _launches(record: dict[str, Any]) -> list[tuple[list[float], list[float]]]:
-    """The rounds' medians (case_s, baseline_s) of each launch; none where the record has none, or no such thing."""
-    told = record.get("speedup", {}).get("medians")
-    launches = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
-    pairs = [(one.get("case_s"), one.get("baseline_s")) for one in launches]
-    return [(case, base) for case, base in pairs if _times(case) and _times(base) and len(case) == len(base)]
+def _baseline(record: Record) -> Case | None:
+    beside = None if record.speedup is None else record.speedup.baseline
+    return None if beside is None else beside.case
 
 
-def _times(values: Any) -> TypeGuard[list[float]]:
-    return isinstance(values, list) and bool(values) and all(map(is_time, values))
+def _launches(record: Record) -> list[Medians]:
+    """The rounds of each launch; none where the record has none, or no such thing."""
+    launches = () if record.speedup is None else record.speedup.medians
+    return [
+        one
+        for one in launches
+        if one.case_s and len(one.case_s) == len(one.baseline_s) and all(map(is_time, (*one.case_s, *one.baseline_s)))
+    ]
 
 
 def _difference(
     name: str,
-    was: dict[str, Any] | None,
-    now: dict[str, Any] | None,
+    was: Record | None,
+    now: Record | None,
     intervals: tuple[Interval | None, Interval | None],
     p: float | None,
     margin: float,
@@ -206,17 +208,15 @@ def _difference(
 ) -> Difference:
     if was is None or now is None:
         return Difference(name, "new" if was is None else "missing", None, None, {}, None, ())
-    states = [str(record["status"]) for record in (was, now)]
+    states = [was.status, now.status]
     if states != ["ok", "ok"]:
         reasons = tuple(
-            f"{state}: {record.get('reason')}"
-            for state, record in zip(states, (was, now), strict=True)
-            if state != "ok"
+            f"{state}: {record.reason}" for state, record in zip(states, (was, now), strict=True) if state != "ok"
         )
         verdict = states[0] if states[0] == states[1] else " -> ".join(states)
         return Difference(name, verdict, None, None, {}, None, tuple(dict.fromkeys(reasons)))
-    p50_s = [record.get("latency", {}).get("p50_s") for record in (was, now)]
-    ratio = p50_s[0] / p50_s[1] if here and all(map(is_time, p50_s)) else None
+    before_s, after_s = _p50_s(was), _p50_s(now)
+    ratio = before_s / after_s if here and before_s and after_s else None
     old, new = (_quality(record) for record in (was, now))
     changed, computed = _answers(was, now), _computed(was, now)
     lost = tuple(metric for metric in old if metric not in new)
@@ -245,28 +245,26 @@ def _difference(
     )
 
 
-def _quality(record: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in record.get("quality", {}).items() if name not in APART and is_number(value)}
+def _quality(record: Record) -> dict[str, float]:
+    return {name: value for name, value in record.quality.items() if is_number(value)}
 
 
-def _computed(was: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
+def _computed(was: Record, now: Record) -> tuple[str, ...]:
     """Whether outputs have lost all likeness of FP32's, kernels came nearer to what the quantized network says, or
     farther from it, and more of the network, or less, is in the number format asked for.
     """
     lines = []
-    fidelity = [record.get("fidelity", {}) for record in (was, now)]
-    like = [not unlike(told.get("sqnr_db"), told.get("agreement")) for told in fidelity]
+    like = [not unlike(one.fidelity.get("sqnr_db"), one.fidelity.get("agreement")) for one in (was, now)]
     if like == [True, False]:
-        lines.append(f"broken: its outputs keep no likeness of FP32's any more, {fidelity[1]['sqnr_db']:.1f} dB")
-    old, new = (record.get("kernel", {}).get("kernel_db") for record in (was, now))
-    if is_number(old) and is_number(new) and abs(new - old) >= KERNEL_DB:
+        lines.append(f"broken: its outputs keep no likeness of FP32's any more, {now.fidelity['sqnr_db']:.1f} dB")
+    old, new = (None if one.kernel is None else one.kernel.kernel_db for one in (was, now))
+    if old is not None and new is not None and abs(new - old) >= KERNEL_DB:
         lines.append(f"kernel_db {old:.1f} -> {new:.1f} dB")
-    elif is_number(old) and now.get("kernel") and not is_number(new):
-        lines.append(f"kernel_db {old:.1f} dB -> none ({now['kernel'].get('reason')})")
-    shares = [share_lowered(record) for record in (was, now)]
-    if shares[0] and shares[1] and abs(shares[1][1] - shares[0][1]) >= LOWERED:
-        told = " -> ".join(f"{share:.1%}" for _, share in filter(None, shares))
-        lines.append(f"in {shares[1][0].upper()}: {told} of the multiply-accumulates")
+    elif old is not None and now.kernel is not None and new is None:
+        lines.append(f"kernel_db {old:.1f} dB -> none ({now.kernel.reason})")
+    before, after = share_lowered(was), share_lowered(now)
+    if before and after and abs(after[1] - before[1]) >= LOWERED:
+        lines.append(f"in {after[0].upper()}: {before[1]:.1%} -> {after[1]:.1%} of the multiply-accumulates")
     return tuple(lines)
 
 
@@ -280,7 +278,7 @@ def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
     return "unclear"
 
 
-def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alone: int | None) -> list[str]:
+def _doubts(was: Record, now: Record, runs: tuple[Run, Run], alone: int | None) -> list[str]:
     """What control probes say of the machine while the case was measured, of each run in which it was slower itself.
 
     alone  of a case that was not measured in turn with its baseline, the place of the run in which it took longer: only
@@ -288,9 +286,9 @@ def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alo
 
     Runs of one machine with one version of what the probes call are held against the better of both.
     """
-    noises = [record.get("noise", {}) for record in (was, now)]
-    best = [_figures(noise.get("best")) for noise in noises]
-    machines = [(run.fingerprint, _library(run)) for run in runs]
+    noises = [record.noise or Noise() for record in (was, now)]
+    best = [_positive(noise.best) for noise in noises]
+    machines = [(run.fingerprint, run.machine.versions.get(PROBED_BY)) for run in runs]
     if machines[0] == machines[1]:
         names = {name for one in best for name in one}
         best = [{name: max(one.get(name, 0.0) for one in best) for name in names}] * 2
@@ -298,47 +296,37 @@ def _doubts(was: dict[str, Any], now: dict[str, Any], runs: tuple[Run, Run], alo
     for place, (run, noise, most) in enumerate(zip(runs, noises, best, strict=True)):
         if alone not in (None, place):
             continue
-        probes = noise.get("probes")
-        why = fallen([_figures(one) for one in probes] if isinstance(probes, list) else [], most)
-        told = noise.get("why")
-        why += [str(one) for one in told if str(one) not in why] if alone == place and isinstance(told, list) else []
+        why = fallen([_positive(probe) for probe in noise.probes], most)
+        why += [line for line in noise.why if line not in why] if alone == place else []
         doubts += [f"in {run.name} {' and '.join(why)}"] if why else []
     return doubts
 
 
-def _figures(told: Any) -> dict[str, float]:
-    return {name: one for name, one in told.items() if is_number(one) and one > 0} if isinstance(told, dict) else {}
+def _positive(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: figure for name, figure in figures.items() if is_number(figure) and figure > 0}
 
 
-def _library(run: Run) -> Any:
-    """The version of what the control probes call."""
-    versions = run.machine.get("versions")
-    return versions.get(PROBED_BY) if isinstance(versions, dict) else None
-
-
-def _answers(was: dict[str, Any], now: dict[str, Any]) -> tuple[int, int] | None:
-    old, new = (told if isinstance(told := record.get("answers"), str) else "" for record in (was, now))
-    if not old or len(old) != len(new):
+def _answers(was: Record, now: Record) -> tuple[int, int] | None:
+    old, new = was.answers, now.answers
+    if not old or not new or len(old) != len(new):
         return None
     places = range(0, len(old), 4)
     return sum(old[place : place + 4] != new[place : place + 4] for place in places), len(places)
 
 
-def _notes(
-    was: dict[str, Any], now: dict[str, Any], changed: tuple[int, int] | None, runs: tuple[Run, Run]
-) -> tuple[str, ...]:
+def _notes(was: Record, now: Record, changed: tuple[int, int] | None, runs: tuple[Run, Run]) -> tuple[str, ...]:
     """Whether the same artefact gave other answers, or another artefact was measured, or other data."""
     lines = []
-    digests = [record.get("artifact", {}).get("digest") for record in (was, now)]
+    digests = [None if record.artifact is None else record.artifact.digest for record in (was, now)]
     same = digests[0] == digests[1] and digests[0] is not None
     if changed is not None and changed[0]:
-        isas = [" ".join(map(str, isa)) if isinstance(isa := run.machine.get("isa"), list) else "?" for run in runs]
+        isas = ["?" if run.machine.isa is None else " ".join(run.machine.isa) for run in runs]
         by = f"; {isas[0]} against {isas[1]}" if isas[0] != isas[1] else ""
         lines.append(f"{'same' if same else 'another'} artefact, other answers: {changed[0]:,} of {changed[1]:,}{by}")
     elif not same and None not in digests:
         lines.append("another artefact")
     for name in ("weights", "dataset", "n"):
-        old, new = (record.get("quality", {}).get(name) for record in (was, now))
+        old, new = (getattr(record.judged, name, None) for record in (was, now))
         if old != new:
             lines.append(f"other {name}: {old} -> {new}")
     return tuple(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.records.record import Record
+from bench.spec.outcome import Speedup
 
 
 def shortfalls(record: Record, speedup: float | None, max_drop: Mapping[str, float]) -> list[str]:
@@ -15,16 +16,18 @@ def shortfalls(record: Record, speedup: float | None, max_drop: Mapping[str, flo
     """
     lines: list[str | None] = []
     if speedup is not None:
-        low, ratio, high = (record.speedup.get(name) for name in ("low", "ratio", "high"))
-        lines.append(_line("speed-up", low, ratio, high, speedup, few="one launch", more_is_better=True))
+        reached = record.speedup or Speedup()
+        ends = (reached.low, reached.ratio, reached.high)
+        lines.append(_line("speed-up", *ends, speedup, few="one launch", more_is_better=True))
     for metric, most in max_drop.items():
-        told = record.drop.get(metric)
-        if told is None:
+        drop = record.drop.get(metric)
+        if drop is None:
             there = ", ".join(record.drop) or "none"
             lines.append(f"ambiguous: no drop of {metric!r} is measured for this task; there are: {there}")
         else:
-            ends = (told["low"], told["value"], told["high"])
-            lines.append(_line(f"drop of {metric}", *ends, most, few="one item", more_is_better=False))
+            lines.append(
+                _line(f"drop of {metric}", drop.low, drop.value, drop.high, most, few="one item", more_is_better=False)
+            )
     return [line for line in lines if line is not None]
 
 

@@ -22,7 +22,7 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
     for name, tell in (
         ("machines", lambda run: run.fingerprint),
         ("commits", lambda run: run.commit),
-        ("versions", lambda run: json.dumps(run.machine.get("versions"), sort_keys=True)),
+        ("versions", lambda run: json.dumps(run.machine.versions, sort_keys=True)),
     ):
         told = {tell(run): file for run, file in zip(runs, files, strict=True)}
         if len(told) > 1:

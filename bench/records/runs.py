@@ -8,44 +8,42 @@ import dataclasses
 import glob
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bench.errors import RunFileError
-from bench.machine.facts import fingerprint
-from bench.records.record import Record
-from bench.spec.case import AXES, COUNTED_AXES, MOST
-from bench.statistics import is_number, level_of
+from bench.machine.facts import Machine, fingerprint
+from bench.records.record import PLAIN, SCHEMA, Record
+from bench.records.tolerant import Unfit, tolerant
+from bench.spec.case import AXES, Case
+from bench.spec.outcome import Calls, Judged
+from bench.statistics import Latency, is_number, level_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+STATES = ("ok", "unsupported", "failed")
 LEAST_S, MOST_S = 1e-12, 1e9
 IQR, MEDIAN = 1.349, 1.2533  # of a normal distribution: interquartile range by deviation, errors of median by mean
-SECTIONS = tuple(one.name for one in dataclasses.fields(Record) if one.default_factory is dict)
 FIGURES = (
     *("throughput_items_per_s", "load_s", "first_call_s", "first_call_cold_s", "peak_rss_bytes", "energy_j_per_call"),
 )
 COLUMNS = (
     *("run", "machine", "when", "name", "id", "test", *AXES, "status", "reason", *FIGURES),
     *("latency.p50_s", "latency.p90_s", "artifact.bytes", "artifact.digest"),
-    *("quality.weights", "quality.dataset", "quality.n", "fidelity.sqnr_db"),
+    *("judged.weights", "judged.dataset", "judged.n", "fidelity.sqnr_db"),
     *("speedup.ratio", "speedup.low", "speedup.high", "speedup.launches"),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One saved run: its records as saved, what ran it (machine_info["bench"]), when, at which commit, its name.
+    """One saved run: its records, what ran it (machine_info["bench"]), when, at which commit, its name."""
 
-    A record that was read has `calls` besides: median_s, of one call; error, its relative standard error by the calls
-    of the run, null where these do not tell it; count, of the calls.
-    """
-
-    records: list[dict[str, Any]]
-    machine: dict[str, Any] = field(default_factory=dict)
+    records: list[Record]
+    machine: Machine = field(default_factory=Machine)
     when: str | None = None
     commit: str | None = None
     name: str = "this run"
@@ -53,8 +51,7 @@ class Run:
     @property
     def fingerprint(self) -> str:
         """What tells its machine from others, as it was saved, or of what was saved."""
-        told = self.machine.get("fingerprint")
-        return told if isinstance(told, str) else fingerprint(self.machine)
+        return self.machine.fingerprint or fingerprint(self.machine)
 
 
 def saved_files(names: Iterable[str]) -> list[Path]:
@@ -106,6 +103,10 @@ def saved(path: Path) -> dict[str, Any]:
             f"{path} is not a saved run: it has no list of 'benchmarks'; name a file that pytest-benchmark saved"
         )
     added = {"schema": 1} | _dict(content.get("bench"))
+    if is_number(added["schema"]) and added["schema"] > SCHEMA:
+        raise RunFileError(
+            f"{path} was saved by a newer version (schema {added['schema']:.0f}, this one reads up to {SCHEMA}); update"
+        )
     added["cases"] = _dicts(added.get("cases"))
     return content | {"benchmarks": _dicts(content["benchmarks"]), "bench": added}
 
@@ -119,13 +120,13 @@ def read(path: Path) -> Run:
     content = saved(path)
     entries = [(entry.get("extra_info"), entry) for entry in content["benchmarks"]]
     entries += [(entry, {}) for entry in content["bench"]["cases"]]
-    records = [record for told, entry in entries if (record := _record(told, entry)) is not None]
+    records = [record for told, entry in entries if (record := record_of(told, entry)) is not None]
     if not records:
         raise RunFileError(f"{path} holds no benchmark among its {len(content['benchmarks'])} entries")
     when, commit = content.get("datetime"), _dict(content.get("commit_info")).get("id")
     return Run(
         records,
-        _dict(_dict(content.get("machine_info")).get("bench")) or _plain_machine(_dict(content.get("machine_info"))),
+        _machine(_dict(content.get("machine_info"))),
         when if isinstance(when, str) else None,
         commit if isinstance(commit, str) else None,
         path.stem,
@@ -149,65 +150,61 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def _record(told: Any, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """A record whose parts are of the kinds that Record states, whatever the file says; None where it is no case."""
-    if not _has_case(told):
-        return _plain(entry)
-    record = {name: value for name, value in told.items() if isinstance(name, str)}
-    record |= {name: _dict(record.get(name)) for name in SECTIONS if name in record}
-    record |= {name: record[name] if is_number(record[name]) else None for name in FIGURES if name in record}
-    record["case"] = {axis: told["case"][axis] for axis in AXES}
-    record["id"] = record["id"] if isinstance(record.get("id"), str) else "-".join(map(str, record["case"].values()))
-    tests = (record.get("test"), entry.get("fullname"))  # runs of old have pytest-benchmark's name of it alone
-    record["test"] = next((test for test in tests if isinstance(test, str)), None)
-    record["calls"] = _calls(_dict(entry.get("stats")))
-    record["status"] = record["status"] if record.get("status") in ("ok", "unsupported", "failed") else "failed"
-    record["reason"] = record["reason"] if isinstance(record.get("reason"), str) else None
-    for name in ("warnings", "pictures"):
-        lines = record.get(name)
-        record[name] = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
-    return record
+def record_of(told: Any, entry: dict[str, Any] | None = None) -> Record | None:
+    """A saved record, whatever else the file says; None where it is of no case.
+
+    told   what the harness has saved of it; entry  what pytest-benchmark has.
+    """
+    entry = {} if entry is None else entry
+    stats = _dict(entry.get("stats"))
+    known = _dict(told)
+    known = (
+        known | {"status": known["status"] if known.get("status") in STATES else "failed"} if "case" in known else known
+    )
+    try:
+        record = tolerant(Record, _since_schema_2(known))
+    except Unfit:
+        return _plain(entry.get("fullname"), stats)
+    test = entry.get("fullname") if record.test is None else record.test  # of old runs pytest-benchmark alone has it
+    return dataclasses.replace(record, test=test if isinstance(test, str) else None, calls=_calls(stats))
 
 
-def _has_case(told: Any) -> bool:
-    case = _dict(_dict(told).get("case"))
-    counts = all(isinstance(case.get(axis), int) and 0 < case[axis] <= MOST for axis in COUNTED_AXES)
-    return counts and all(isinstance(case.get(axis), str) for axis in AXES if axis not in COUNTED_AXES)
-
-
-def _plain(entry: dict[str, Any]) -> dict[str, Any] | None:
-    """A benchmark of any other suite as a record: its median is its latency."""
-    name, stats = entry.get("fullname"), _dict(entry.get("stats"))
-    if not isinstance(name, str) or not is_number(stats.get("median")):
-        return None
-    case = dict.fromkeys(AXES, "-") | dict.fromkeys(COUNTED_AXES, 1) | {"model": name, "device": "cpu"}
-    return {
-        "id": name,
-        "test": name,
-        "calls": _calls(stats),
-        "case": case,
-        "status": "ok",
-        "latency": {"p50_s": stats["median"]},
-        "warnings": [],
-        "pictures": [],
+def _since_schema_2(told: dict[str, Any]) -> dict[str, Any]:
+    """A record as it is saved since schema 2: quality holds metrics alone."""
+    if "judged" in told:
+        return told
+    quality = _dict(told.get("quality"))
+    apart = [one.name for one in dataclasses.fields(Judged)]
+    return told | {
+        "quality": {name: value for name, value in quality.items() if name not in apart},
+        "judged": {name: quality[name] for name in apart if name in quality},
     }
 
 
-def _calls(stats: dict[str, Any]) -> dict[str, Any]:
+def _plain(name: Any, stats: dict[str, Any]) -> Record | None:
+    """A benchmark of any other suite as a record: its median is its latency."""
+    median_s = stats.get("median")
+    if not isinstance(name, str) or not name or not is_number(median_s):
+        return None
+    case = Case(name, PLAIN, PLAIN)
+    return Record(case, "ok", latency=Latency(p50_s=median_s), test=name, calls=_calls(stats))
+
+
+def _calls(stats: dict[str, Any]) -> Calls | None:
     """The median call of pytest-benchmark's statistics and how sure it is, by its raw data where they are saved, else
     by the spread of its rounds; nothing where it tells no median.
     """
     median_s, data, count = stats.get("median"), stats.get("data"), stats.get("rounds")
     if not is_time(median_s):
-        return {}
+        return None
     if isinstance(data, list) and len(data) > 1 and all(map(is_time, data)):
-        return {"median_s": median_s, "error": level_of(data).error, "count": len(data)}
+        return Calls(median_s, level_of(data).error, len(data))
     if not is_number(count) or count < 2:
-        return {"median_s": median_s, "error": None, "count": 1}
+        return Calls(median_s)
     spreads = [stats.get("stddev"), iqr / IQR if is_number(iqr := stats.get("iqr")) else None]
     known = [float(spread) for spread in spreads if is_number(spread) and spread >= 0]
     error = MEDIAN * max(known) / math.sqrt(count) / median_s if known else None
-    return {"median_s": median_s, "error": error, "count": int(count)}
+    return Calls(median_s, error, int(count))
 
 
 def is_time(value: Any) -> TypeGuard[float]:
@@ -219,14 +216,14 @@ def names(runs: Sequence[Run]) -> list[list[str]]:
     """What to call the records of each run so that no two of one run are called the same: by their ids; by their tests
     too where one of the runs has an id more than once; by a number where that does not tell either.
     """
-    counts = [collections.Counter(record["id"] for record in run.records) for run in runs]
+    counts = [collections.Counter(record.id for record in run.records) for run in runs]
     ambiguous = {name for count in counts for name, times in count.items() if times > 1}
     called = []
     for run in runs:
         own: list[str] = []
         for record in run.records:
-            name, test = record["id"], record.get("test")
-            if name in ambiguous and isinstance(test, str):
+            name, test = record.id, record.test
+            if name in ambiguous and test is not None:
                 name = f"{name} ({test.removesuffix(f'[{name}]')})"
             own.append(name)
         known: collections.Counter[str] = collections.Counter()
@@ -237,12 +234,12 @@ def names(runs: Sequence[Run]) -> list[list[str]]:
     return called
 
 
-def _plain_machine(info: dict[str, Any]) -> dict[str, Any]:
-    """What pytest-benchmark itself tells of a machine, by the names that this harness has for it."""
+def _machine(info: dict[str, Any]) -> Machine:
+    """What a run says of its machine; of a run of plain pytest-benchmark, what that says, by this harness's names."""
     cpu = _dict(info.get("cpu"))
-    told = {"cpu": cpu.get("brand_raw"), "cores_logical": cpu.get("count"), "system": info.get("system")}
-    told |= {"python": info.get("python_version")}
-    return {name: value for name, value in told.items() if isinstance(value, (str, int))}
+    plain = {"cpu": cpu.get("brand_raw"), "cores_logical": cpu.get("count"), "system": info.get("system")}
+    plain |= {"python": info.get("python_version")}
+    return tolerant(Machine, _dict(info.get("bench")) or plain)
 
 
 def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
@@ -259,29 +256,29 @@ def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
         shared: dict[str, Any] = {"run": run.name, "machine": run.fingerprint, "when": run.when}
         for record, name in zip(run.records, called, strict=True):
             row = dict(shared)
-            _flatten({part: value for part, value in record.items() if part not in ("case", "calls")}, "", row)
-            told = share_lowered(record)
-            row |= {"name": name} | ({} if told is None else {"lowered.format": told[0], "lowered.share": told[1]})
-            rows.append(row | record["case"])
+            _flatten({part: value for part, value in record.facts().items() if part != "case"}, "", row)
+            lowered = share_lowered(record)
+            row |= {} if lowered is None else {"lowered.format": lowered[0], "lowered.share": lowered[1]}
+            rows.append(row | {"name": name} | record.case.axes())
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*dict.fromkeys([*COLUMNS, *table.columns])])
 
 
-def share_lowered(record: Mapping[str, Any]) -> tuple[str, float] | None:
+def share_lowered(record: Record) -> tuple[str, float] | None:
     """The number format below FP32 that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that
     its artefact computes in it; None where none is asked for, or that was not counted.
     """
     from bench.spec.recipe import recipes
 
-    macs, precision = _dict(_dict(record.get("lowered")).get("macs")), record["case"]["precision"]
-    if not macs:
+    if record.lowered is None or not record.lowered.macs:
         return None
+    macs, precision = record.lowered.macs, record.case.precision
     if precision in recipes.names():
         wanted = recipes.get(precision).number_format
     else:  # a recipe that this machine does not know
         wanted = max((name for name in macs if precision.startswith(name)), key=len, default="")
     share = macs.get(wanted)
-    return (wanted, float(share)) if wanted != "fp32" and is_number(share) and 0 <= share <= 1 else None
+    return (wanted, share) if wanted != "fp32" and share is not None and 0 <= share <= 1 else None
 
 
 def _flatten(values: dict[str, Any], prefix: str, row: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.errors import BadLimit
-from bench.records.compare import APART, FACTS, LOST, MEASURED, RUNS_SD, UNKNOWN_SD, Difference
+from bench.machine.facts import Limits
+from bench.records.compare import FACTS, LOST, MEASURED, RUNS_SD, UNKNOWN_SD, Difference
 from bench.records.runs import Run
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
@@ -21,11 +22,11 @@ def machines(runs: Sequence[Run]) -> str:
         "commit": [str(run.commit)[:10] for run in runs],
     }
     for fact in FACTS:
-        facts[fact] = [_told(fact, run.machine.get(fact)) for run in runs]
-    for group in ("versions", "settings"):
-        parts = [part if isinstance(part := run.machine.get(group), dict) else {} for run in runs]
+        facts[fact] = [_text(getattr(run.machine, fact)) for run in runs]
+    facts["ram_bytes"] = ["-" if (ram := run.machine.ram_bytes) is None else f"{ram / 1e9:.1f} GB" for run in runs]
+    for parts in ([run.machine.versions for run in runs], [run.machine.settings for run in runs]):
         for name in dict.fromkeys(name for part in parts for name in part):
-            facts[str(name)] = [str(part.get(name, "-")) for part in parts]
+            facts[name] = [str(part.get(name, "-")) for part in parts]
     rows = [
         {"": name} | {run.name: value for run, value in zip(runs, values, strict=True)}
         for name, values in facts.items()
@@ -34,10 +35,11 @@ def machines(runs: Sequence[Run]) -> str:
     return markdown_table(rows) if rows else "The runs' machines, versions and commits are the same."
 
 
-def _told(fact: str, value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return f"{value / 1e9:.1f} GB" if fact == "ram_bytes" and is_number(value) else str(value)
+def _text(value: Any) -> str:
+    if isinstance(value, Limits):
+        cpus = "all CPUs" if value.cpus is None else f"{value.cpus:g} CPUs"
+        return f"{cpus}, {'all memory' if value.memory_bytes is None else f'{value.memory_bytes / 1e9:.1f} GB'}"
+    return "-" if value is None else " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def rendered(base: Run, others: Sequence[Run], found: Sequence[Sequence[Difference]]) -> str:
@@ -95,7 +97,7 @@ def broken(runs: Sequence[Run], found: Sequence[Sequence[Difference]], limits: M
     `failed` that had not, both with those that have become unsupported; a metric of quality that fell by more than so
     much, or is lost. Raises BadLimit for a name of none.
     """
-    metrics = {name for run in runs for record in run.records for name in record.get("quality", {})} - {*APART}
+    metrics = {name for run in runs for record in run.records for name in record.quality}
     lines = []
     for name, limit in limits.items():
         if name not in ("slower", *LOST) and name not in metrics:

@@ -164,7 +164,7 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
 
 def judged(case: Any) -> str:
     """Which weights a case has, what it was judged on, and by how many."""
-    weights, dataset, count = (case[f"quality.{name}"] for name in ("weights", "dataset", "n"))
+    weights, dataset, count = (case[f"judged.{name}"] for name in ("weights", "dataset", "n"))
     known = [name if isinstance(name, str) else "-" for name in (weights, dataset)]
     return f"weights {known[0]}, {known[1]}, n = {f'{count:.0f}' if is_number(count) else '-'}"
 

@@ -6,14 +6,16 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.engines.kernel import FIGURES, errs
+from bench.engines.kernel import errs
+from bench.spec.outcome import Kernel
 from bench.statistics import is_number, unlike
 
+KERNEL = ("kernel_db", "quantized_db", "agreement", "quantized_agreement")  # that tell whether kernels err
 NOTED = (  # the columns of a frame that notes are made of
-    *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in FIGURES)),
+    *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in KERNEL)),
     *("lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
     *("artifact.left_in_fp32", "artifact.left_by"),
-    *("noise.why", "warnings", "speedup.reason", "quality.reason"),
+    *("noise.why", "warnings", "speedup.reason", "judged.reason"),
 )
 NAMED, OTHERS = 3, 2
 LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
@@ -39,7 +41,7 @@ def doubts(row: Mapping[Any, Any]) -> list[str]:
     layers, by = row.get("artifact.left_in_fp32"), row.get("artifact.left_by")
     if isinstance(by, str) and isinstance(layers, list):
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
-    for name, words in (("speedup.reason", "no speed-up: "), ("quality.reason", "no quality: ")):
+    for name, words in (("speedup.reason", "no speed-up: "), ("judged.reason", "no quality: ")):
         lines += [f"{words}{row[name]}"] if isinstance(row.get(name), str) else []
     return lines
 
@@ -54,7 +56,8 @@ def _unlike(row: Mapping[Any, Any]) -> bool:
 
 def _erring(row: Mapping[Any, Any]) -> bool:
     """Whether the engine's kernels add surely more noise than the quantization that they compute."""
-    return errs({name: value for name in FIGURES if is_number(value := row.get(f"kernel.{name}"))})
+    figures = [value if is_number(value := row.get(f"kernel.{name}")) else None for name in KERNEL]
+    return errs(Kernel(**dict(zip(KERNEL, figures, strict=True))))  # type: ignore[arg-type]
 
 
 def _below(row: Mapping[Any, Any]) -> list[str]:

@@ -128,7 +128,7 @@ def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]
     writers = _writers(runs)
     for place, (run, called) in enumerate(zip(runs, names(runs), strict=True)):
         for record, case in zip(run.records, called, strict=True):
-            for name in record.get("pictures") or []:
+            for name in record.pictures:
                 file = folder / Path(str(name)).name
                 panels = panels_of(file) if writers[str(name)] == place and file.is_file() else {}
                 if "FP32" not in panels or "this case" not in panels:
@@ -140,7 +140,7 @@ def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]
                     parts[caption] = known.setdefault(data, data)
                 if spent > PICTURES_BYTES:
                     return found
-                axes = {"run": run.name, "machine": run.fingerprint} | record["case"]
+                axes = {"run": run.name, "machine": run.fingerprint} | record.case.axes()
                 found.append(
                     {
                         "case": case,
@@ -157,7 +157,7 @@ def _writers(runs: Sequence[Run]) -> dict[str, int]:
     they show, a later run wrote its pictures over an earlier one's of the same name.
     """
     order = sorted(range(len(runs)), key=lambda place: (str(runs[place].when or ""), place))
-    return {str(name): place for place in order for one in runs[place].records for name in one.get("pictures") or []}
+    return {str(name): place for place in order for one in runs[place].records for name in one.pictures}
 
 
 def _jpeg(picture: Any) -> str:

@@ -30,7 +30,7 @@ def headline(case: Mapping[Any, Any]) -> str | None:
         for name, value in case.items()
         if name.startswith("quality.") and name.count(".") == 1 and is_number(value)
     )
-    return next((name for name in known if name not in ("quality.n", "quality.dataset_s")), None)
+    return next(known, None)
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:

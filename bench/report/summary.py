@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
+from bench.records.record import Record
 from bench.records.runs import Run, frame, names
 from bench.report.definition import defined
 from bench.report.markdown import escaped, markdown_table
@@ -18,12 +19,13 @@ from bench.statistics import is_number
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.machine.facts import Machine
 
 GENERAL, PIVOT = "cases", "pivot"
 LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
 
 
-def session(records: list[dict[str, Any]], reports: Path) -> tuple[str, Path]:
+def session(records: list[Record], reports: Path) -> tuple[str, Path]:
     """Render what a session has just measured; give the text and the file it was written to, below `reports/out`."""
     from bench.machine.facts import describe
 
@@ -48,7 +50,7 @@ def summarize(text: str) -> None:
 def _pictures(run: Run) -> list[str]:
     """The strips of pictures that the cases left, which lie beside the reports."""
     cases = zip(names([run])[0], run.records, strict=True)
-    shown = [(case, name) for case, record in cases for name in record.get("pictures") or ()]
+    shown = [(case, name) for case, record in cases for name in record.pictures]
     links = [f"![{escaped(case)}](pictures/{escaped(name)}) {escaped(case)}" for case, name in shown]
     return ["### Pictures", *links] if links else []
 
@@ -77,11 +79,11 @@ def head(runs: Sequence[Run]) -> str:
     table = frame(runs)
     lines = []
     for model, rows in table.groupby("model", sort=False):
-        known = rows[(rows["status"] == "ok") & rows["quality.n"].map(is_number)]
+        known = rows[(rows["status"] == "ok") & rows["judged.n"].map(is_number)]
         if len(known):
             first = known.iloc[0]
-            weights, dataset = (_text(first[f"quality.{name}"]) for name in ("weights", "dataset"))
-            lines.append(f"Model {model}: weights {weights}, judged on {dataset} (n = {first['quality.n']:.0f}).")
+            weights, dataset = (_text(first[f"judged.{name}"]) for name in ("weights", "dataset"))
+            lines.append(f"Model {model}: weights {weights}, judged on {dataset} (n = {first['judged.n']:.0f}).")
     machines: dict[str, list[Run]] = {}
     for run in runs:
         machines.setdefault(run.fingerprint, []).append(run)
@@ -108,31 +110,29 @@ def _text(value: Any) -> str:
 
 def _resumed(run: Run) -> list[str]:
     """How many records an interrupted run had measured, and when; no line where none."""
-    resumed = [record.get("resumed") for record in run.records]
-    taken = [facts.get("from") if isinstance(facts, dict) else None for facts in resumed]
-    times = sorted(at for at in taken if isinstance(at, str))
+    taken = [record.resumed.get("from") for record in run.records]
+    times = sorted(at for at in taken if at is not None)
     span = " to ".join(dict.fromkeys([times[0], times[-1]])) if times else ""
     return [f"Resumed {run.name}: {len(times)} of {len(taken)} records were measured before, {span}."] if times else []
 
 
-def described(machine: dict[str, Any]) -> str:
+def described(machine: Machine) -> str:
     """A machine in words: processor, cores, memory, instructions for INT8, system."""
-    ram, isa = machine.get("ram_bytes"), machine.get("isa")
-    known = {
-        "cpu": machine.get("cpu"),
-        "cores": f"{machine['cores_physical']} cores" if is_number(machine.get("cores_physical")) else None,
-        "ram": f"{ram / 1e9:.0f} GB" if is_number(ram) else None,
-        "isa": " ".join(map(str, isa)) or "no known INT8 instructions" if isinstance(isa, list) else None,
-        "system": machine.get("system"),
-    }
-    return ", ".join(str(value) for value in known.values() if value) or "not on record"
+    isa = machine.isa
+    known = (
+        machine.cpu,
+        None if machine.cores_physical is None else f"{machine.cores_physical} cores",
+        None if machine.ram_bytes is None else f"{machine.ram_bytes / 1e9:.0f} GB",
+        None if isa is None else " ".join(isa) or "no known INT8 instructions",
+        machine.system,
+    )
+    return ", ".join(value for value in known if value) or "not on record"
 
 
-def _versions(machine: dict[str, Any], table: pd.DataFrame) -> str:
-    versions = machine.get("versions")
-    versions = versions if isinstance(versions, dict) else {}
-    named = [f"{name} {versions[name]}" for name in versions if versions[name] and name in _engines_of(table)]
-    return ", ".join([*named, *([f"python {machine['python']}"] if machine.get("python") else [])])
+def _versions(machine: Machine, table: pd.DataFrame) -> str:
+    wanted = _engines_of(table)
+    named = [f"{name} {version}" for name, version in machine.versions.items() if version and name in wanted]
+    return ", ".join([*named, *([f"python {machine.python}"] if machine.python else [])])
 
 
 def _engines_of(table: pd.DataFrame) -> set[str]:
@@ -163,7 +163,7 @@ def general(table: pd.DataFrame) -> str:
     for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
         for column in known.columns:
             metric = column.removeprefix(prefix)
-            headline = metric != column and "." not in metric and metric not in ("n", "dataset_s", "sqnr_db")
+            headline = metric != column and "." not in metric and metric != "sqnr_db"
             if headline and known[column].map(is_number).any():
                 columns[metric + suffix] = _figure_of(column)
     columns |= {

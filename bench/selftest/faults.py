@@ -153,19 +153,19 @@ class Run:
         """The tests that it has told to have passed."""
         return set(re.findall(r"^(\S+::\S+) PASSED", self.said(), re.MULTILINE))
 
-    def journaled(self) -> dict[str, list[float]]:
+    def journaled(self) -> dict[str, tuple[float, ...]]:
         """The samples of each test that is in the journal."""
         lines = [line for path in sorted((self._cache / "journal").glob("*/*.jsonl")) for line in read(path)]
-        return {line["node"]: line["record"]["samples_s"] for line in lines if "node" in line}
+        return {line.node: line.record.samples_s for line in lines if line.record is not None}
 
-    def saved(self) -> dict[str, list[float]]:
+    def saved(self) -> dict[str, tuple[float, ...]]:
         """The samples of each test that is in the saved run. Raises BenchError where there is none."""
         try:
             run: dict[str, Any] = json.loads((self._place / "run.json").read_text())
         except (OSError, ValueError):
             last = (self.said().strip().splitlines() or ["nothing"])[-1]
             raise BenchError(f"the session saved no run; it said: {last}") from None
-        return {one["fullname"]: one["stats"]["data"] for one in run["benchmarks"]}
+        return {one["fullname"]: tuple(one["stats"]["data"]) for one in run["benchmarks"]}
 
     def workers_left(self) -> int:
         """How many processes of the session are still there after 10 s."""

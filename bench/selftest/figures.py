@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.measure import measure
@@ -28,6 +28,7 @@ from bench.records.compare import compare
 from bench.records.runs import Run
 from bench.selftest.engines import INNER, PLANTED, PLANTED_SLOWER, SLOWED, SLOWER
 from bench.spec.case import BASELINE, Case, Grid, baseline_of
+from bench.spec.outcome import Speedup
 from bench.timing.baseline import Shared
 from bench.timing.builder import built_by
 from bench.timing.prepare import prepare
@@ -62,8 +63,8 @@ def same(model: str, bench: Bench, repeats: int, told: Callable[[str], None], en
     """Tell how often the interval of a case against itself contains 1."""
     fp32 = Case(model, "fp32", engine)
     found = _speedups(fp32, fp32, bench, repeats)
-    covered = sum(one["low"] <= 1 <= one["high"] for one in found)
-    widths = [(one["high"] - one["low"]) / 2 / one["ratio"] for one in found]
+    covered = sum(one.low <= 1 <= one.high for one in found)
+    widths = [(one.high - one.low) / 2 / one.ratio for one in found]
     told(
         f"of {repeats} 95% intervals of a case against itself {covered} contain 1; "
         f"median half-width {statistics.median(widths):.2%}; called {_counted(found)}"
@@ -73,7 +74,7 @@ def same(model: str, bench: Bench, repeats: int, told: Callable[[str], None], en
 def slowed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
     """Tell how often a slow-down that was put in is called slower."""
     found = _speedups(Case(model, "fp32", SLOWED), Case(model, "fp32", INNER), bench, repeats)
-    mean = statistics.fmean(one["ratio"] for one in found)
+    mean = statistics.fmean(one.ratio for one in found)
     told(f"a slow-down of {SLOWER:.0%} put in, {repeats} times: called {_counted(found)}; mean ratio {mean:.4f}")
 
 
@@ -82,7 +83,7 @@ def ranged(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
     fp32, int8 = Case(model, "fp32", INNER), Case(model, "int8_static", INNER)
     ours, plain = [], []
     for _ in range(repeats):
-        ours += [one["ratio"] for one in _speedups(int8, fp32, bench, 1)]
+        ours += [one.ratio for one in _speedups(int8, fp32, bench, 1)]
         plain.append(_plain(fp32, int8, bench))
     told(f"INT8 over FP32 in {repeats} runs: {_range(ours)}; by plain pytest-benchmark beside it {_range(plain)}")
 
@@ -102,7 +103,7 @@ def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
                 record = measure(measured, bench, replace(case, precision="fp32"), shared)
                 if record.status != "ok":
                     raise BenchError(f"{measured.id} could not be measured: {record.reason}")
-                records.append(record.saved() | {"id": case.id, "case": case.axes()})
+                records.append(replace(record, case=case))
         return Run(records)
 
     def called(before: Run, after: Run, where: str) -> tuple[list[str], list[str]]:
@@ -141,30 +142,41 @@ def grid(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) ->
             record = measure(case, bench, baseline, shared)
             if record.status != "ok":
                 raise BenchError(f"{case.id} could not be measured: {record.reason}")
-            sampled_s += record.spent["sampled_s"]
+            sampled_s += (record.spent and record.spent.sampled_s) or 0.0
     whole_s = time.monotonic() - began
     told(f"of {whole_s:.0f} s for {len(cases)} cases with warm caches {sampled_s / whole_s:.0%} were sampling")
 
 
-def _speedups(case: Case, baseline: Case, bench: Bench, repeats: int) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Measured:
+    """A speed-up with both ends of its interval, and what it is called."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+def _speedups(case: Case, baseline: Case, bench: Bench, repeats: int) -> list[_Measured]:
     """The speed-ups of so many runs, each with fresh processes on both sides."""
     prepare([case, baseline], bench)
     found = []
     for _ in range(repeats):
         with Shared(bench) as shared:
             record = measure(case, bench, baseline, shared)
-        if record.status != "ok" or record.speedup.get("low") is None:
-            reason = record.reason or record.speedup.get("reason") or "one launch has no interval"
+        one = record.speedup or Speedup()
+        if record.status != "ok" or one.ratio is None or one.low is None or one.high is None or one.verdict is None:
+            reason = record.reason or one.reason or "one launch has no interval"
             raise BenchError(f"{case.id} could not be measured: {reason}")
-        found.append(record.speedup)
+        found.append(_Measured(one.ratio, one.low, one.high, one.verdict))
     return found
 
 
 def _plain(fp32: Case, int8: Case, bench: Bench) -> float:
     """The ratio of the two medians as pytest-benchmark finds them, one after the other in one process."""
     folders = {case.precision: built_by(case, bench) for case in (fp32, int8)}
-    files = {precision: str(Path(built["artifact"]) / "model.onnx") for precision, built in folders.items()}
-    files["inputs"] = str(Path(folders["fp32"]["reference"]) / "inputs.npy")
+    files = {precision: str(built.artifact / "model.onnx") for precision, built in folders.items()}
+    files["inputs"] = str(folders["fp32"].reference / "inputs.npy")
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "test_plain.py").write_text(PLAIN)
         done = subprocess.run(
@@ -186,6 +198,6 @@ def _range(ratios: list[float]) -> str:
     return f"{min(ratios):.3f} to {max(ratios):.3f}, a range of {spread:.2%}"
 
 
-def _counted(speedups: list[dict[str, Any]]) -> str:
-    verdicts = [one["verdict"] for one in speedups]
+def _counted(speedups: list[_Measured]) -> str:
+    verdicts = [one.verdict for one in speedups]
     return ", ".join(f"{name} {verdicts.count(name)}" for name in ("faster", "slower", "same", "ambiguous"))

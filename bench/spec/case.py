@@ -7,11 +7,12 @@ import itertools
 import numbers
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from bench.errors import BadCase
 
+Axes = dict[str, str | int]  # an axis -> a value of it
 COUNTED_AXES = ("batch", "threads")
 MOST = 1_000_000  # of a counted axis: what is saved with more is not read back
 ID = re.compile(
@@ -57,24 +58,24 @@ class Case:
             raise BadCase(
                 f"{name!r} is no case; one reads MODEL-PRECISION-ENGINE-bBATCH-tTHREADS, as --collect-only lists"
             )
-        axes: dict[str, Any] = found.groupdict(default="cpu")
-        return cls(**(axes | {axis: int(axes[axis]) for axis in COUNTED_AXES}))
+        axes: Axes = dict(found.groupdict(default="cpu"))
+        return cls(**(axes | {axis: int(axes[axis]) for axis in COUNTED_AXES}))  # type: ignore[arg-type]
 
-    def axes(self) -> dict[str, str | int]:
+    def axes(self) -> Axes:
         """The axes by name, as they are saved."""
         return asdict(self)
 
 
 AXES = tuple(field.name for field in fields(Case))
-BASELINE: dict[str, Any] = {"engine": "torch", "precision": "fp32"}
+BASELINE: Axes = {"engine": "torch", "precision": "fp32"}
 
 
-def baseline_of(case: Case, differs: dict[str, Any]) -> Case:
+def baseline_of(case: Case, differs: Axes) -> Case:
     """The case that this one is compared with. Raises BadCase where `differs` names an axis that there is not."""
     unknown = differs.keys() - set(AXES)
     if unknown:
         raise BadCase(f"a baseline has no axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
-    return replace(case, **differs)
+    return Case(**(case.axes() | differs))  # type: ignore[arg-type]
 
 
 class Grid:
@@ -93,12 +94,11 @@ class Grid:
         batch: int | Iterable[int] = 1,
         threads: int | Iterable[int] = 1,
         device: str | Iterable[str] = "cpu",
-        baseline: dict[str, Any] | None = None,
+        baseline: Axes | None = None,
     ) -> None:
         self.baseline = dict(BASELINE if baseline is None else baseline)
-        given: dict[str, Any] = {"model": model, "precision": precision, "engine": engine}
-        given |= {"batch": batch, "threads": threads, "device": device}
-        self.axes = {axis: _values(axis, value) for axis, value in given.items()}
+        given = (model, precision, engine, batch, threads, device)
+        self.axes = {axis: _values(axis, value) for axis, value in zip(AXES, given, strict=True)}
         for case in self:  # a grid that cannot be is refused where it is written
             baseline_of(case, self.baseline)
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
-from bench.spec.case import AXES, COUNTED_AXES, MOST
+from bench.spec.case import AXES, COUNTED_AXES, MOST, Axes
 
 LARGEST = 1e6  # seconds or gigabytes: a hundred times that, and the system's clocks and limits refuse it
 
@@ -53,12 +52,12 @@ def _count(text: str) -> int:
     return int(word[:20]) if word.isascii() and word.isdigit() else 0
 
 
-def axes(text: str) -> dict[str, Any]:
+def axes(text: str) -> Axes:
     """`engine=torch,precision=fp32` as values by axis."""
     pairs = [(axis.strip(), value.strip()) for axis, _, value in (pair.partition("=") for pair in text.split(","))]
-    values: dict[str, Any] = {axis: _count(value) if axis in COUNTED_AXES else value for axis, value in pairs}
+    values: Axes = {axis: _count(value) if axis in COUNTED_AXES else value for axis, value in pairs}
     known = len(values) == len(pairs) and set(values) <= set(AXES)
-    if not known or not all(values.values()) or any(values.get(axis, 1) > MOST for axis in COUNTED_AXES):
+    if not known or not all(values.values()) or any(int(values.get(axis, 1)) > MOST for axis in COUNTED_AXES):
         raise argparse.ArgumentTypeError(
             f"wants AXIS=VALUE with commas between, not {text!r}; axes, each once: {', '.join(AXES)}"
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerError
+from bench.spec.outcome import Figures, Likeness
 from bench.statistics import sqnr_db
 from bench.tasks.task import Task
 
@@ -13,11 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def told_of_truth(figures: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """A task's figures of quality, with the reason beside them where all are NaN: the data set's split has no truth."""
+def without_truth(figures: Figures, dataset: str) -> str | None:
+    """The reason where all of a task's figures of quality are NaN: the data set's split has no truth."""
     numbers = [value for value in figures.values() if isinstance(value, float)]
-    untold = bool(numbers) and all(value != value for value in numbers)
-    return figures | ({"reason": f"the test side of {dataset} has no truth to judge by"} if untold else {})
+    untold = bool(numbers) and all(math.isnan(value) for value in numbers)
+    return f"the test side of {dataset} has no truth to judge by" if untold else None
 
 
 def digests(task: Task, answers: Sequence[Any]) -> str:
@@ -27,15 +29,9 @@ def digests(task: Task, answers: Sequence[Any]) -> str:
     return "".join(hashlib.sha256(task.decided(answer).tobytes()).hexdigest()[:4] for answer in answers)
 
 
-def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> dict[str, Any]:
+def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> Likeness:
     """How outputs (k, values) are like a reference's (m, values), by as many inputs as both are for; `whole` (values,)
     tells which are classes. Raises WorkerError where there are not as many values.
-
-    sqnr_db    of the values that are no classes, NaN where all are; places at which the reference is not finite do not
-               count.
-    whole      whether all are classes.
-    agreement  the share 0..1 of the classes that are equal, of all values where none are classes.
-    finite     whether no output is NaN, or infinite where the reference is not.
     """
     import numpy as np
 
@@ -49,9 +45,9 @@ def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> d
         equal, sane = outputs == reference, np.isfinite(reference)
         finite = bool((np.isfinite(outputs) | equal).all())
     graded = sane & ~whole
-    return {
-        "sqnr_db": sqnr_db(outputs[graded], reference[graded]) if graded.any() else float("nan"),
-        "whole": bool(whole.all()),
-        "agreement": float(equal[:, whole].mean() if whole.any() else equal.mean()),
-        "finite": finite,
-    }
+    return Likeness(
+        sqnr_db=sqnr_db(outputs[graded], reference[graded]) if graded.any() else float("nan"),
+        whole=bool(whole.all()),
+        agreement=float(equal[:, whole].mean() if whole.any() else equal.mean()),
+        finite=finite,
+    )

@@ -2,119 +2,115 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bench.machine.interpreter import Interpreter
+from bench.machine.probes import Call, Peak
+from bench.timing import protocol
 from bench.timing.judging import evaluate, explain, kernel_facts, layers
-from bench.timing.opened import bind, current, open_session
+from bench.timing.opened import bind, loaded, open_session
+from bench.timing.protocol import Built, Question, Usage
+from bench.timing.sampling import Slice
+
+if TYPE_CHECKING:
+    from bench.build.bill import Bill
+    from bench.build.sensitivity import Layer
 
 
-def _build(facts: dict[str, Any]) -> dict[str, str]:
-    """Make what is missing of weights, reference outputs and the case's artefact; give both folders."""
-    from bench.build.artefact import artefact_of
-    from bench.build.reference import reference_of
+def _bill(target: protocol.Target) -> Bill:
+    from bench.build.bill import Bill
+    from bench.spec.model import models, source
+    from bench.store import Store
 
-    session = current(facts)
-    reference = reference_of(session.store, session.source)
-    case = session.case
-    built = artefact_of(session.store, session.source, case.engine, case.precision, facts["most_drop"])
+    return Bill(Store(target.cache), source(models.get(target.case.model), target.data))
+
+
+def _build(asked: protocol.Build) -> Built:
+    bill, case = _bill(asked.target), asked.target.case
+    reference = bill.reference()
+    built = bill.artefact(case.engine, case.precision, asked.target.most_drop)
     gc.collect()  # exported programs refer to themselves in circles: a session that built 200 artefacts had 15 GB
-    assert built is not None
-    assert reference is not None
-    return {"artifact": str(built.folder), "reference": str(reference.folder)}
+    return Built(built.folder, reference.folder)
 
 
-def _refer(facts: dict[str, Any]) -> str:
-    """Make what is missing of weights and reference outputs; give the folder of these."""
-    from bench.build.reference import reference_of
-
-    session = current(facts)
-    reference = reference_of(session.store, session.source)
+def _refer(asked: protocol.Refer) -> Path:
+    reference = _bill(asked.target).reference()
     gc.collect()
-    assert reference is not None
-    return str(reference.folder)
+    return reference.folder
 
 
-def _rank(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each layer costs alone in the case's precision, the one that costs most first."""
+def _rank(asked: protocol.Rank) -> tuple[Layer, ...]:
     from bench.build import sensitivity
     from bench.build.artefact import trial
-    from bench.build.weights import weights_of
     from bench.engines import engines
     from bench.spec.model import recipe_for
 
-    session = current(facts)
-    network_weights = weights_of(session.store, session.source)
-    assert network_weights is not None
-    recipe = recipe_for(session.source.model, session.case.precision)
-    tried = trial(engines.get(session.case.engine), recipe, session.source, network_weights)
-    return [asdict(layer) for layer in sensitivity.ranked(tried, recipe)]
+    bill, case = _bill(asked.target), asked.target.case
+    recipe = recipe_for(bill.source.model, case.precision)
+    return tuple(sensitivity.ranked(trial(engines.get(case.engine), recipe, bill.source, bill.weights), recipe))
 
 
-def _slice(facts: dict[str, Any]) -> dict[str, Any]:
-    session = current(facts)
-    predict, example = session.predict, session.example
-    assert session.timer is not None
-    taken = session.timer.slice(lambda: predict(example), facts["seconds"])
-    return asdict(taken) | {"samples_s": [round(sample_s, 10) for sample_s in taken.samples_s]}
+def _slice(asked: protocol.TakeSlice) -> Slice:
+    session = loaded()
+    predict, example = session.predict, session.loading.example
+    taken = session.timer.slice(lambda: predict(example), asked.seconds)
+    return dataclasses.replace(taken, samples_s=[round(sample_s, 10) for sample_s in taken.samples_s])
 
 
-def _usage(facts: dict[str, Any]) -> dict[str, Any]:
-    """What this process has used: CPU seconds of each thread, switches it did not ask for, peak memory in bytes."""
+def _usage(asked: protocol.AskUsage) -> Usage:
     process = psutil.Process()
-    return {
-        "threads_s": {str(thread.id): thread.user_time + thread.system_time for thread in process.threads()},
-        "involuntary_switches": getattr(process.num_ctx_switches(), "involuntary", None),
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+    return Usage(
+        threads_s={str(thread.id): thread.user_time + thread.system_time for thread in process.threads()},
+        involuntary_switches=getattr(process.num_ctx_switches(), "involuntary", None),
+        peak_rss_bytes=peak_rss_bytes(),
+    )
 
 
-def _installed(facts: dict[str, Any]) -> dict[str, Any]:
-    """Which libraries this interpreter finds, and where; the models' modules are imported, and have had their say."""
-    from bench.machine.interpreter import Interpreter
-
-    return asdict(Interpreter.here(facts["packages"]))
+def _installed(asked: protocol.AskInstalled) -> Interpreter:
+    """The models' modules are imported by now, and have had their say on which libraries are found."""
+    return Interpreter.here(asked.packages)
 
 
-_probes: dict[str, Any] = {}
+_probes: dict[str, Call] = {}
 
 
-def _probe(facts: dict[str, Any]) -> dict[str, float]:
+def _probe(asked: protocol.Probe) -> dict[str, float]:
     from bench.machine.probes import probe
 
     if not _probes:
-        bind(facts["cores"])
-    return probe(_probes, facts["threads"])
+        bind(asked.cores)
+    return probe(_probes, asked.threads)
 
 
-def _peak(facts: dict[str, Any]) -> dict[str, Any]:
+def _peaks(asked: protocol.MeasurePeaks) -> dict[str, Peak]:
     from bench.machine.probes import peaks
 
-    bind(facts["cores"])
-    return peaks(facts["threads"])
+    bind(asked.cores)
+    return peaks(asked.threads)
 
 
-QUESTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "refer": _refer,
-    "build": _build,
-    "rank": _rank,
-    "open": open_session,
-    "slice": _slice,
-    "usage": _usage,
-    "probe": _probe,
-    "peak": _peak,
-    "evaluate": evaluate,
-    "explain": explain,
-    "installed": _installed,
-    "kernel": kernel_facts,
-    "layers": layers,
+ANSWERS: dict[type[Question[Any]], Callable[[Any], Any]] = {
+    protocol.Refer: _refer,
+    protocol.Build: _build,
+    protocol.Rank: _rank,
+    protocol.Open: open_session,
+    protocol.TakeSlice: _slice,
+    protocol.AskUsage: _usage,
+    protocol.Probe: _probe,
+    protocol.MeasurePeaks: _peaks,
+    protocol.Evaluate: evaluate,
+    protocol.Explain: explain,
+    protocol.AskInstalled: _installed,
+    protocol.AskKernel: kernel_facts,
+    protocol.AskLayers: layers,
 }
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.engines import engines
 from bench.errors import BaselineError, BenchError, BenchWarning, WorkerError
@@ -18,6 +18,7 @@ from bench.spec.case import Case
 from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import BUSY, built_by, worker_for
 from bench.timing.handle import Worker
+from bench.timing.protocol import AskInstalled, Built, MeasurePeaks, Probe
 from bench.timing.sampling import Slice
 from bench.timing.session import Session, compiled, open_all
 
@@ -38,7 +39,7 @@ class Shared:
         self._peakless: set[int] = set()
         self.pace = Pace(bench.cache)
         self._case: Case | None = None
-        self._built: dict[str, str] = {}
+        self._built: Built | None = None
         self._sessions: list[Session] = []
         self._start_s = 0.0
 
@@ -79,9 +80,7 @@ class Shared:
             self._probes[threads] = Worker({"OMP_NUM_THREADS": str(threads)}, [])
         worker = self._probes[threads]
         try:
-            figures: dict[str, float] = worker.ask(
-                "probe", self._bench.timeout_s, threads=threads, cores=cores_for(threads)
-            )
+            figures = worker.ask(Probe(threads, cores_for(threads)), self._bench.timeout_s)
         except BenchError:
             del self._probes[threads]
             worker.close()
@@ -99,8 +98,8 @@ class Shared:
         if wanted and threads not in self._peakless:
             try:
                 with Worker({"OMP_NUM_THREADS": str(threads)}, []) as worker:
-                    found = worker.ask("peak", self._bench.timeout_s, BUSY, threads=threads, cores=cores_for(threads))
-                known = self.pace.raise_peaks(threads, {name: Peak(**one) for name, one in found.items()})
+                    found = worker.ask(MeasurePeaks(threads, cores_for(threads)), self._bench.timeout_s, BUSY)
+                known = self.pace.raise_peaks(threads, found)
             except WorkerError as error:
                 self._peakless.add(threads)
                 warnings.warn(f"the peak of {threads} threads is not measured: {error}", BenchWarning, stacklevel=2)
@@ -118,10 +117,11 @@ class Shared:
                 reason = unsupported(case, self._bench.data)
                 if reason is not None:
                     raise BaselineError(f"unsupported: {reason}")
-                self._built = built_by(case, self._bench, self._python)
-                kept = compiled(case, self._bench, self._built, self._python)
-                self._built |= {"compiled": kept["folder"]} if kept else {}
+                built = built_by(case, self._bench, self._python)
+                kept = compiled(case, self._bench, built, self._python)
+                self._built = built if kept is None else replace(built, compiled=kept.folder)
                 self._case = case
+            assert self._built is not None
             lacking = range(len(self._sessions), count)
             added = [Session(case, self._bench, self._built, self._python) for _ in lacking]
             self._sessions += added
@@ -165,7 +165,7 @@ def examined(python: str, baselines: Iterable[Case], bench: Bench) -> Interprete
     here = Interpreter.here(packages)
     try:
         with worker_for(cases[0], bench, 1, python=python) as worker:
-            there = Interpreter(**worker.ask("installed", bench.timeout_s, packages=packages))
+            there = worker.ask(AskInstalled(tuple(packages)), bench.timeout_s)
     except (OSError, BenchError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BaselineError(f"the baseline's interpreter {python} cannot run the harness: {reason}") from error

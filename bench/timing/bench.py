@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.build.bill import Bill
 from bench.engines import engines
 from bench.errors import BenchError, LackingData
 from bench.spec.case import Case
@@ -29,6 +30,7 @@ class Bench:
                      the precision states.
     explain          whether to tell what each case executed.
     pictures         the folder that strips of pictures are written to, None for none.
+    bills            what was looked up of each model in this session.
     failures         what could not be built in this session, by interpreter and what it was for, with the reason.
     """
 
@@ -41,12 +43,20 @@ class Bench:
     most_drop: float | None = None
     explain: bool = False
     pictures: Path | None = None
+    bills: dict[str, Bill] = field(default_factory=dict, compare=False, repr=False)
     failures: dict[tuple[str, ...], BenchError] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def store(self) -> Store:
         """The artefact store of the session."""
         return Store(self.cache)
+
+    def bill(self, case: Case) -> Bill:
+        """What the store keeps of a case's model; nothing is built for it. Raises LackingData and DataError."""
+        given = source(models.get(case.model), self.data)
+        if case.model not in self.bills or self.bills[case.model].source != given:
+            self.bills[case.model] = Bill(self.store, given, build=False)
+        return self.bills[case.model]
 
 
 def unsupported(case: Case, data: Path | None) -> str | None:

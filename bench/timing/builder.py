@@ -5,43 +5,42 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-from bench.build.artefact import artefact_of
-from bench.build.reference import reference_of
+from bench.build.bill import NotBuilt
 from bench.engines import engines
 from bench.errors import BenchError, CacheError, DataError
-from bench.spec.case import BASELINE, Case
+from bench.spec.case import BASELINE, Case, baseline_of
 from bench.spec.dataset import datasets
-from bench.spec.model import models, source
+from bench.spec.model import models
 from bench.spec.recipe import recipes
 from bench.spec.registry import Origin
 from bench.store import Artifact
 from bench.tasks import tasks
 from bench.timing.bench import Bench
 from bench.timing.handle import Worker
+from bench.timing.protocol import Answer, Build, Built, Question, Refer, Target
 
 BUSY = 30  # how many times the limit a build may compute without telling how far it is: an hour, unless told otherwise
 
 
 def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
-    chosen = source(models.get(case.model), bench.data)
-    reference = reference_of(bench.store, chosen, make=False)
-    if reference is None:
+    bill = bench.bill(case)
+    try:
+        reference = bill.reference()
+        return bill.artefact(case.engine, case.precision, bench.most_drop), reference
+    except NotBuilt:
         return None
-    artifact = artefact_of(bench.store, chosen, case.engine, case.precision, bench.most_drop, make=False)
-    return None if artifact is None else (artifact, reference)
 
 
-def folders_of(artifact: Artifact, reference: Artifact) -> dict[str, str]:
-    """What a session is opened on, as its worker is told."""
-    return {"artifact": str(artifact.folder), "reference": str(reference.folder)}
+def folders_of(artifact: Artifact, reference: Artifact) -> Built:
+    """What a session is opened on."""
+    return Built(artifact.folder, reference.folder)
 
 
-def built_by(case: Case, bench: Bench, python: str = sys.executable) -> dict[str, str]:
-    """The folders of the case's `artifact` and `reference` as this interpreter's libraries make them."""
+def built_by(case: Case, bench: Bench, python: str = sys.executable) -> Built:
+    """The folders of the case's artefact and reference as this interpreter's libraries make them."""
     if python == sys.executable and (built := find(case, bench)) is not None:
         return folders_of(*built)
     with Builder(bench, python=python) as builder:
@@ -82,25 +81,29 @@ class Builder:
         """Make the reference outputs of the case's model, with the weights they need."""
         if case.model in self._referred:
             return
-        chosen = source(models.get(case.model), self._bench.data)
-        here = self._python == sys.executable
-        if not here or reference_of(self._bench.store, chosen, make=False) is None:
-            self._ask("refer", replace(case, **BASELINE), (case.model,))
+        if self._python != sys.executable or not self._has_reference(case):
+            of = baseline_of(case, BASELINE)
+            self._ask(Refer(target_of(of, self._bench)), of, (case.model,))
         self._referred.add(case.model)
 
-    def build(self, case: Case) -> dict[str, str]:
-        """Make all that the case needs; give the folders of its `artifact` and `reference`."""
-        self.refer(case)
-        folders: dict[str, str] = self._ask("build", case, (case.model, case.engine, case.precision))
-        return folders
+    def _has_reference(self, case: Case) -> bool:
+        try:
+            self._bench.bill(case).reference()
+        except NotBuilt:
+            return False
+        return True
 
-    def _ask(self, question: str, case: Case, about: tuple[str, ...]) -> Any:
+    def build(self, case: Case) -> Built:
+        """Make all that the case needs; give its folders."""
+        self.refer(case)
+        return self._ask(Build(target_of(case, self._bench)), case, (case.model, case.engine, case.precision))
+
+    def _ask(self, question: Question[Answer], case: Case, about: tuple[str, ...]) -> Answer:
         failures, known = self._bench.failures, (self._python, *about)
         if known in failures:
             raise type(failures[known])(str(failures[known]))
         try:
-            worker = self._worker_for(case)
-            return worker.ask(question, self._bench.timeout_s, BUSY, **facts_of(case, self._bench))
+            return self._worker_for(case).ask(question, self._bench.timeout_s, BUSY)
         except BenchError as error:
             if not isinstance(error, DataError):  # whose files were refused: what broke in it may break what follows
                 self.close()
@@ -127,14 +130,9 @@ def origins() -> list[Origin]:
     return sorted(order, key=lambda origin: order[origin])
 
 
-def facts_of(case: Case, bench: Bench) -> dict[str, Any]:
-    """What a worker is told with every question."""
-    return {
-        "case": case.axes(),
-        "cache": str(bench.cache),
-        "data": None if bench.data is None else str(bench.data),
-        "most_drop": bench.most_drop,
-    }
+def target_of(case: Case, bench: Bench) -> Target:
+    """What a worker is told that builds or opens a case."""
+    return Target(case, bench.cache, bench.data, bench.most_drop)
 
 
 def worker_for(
@@ -143,11 +141,11 @@ def worker_for(
     threads: int,
     told: Callable[[str, int, int], None] | None = None,
     python: str = sys.executable,
-    compiled: str | None = None,
+    compiled: Path | None = None,
 ) -> Worker:
     """A fresh worker with the environment that the case's engine wants for so many threads, and for the folder of what
     it compiles.
     """
     engine = engines.get(case.engine)
-    kept = {engine.compiled: compiled} if engine.compiled is not None and compiled is not None else {}
+    kept = {engine.compiled: str(compiled)} if engine.compiled is not None and compiled is not None else {}
     return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes)

@@ -1,6 +1,6 @@
 """The handle by which the harness asks a worker: a fresh process that owns one engine session.
 
-Questions and answers are JSON, one line each.
+Messages are those of bench.timing.protocol.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import psutil
 
 from bench import errors
 from bench.spec.registry import Origin
+from bench.timing.protocol import Answer, Hello, Question
+from bench.typed import of_type, to_json
 
 # The harness comes from its own folder alone: the one that this lies in would bring all the libraries installed there.
 START = """
@@ -90,7 +92,7 @@ class Worker:
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self._origins = [asdict(origin) for origin in origins]
+        self._send(Hello(tuple(origins)))  # to one that is dead by now: the first question tells
 
     def __enter__(self) -> Worker:
         return self
@@ -139,8 +141,18 @@ class Worker:
         with contextlib.suppress(psutil.NoSuchProcess):  # it died: the next question says so
             what(psutil.Process(self._process.pid))
 
-    def ask(self, question: str, timeout_s: float, busy: int = 1, **facts: Any) -> Any:
-        """Give the answer to a question, one of QUESTIONS.
+    def _send(self, message: object) -> bool:
+        """Write a message to the worker; whether it could be."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write((to_json(message) + "\n").encode())
+            self._process.stdin.flush()
+        except OSError:
+            return False
+        return True
+
+    def ask(self, question: Question[Answer], timeout_s: float, busy: int = 1) -> Answer:
+        """Give the answer to a question.
 
         timeout_s  the longest it may be without a sign of life: its progress, or, where `busy` is more than 1, that it
                    or what it has started uses a CPU.
@@ -149,14 +161,10 @@ class Worker:
         Raises the BenchError that the worker raised, or WorkerError with its last lines where it died, hung or answered
         rubbish; it is dead then.
         """
-        assert self._process.stdin is not None
         self.resume()
-        line = json.dumps({"question": question, "facts": facts, "origins": self._origins})
-        try:
-            self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise errors.WorkerError(self._obituary(question)) from None
+        name = question.name
+        if not self._send({"question": name, "facts": question}):
+            raise errors.WorkerError(self._obituary(name))
         patience = Patience(timeout_s, busy * timeout_s, time.monotonic())
         while True:
             try:
@@ -166,15 +174,16 @@ class Worker:
                 if reason is None:
                     continue
                 self._kill()
-                raise errors.WorkerError(f"no answer to {question!r} {reason}; it was killed{self._last()}") from None
+                raise errors.WorkerError(f"no answer to {name!r} {reason}; it was killed{self._last()}") from None
             if text is None:
-                raise errors.WorkerError(self._obituary(question))
+                raise errors.WorkerError(self._obituary(name))
             try:
                 answer = dict(json.loads(text))
+                value = of_type(type(question).answer, answer["answer"]) if "answer" in answer else None
             except (ValueError, TypeError):
                 self._kill()
                 raise errors.WorkerError(
-                    f"the worker answered {question!r} with rubbish, {text[:80]!r}; it was killed{self._last()}"
+                    f"the worker answered {name!r} with rubbish, {text[:80]!r}; it was killed{self._last()}"
                 ) from None
             if "progress" in answer:
                 patience.told(time.monotonic())
@@ -184,7 +193,7 @@ class Worker:
                 kind = getattr(errors, answer["error"], errors.WorkerError)
                 raise kind(answer["message"])
             else:
-                return answer["answer"]
+                return cast(Answer, value)
 
     def _kill(self) -> None:
         self._process.kill()

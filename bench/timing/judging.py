@@ -5,31 +5,40 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.progress import tell
-from bench.timing.opened import Session, current, unchanged
+from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered
+from bench.timing.opened import Loaded, loaded, unchanged
+from bench.timing.protocol import AskKernel, AskLayers, Evaluate, Explain, Judgement
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.spec.dataset import Samples
+    from bench.spec.interface import Output
+    from bench.statistics import Drop
+    from bench.tasks.task import Task
 
 
-def evaluate(facts: dict[str, Any]) -> dict[str, Any]:
+def evaluate(asked: Evaluate) -> Judgement:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
     from bench.build.weights import load_data
-    from bench.statistics import paired_drop
     from bench.tasks import tasks
-    from bench.tasks.fidelity import digests, likeness, told_of_truth
+    from bench.tasks.fidelity import digests, likeness, without_truth
     from bench.tasks.inference import answered, load_answers
 
-    session = current(facts)
+    session = loaded()
     unchanged(session)
-    source, reference = session.source, Path(facts["reference"])
+    source, reference = session.source, session.reference
     samples = load_data(source, "test")
     spent_s, done = 0.0, 0
 
-    def predict(batch: np.ndarray) -> Any:
+    def predict(batch: np.ndarray) -> Output:
         nonlocal spent_s, done
         began = time.perf_counter()
         outputs = session.predict(batch)
@@ -42,33 +51,34 @@ def evaluate(facts: dict[str, Any]) -> dict[str, Any]:
     known = load_answers(reference / "answers.npz")
     outputs, whole = (np.load(reference / name, allow_pickle=False) for name in ("outputs.npy", "whole.npy"))
     raw = likeness(found.raw, outputs, whole)
-    nearness = {"sqnr_db": raw.pop("sqnr_db")} | ({"agreement": raw["agreement"]} if whole.any() else {})
+    nearness: Figures = {"sqnr_db": raw.sqnr_db, **({"agreement": raw.agreement} if whole.any() else {})}
     task = tasks.get(source.model.task)
-    names, doubts = _pictures(facts["pictures"], session, samples, found.answers, known)
-    return {
-        "pictures": names,
-        "warnings": doubts,
-        "raw": raw,
-        "quality": {"n": len(known)}
-        | told_of_truth(task.quality(found.answers, samples.targets), source.dataset.name)
-        | {"dataset": source.dataset.name, "weights": source.weights.name, "dataset_s": spent_s},
-        "fidelity": nearness | task.fidelity(found.answers, known),
-        "drop": {
-            name: asdict(paired_drop(was, is_now))
-            for (name, was), is_now in zip(
-                task.scores(known, samples.targets).items(),
-                task.scores(found.answers, samples.targets).values(),
-                strict=True,
-            )
-            if len(was)
-        },
-        "answers": digests(task, found.answers),
-        "macs_per_item": json.loads((reference / "macs.json").read_text())["macs_per_item"],
-    }
+    names, doubts = _pictures(asked.pictures, session, samples, found.answers, known)
+    quality = task.quality(found.answers, samples.targets)
+    judged, reason = quality.pop("n", len(known)), without_truth(quality, source.dataset.name)
+    return Judgement(
+        quality=quality,
+        judged=Judged(judged, source.dataset.name, source.weights.name, spent_s, reason),
+        fidelity=nearness | task.fidelity(found.answers, known),
+        drop=_drops(task, samples.targets, known, found.answers),
+        answers=digests(task, found.answers),
+        outputs=raw,
+        macs_per_item=json.loads((reference / "macs.json").read_text())["macs_per_item"],
+        pictures=tuple(names),
+        warnings=tuple(doubts),
+    )
+
+
+def _drops(task: Task, targets: Sequence[Any], known: Sequence[Any], answers: Sequence[Any]) -> dict[str, Drop]:
+    """How much each metric that is a mean over items fell from FP32 PyTorch's answers."""
+    from bench.statistics import paired_drop
+
+    was, now = task.scores(known, targets), task.scores(answers, targets)
+    return {name: paired_drop(was[name], now[name]) for name in was if len(was[name])}
 
 
 def _pictures(
-    folder: str | None, session: Session, samples: Any, answers: list[Any], known: list[Any]
+    folder: Path | None, session: Loaded, samples: Samples, answers: list[Any], known: list[Any]
 ) -> tuple[list[str], list[str]]:
     """The names of the strips of pictures written to the folder, and the reason where none could be: what was measured
     stands without them.
@@ -79,37 +89,33 @@ def _pictures(
         return [], []
     task = tasks.get(session.source.model.task)
     try:
-        return pictures.write(Path(folder), session.case.id, task, samples.inputs, samples.targets, answers, known), []
+        return pictures.write(folder, session.case.id, task, samples.inputs, samples.targets, answers, known), []
     except Exception as error:  # whatever an item is, drawing it is an extra
         traceback.print_exc()
         return [], [f"no strip of pictures: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
 
 
-def explain(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a call executes, by the engine's own profiler; nothing where it has none."""
+def explain(asked: Explain) -> Explained | None:
+    """What a call executes, by the engine's own profiler."""
     from bench.engines import engines
     from bench.engines.operations import explained
 
-    session = current(facts)
-    found = engines.get(session.case.engine).operations(*session.opened)
-    return {} if found is None else explained(found, session.opened[1].number_format == "int8")
+    session = loaded()
+    operations = engines.get(session.case.engine).operations(*session.loading)
+    return None if operations is None else explained(operations, session.loading.recipe.number_format == "int8")
 
 
-def kernel_facts(facts: dict[str, Any]) -> dict[str, Any]:
+def kernel_facts(asked: AskKernel) -> Kernel:
     """Whether the engine's kernels compute what the quantized network says, on the first of the stored inputs."""
     import numpy as np
 
     from bench.engines import engines, kernel
 
-    session = current(facts)
-    case, reference = session.case, Path(facts["reference"])
-    emulation = engines.get(case.engine).emulated(*session.opened)
+    session = loaded()
+    case, reference = session.case, session.reference
+    emulation = engines.get(case.engine).emulated(*session.loading)
     if emulation is None:
-        return {
-            "kernel_db": None,
-            "by": None,
-            "reason": f"{case.engine} tells of no floating-point form of its artefacts",
-        }
+        return Kernel(reason=f"{case.engine} tells of no floating-point form of its artefacts")
     inputs = np.load(reference / "inputs.npy", allow_pickle=False)
     known = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
     count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
@@ -118,20 +124,21 @@ def kernel_facts(facts: dict[str, Any]) -> dict[str, Any]:
     return kernel.compared(session.predict, emulation, batches, np.asarray(known[:count]))
 
 
-def layers(facts: dict[str, Any]) -> dict[str, Any]:
-    """What of the network the artefact holds in which number format; nothing where the engine cannot be counted."""
+def layers(asked: AskLayers) -> Lowered | None:
+    """What of the network the artefact holds in which number format."""
     from bench.engines import engines
     from bench.engines.lowered import lowered, promised
     from bench.engines.torch_count import batch_of, layers_of, products_of
     from bench.engines.torch_modules import predictor
 
-    session = current(facts)
-    engine, (_, recipe, network, example, _) = engines.get(session.case.engine), session.opened
-    layers = engine.layers(*session.opened)
-    if layers is None:
-        return {}
+    session = loaded()
+    engine, loading = engines.get(session.case.engine), session.loading
+    recipe, example = loading.recipe, loading.example
+    counted = engine.layers(*loading)
+    if counted is None:
+        return None
     share = 1.0
     if recipe.partial or recipe.activations == "dynamic":
-        predict = predictor(network())
+        predict = predictor(loading.network())
         share = promised(layers_of(products_of(lambda: predict(example)), batch_of(example)), recipe, engine.dynamic)
-    return lowered(layers, recipe.number_format, share)
+    return lowered(counted, recipe.number_format, share)

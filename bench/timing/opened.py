@@ -1,4 +1,4 @@
-"""The session that a worker holds: a case's parts and, once opened, the engine's session."""
+"""The session that a worker holds: a case's parts and the engine's session."""
 
 from __future__ import annotations
 
@@ -8,51 +8,68 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
 from bench import errors
 from bench.machine.facts import energy_j
 from bench.spec.case import Case
+from bench.spec.recipe import Recipe
+from bench.timing.protocol import Open, Opened
 from bench.timing.sampling import Timer, call_overhead_s, warmed
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
-@dataclass
-class Session:
-    """What one worker holds: the case's parts and, once opened, the engine's session."""
+    from bench.spec.interface import Interface, Predict
+    from bench.spec.model import Source
+
+
+class Loading(NamedTuple):
+    """What an engine loads an artefact with, in the order of its arguments."""
+
+    folder: Path
+    recipe: Recipe
+    network: Callable[[], torch.nn.Module]
+    example: np.ndarray
+    threads: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A case's parts and the engine's session.
+
+    reference       the folder of what it is judged by.
+    example_digest  of the array that calls are timed with, as it was at the first of them.
+    """
 
     case: Case
-    source: Any
-    store: Any
-    predict: Any = None
-    example: Any = None
-    example_digest: str = ""
-    interface: Any = None
-    opened: tuple[Any, ...] = ()
-    timer: Timer | None = None
+    source: Source
+    reference: Path
+    interface: Interface
+    loading: Loading
+    predict: Predict
+    timer: Timer
+    example_digest: str
 
 
-_session: Session | None = None
+_loaded: Loaded | None = None
 
 
-def current(facts: dict[str, Any]) -> Session:
-    """The session that the facts `case`, `cache` and `data` speak of; made at the first question about it."""
-    global _session
-    from bench.spec.model import models, source
-    from bench.store import Store
-
-    case = Case(**facts["case"])
-    if _session is None or _session.case != case:
-        folder = None if facts["data"] is None else Path(facts["data"])
-        _session = Session(case, source(models.get(case.model), folder), Store(Path(facts["cache"])))
-    return _session
+def loaded() -> Loaded:
+    """The session of this worker. Raises WorkerError where none is open."""
+    if _loaded is None:
+        raise errors.WorkerError("no session is open in this worker")
+    return _loaded
 
 
-def open_session(facts: dict[str, Any]) -> dict[str, Any]:
-    """Load the artefact, make the first call, call on until it is steady; load_s includes the import of the engine."""
+def open_session(asked: Open) -> Opened:
+    """Load the artefact, make the first call, call on until it is steady."""
     import numpy as np
 
     from bench.build.artefact import as_built, calibration_of
@@ -60,62 +77,63 @@ def open_session(facts: dict[str, Any]) -> dict[str, Any]:
     from bench.build.reference import INTERFACE
     from bench.engines import engines
     from bench.spec.interface import Interface, adapted
-    from bench.spec.model import recipe_for
+    from bench.spec.model import models, recipe_for, source
     from bench.store import versions
 
-    session = current(facts)
-    case, source, reference = session.case, session.source, Path(facts["reference"])
+    global _loaded
+    case, reference, folder = asked.target.case, asked.built.reference, asked.built.artifact
+    model = source(models.get(case.model), asked.target.data)
     inputs = np.load(reference / "inputs.npy", allow_pickle=False)
-    session.example = np.array(inputs[np.arange(case.batch) % len(inputs)], order="C")
-    session.example_digest = _digest(session.example)
-    session.interface = Interface.saved(json.loads((reference / INTERFACE).read_text()))
-    recipe = as_built(recipe_for(source.model, case.precision), Path(facts["artifact"]))
+    example = np.array(inputs[np.arange(case.batch) % len(inputs)], order="C")
+    digest, interface = _digest(example), Interface.saved(json.loads((reference / INTERFACE).read_text()))
+    recipe = as_built(recipe_for(model.model, case.precision), folder)
 
-    def network() -> Any:
-        bare = folded(architecture(source))
-        return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), session.interface)
+    def network() -> torch.nn.Module:
+        bare = folded(architecture(model))
+        return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), interface)
 
-    session.opened = (Path(facts["artifact"]), recipe, network, session.example, case.threads)
+    loading, engine = Loading(folder, recipe, network, example, case.threads), engines.get(case.engine)
     began = time.perf_counter()
-    session.predict = engines.get(case.engine).load(*session.opened)
-    loaded = time.perf_counter()
-    session.predict(session.example)
-    first_call_s = time.perf_counter() - loaded
-    bind(facts["cores"])
-    steady = warmed(lambda: session.predict(session.example))
-    session.timer = Timer(steady.pop("typical_s"), meter=energy_j)
-    unchanged(session)
-    engine = engines.get(case.engine)
-    return {
-        "load_s": loaded - began,
-        "first_call_s": first_call_s,
-        "steady": steady,
-        "calls_per_sample": session.timer.together,
-        "versions": versions(engine.packages) | {"python": platform.python_version()},
-        "pool": engine.pool(),
-        "left": recipe.left,
-        "calibration": calibration_of(Path(facts["artifact"])),
-        "writes_input": session.interface.writes_input,
-        "left_by": recipe.left_by,
-        "call_overhead_s": call_overhead_s(),
-    }
+    predict = engine.load(*loading)
+    load_s = time.perf_counter() - began
+    began = time.perf_counter()
+    predict(example)
+    first_call_s = time.perf_counter() - began
+    bind(asked.cores)
+    steady, typical_s = warmed(lambda: predict(example))
+    timer = Timer(typical_s, meter=energy_j)
+    _loaded = Loaded(case, model, reference, interface, loading, predict, timer, digest)
+    unchanged(_loaded)
+    return Opened(
+        load_s=load_s,
+        first_call_s=first_call_s,
+        steady=steady,
+        calls_per_sample=timer.together,
+        versions=versions(engine.packages) | {"python": platform.python_version()},
+        pool=engine.pool(),
+        call_overhead_s=call_overhead_s(),
+        writes_input=interface.writes_input,
+        left=recipe.left,
+        left_by=recipe.left_by,
+        calibration=calibration_of(folder),
+    )
 
 
-def _digest(array: Any) -> str:
+def _digest(array: np.ndarray) -> str:
     """What tells an array from one that was written into."""
-    return hashlib.blake2b(array, digest_size=16).hexdigest()
+    return hashlib.blake2b(array.data, digest_size=16).hexdigest()
 
 
-def unchanged(session: Session) -> None:
+def unchanged(session: Loaded) -> None:
     """Raise WorkerError where the array that calls are timed with is no longer what it was at the first of them."""
-    if _digest(session.example) != session.example_digest:
+    if _digest(session.loading.example) != session.example_digest:
         raise errors.WorkerError(
             f"{session.case.engine} writes into the array that it is called with, so that times would be of other "
             "numbers; its predict must leave its input as it is"
         )
 
 
-def bind(cores: list[int] | None) -> None:
+def bind(cores: tuple[int, ...] | None) -> None:
     """Bind all threads of this process to these CPUs; threads that they start later inherit it.
 
     Done when the session is open: until then, nothing is timed that others could be disturbed by.

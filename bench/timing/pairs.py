@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from typing import Any
 
 from bench.machine.facts import available_bytes
 from bench.machine.noise import Watch, snapshot
 from bench.spec.case import Case
 from bench.timing.baseline import Baseline, Shared
 from bench.timing.bench import Bench
+from bench.timing.protocol import AskUsage, Built, Usage
 from bench.timing.sampling import Launch, paired
 from bench.timing.session import Energy, Metered, Session, open_all
 
@@ -19,7 +19,7 @@ from bench.timing.session import Energy, Metered, Session, open_all
 class Pairs:
     """The launches of a case as processes: a session of the case each, and one of its baseline where it has one."""
 
-    def __init__(self, case: Case, bench: Bench, built: dict[str, str], baseline: Case | None, shared: Shared) -> None:
+    def __init__(self, case: Case, bench: Bench, built: Built, baseline: Case | None, shared: Shared) -> None:
         self._case, self._bench, self._built, self._baseline, self._shared = case, bench, built, baseline, shared
         self._stack = contextlib.ExitStack()
         self._startup_s = 0.0
@@ -27,7 +27,7 @@ class Pairs:
         self.starting_s = 0.0
         self.sessions: list[Session] = []
         self.others: list[Baseline] = []
-        self.before: dict[str, Any] = {}
+        self.before = Usage()
         self.watch, self.energy = Watch(), Energy()
 
     def __enter__(self) -> Pairs:
@@ -44,7 +44,7 @@ class Pairs:
         self.launches += [Launch() for _ in added]
         open_all(added)
         if alone:
-            self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask("usage")
+            self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask(AskUsage())
         self.starting_s += time.monotonic() - begun
 
     def start_s(self) -> float:
@@ -54,7 +54,7 @@ class Pairs:
 
     def room(self) -> int:
         """How many launches the memory that is left has room for, by what the first session took at the most."""
-        peak_bytes = self.before["peak_rss_bytes"]
+        peak_bytes = self.before.peak_rss_bytes
         return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
 
     def sample(self, since: int) -> None:

@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import get_clock_info, perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
+from bench.spec.outcome import Steady
 from bench.statistics import launch_deviation, student
 
 KEPT = 32
@@ -264,12 +265,12 @@ class Timer:
 
 def warmed(
     call: Callable[[], object], longest_s: float = 3.0, clock: Callable[[], float] = perf_counter
-) -> dict[str, Any]:
+) -> tuple[Steady, float]:
     """Call until it is steady: in blocks of 50 ms or 3 calls each, until of two in a row the faster median is within 2%
     of the fastest before. What disturbs one block, which can only slow it down, does not hold this up.
 
-    Gives `steady`, `calls` and `seconds` until then, and `typical_s`, the last block's median; gives up after
-    longest_s, or after one block of calls that are longer than a tenth of it.
+    Gives after how much it was, and the last block's median in seconds; gives up after longest_s, or after one block of
+    calls that are longer than a tenth of it.
     """
     import statistics
 
@@ -287,7 +288,7 @@ def warmed(
         best, last = min(medians[:-2], default=0.0), min(medians[-2:])
         steady = best / (1 + STEADY) <= last <= best * (1 + STEADY)
         if steady or clock() - began >= longest_s or medians[-1] > longest_s / 10:
-            return {"steady": steady, "calls": calls, "seconds": clock() - began, "typical_s": medians[-1]}
+            return Steady(steady, calls, clock() - began), medians[-1]
 
 
 def call_overhead_s(clock: Callable[[], float] = perf_counter) -> float:

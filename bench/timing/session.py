@@ -7,16 +7,17 @@ import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.engines import engines
+from bench.errors import refusals
 from bench.machine.facts import cores_for, describe
 from bench.spec.case import Case
-from bench.store import key, refusals
+from bench.store import key
 from bench.timing.bench import Bench
-from bench.timing.builder import BUSY, facts_of, worker_for
+from bench.timing.builder import BUSY, target_of, worker_for
+from bench.timing.protocol import Answer, Built, Open, Opened, Question, TakeSlice
 from bench.timing.sampling import Slice
 
 JUDGING = 10
@@ -44,21 +45,26 @@ class Energy:
 class Session:
     """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`.
 
-    built  the folders of the case's `artifact` and `reference`, and of what its engine compiles, `compiled`, where it
-           keeps that.
+    built  what it is opened on.
     """
 
-    def __init__(self, case: Case, bench: Bench, built: dict[str, str], python: str = sys.executable) -> None:
-        self.case, self._bench = case, bench
-        self._facts = facts_of(case, bench) | built
-        self._worker = worker_for(case, bench, case.threads, python=python, compiled=built.get("compiled"))
-        self.opened: dict[str, Any] = {}
+    def __init__(self, case: Case, bench: Bench, built: Built, python: str = sys.executable) -> None:
+        self.case, self._bench, self._built = case, bench, built
+        self._worker = worker_for(case, bench, case.threads, python=python, compiled=built.compiled)
+        self._opened: Opened | None = None
 
     def open(self) -> None:
         """Load, call until it is steady, and stand by; an engine that compiles may do so for as long as a build."""
         busy = 1 if engines.get(self.case.engine).compiled is None else BUSY
-        self.opened = self.ask("open", busy, cores=cores_for(self.case.threads))
+        asked = Open(target_of(self.case, self._bench), self._built, cores_for(self.case.threads))
+        self._opened = self.ask(asked, busy)
         self._worker.suspend()
+
+    @property
+    def opened(self) -> Opened:
+        """What its opening told; it was opened."""
+        assert self._opened is not None
+        return self._opened
 
     def __enter__(self) -> Session:
         return self
@@ -68,7 +74,7 @@ class Session:
 
     def take(self, seconds: float) -> Slice:
         """Let it call for so many seconds, while all other sessions are suspended."""
-        taken = Slice(**self.ask("slice", seconds=seconds))
+        taken = self.ask(TakeSlice(seconds))
         self._worker.suspend()
         return taken
 
@@ -82,25 +88,32 @@ class Session:
         """Whether the worker is still there."""
         return self._worker.alive
 
-    def ask(self, question: str, busy: int = 1, **facts: Any) -> Any:
+    def ask(self, question: Question[Answer], busy: int = 1) -> Answer:
         """Ask the worker, which may use the CPU for so many times the usual limit; it goes on after the answer."""
-        return self._worker.ask(question, self._bench.timeout_s, busy, **facts, **self._facts)
+        return self._worker.ask(question, self._bench.timeout_s, busy)
 
     def close(self) -> None:
         """End the worker."""
         self._worker.close()
 
 
-def compiled(case: Case, bench: Bench, built: dict[str, str], python: str = sys.executable) -> dict[str, Any]:
-    """Where a case's engine keeps what it compiles at the first call, and how long that call took when nothing was
-    kept: `folder`, `seconds`; empty where it keeps nothing. Filled now where it is not: the session that compiles is
-    not the one that is timed.
+@dataclass(frozen=True)
+class Compiled:
+    """Where an engine keeps what it compiles at the first call, and how long that call took when nothing was kept."""
+
+    folder: Path
+    first_call_s: float
+
+
+def compiled(case: Case, bench: Bench, built: Built, python: str = sys.executable) -> Compiled | None:
+    """What a case's engine keeps of what it compiles; None where it keeps nothing. Filled now where it is not: the
+    session that compiles is not the one that is timed.
     """
     from filelock import FileLock
 
     if engines.get(case.engine).compiled is None:
-        return {}
-    of = [case.id, Path(built["artifact"]).name, python, describe()["fingerprint"]]
+        return None
+    of = [case.id, built.artifact.name, python, describe().fingerprint]
     folder = bench.cache / "compiled" / key({"of": of})
     told = folder / "first_call.json"
     with refusals(bench.cache):
@@ -109,13 +122,12 @@ def compiled(case: Case, bench: Bench, built: dict[str, str], python: str = sys.
         if not told.exists():
             shutil.rmtree(folder, ignore_errors=True)  # what a session left that was killed while it compiled
             folder.mkdir()
-            with Session(case, bench, built | {"compiled": str(folder)}, python) as session:
+            with Session(case, bench, replace(built, compiled=folder), python) as session:
                 session.open()
             half = told.with_suffix(".half")
-            half.write_text(json.dumps({"seconds": session.opened["first_call_s"]}))
+            half.write_text(json.dumps({"seconds": session.opened.first_call_s}))
             half.replace(told)
-        seconds: float = json.loads(told.read_text())["seconds"]
-    return {"folder": str(folder), "seconds": seconds}
+        return Compiled(folder, json.loads(told.read_text())["seconds"])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The clean process that owns one engine session, from the inside.
 
-Questions and answers are JSON, one line each. The worker's own standard output is sent to its log, so that whatever a
+Messages are those of bench.timing.protocol. The worker's own standard output is sent to its log, so that whatever a
 library prints cannot pass for an answer.
 """
 
@@ -20,9 +20,10 @@ from typing import Any, cast
 
 from bench import errors
 from bench.progress import send_to
-from bench.spec.registry import Origin
-from bench.timing.answers import QUESTIONS
+from bench.timing.answers import ANSWERS
 from bench.timing.handle import MARK, kill_group, kill_marked
+from bench.timing.protocol import Hello
+from bench.typed import of_type, to_json
 
 
 def _settle(memory_bytes: int | None) -> None:
@@ -41,8 +42,8 @@ def _settle(memory_bytes: int | None) -> None:
 
 
 def main() -> None:
-    """Answer questions from standard input until it ends."""
-    _settle(**json.loads(sys.argv[1]))
+    """Answer questions from standard input until it ends; the first line there is the handshake."""
+    _settle(json.loads(sys.argv[1])["memory_bytes"])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # what a dying library said last is in the log
@@ -61,16 +62,21 @@ def main() -> None:
 
     def say(message: dict[str, Any]) -> None:
         with said:
-            answers.write(json.dumps(message) + "\n")
+            answers.write(to_json(message) + "\n")
             answers.flush()
 
     send_to(lambda label, done, total: say({"progress": [label, done, total]}))
+    hello, greeted = of_type(Hello, json.loads(questions.get())), False
     while True:
         asked = json.loads(questions.get())
         try:
-            for origin in asked["origins"]:
-                Origin(**origin).load()
-            say({"answer": QUESTIONS[asked["question"]](asked["facts"])})
+            if not greeted:
+                for origin in hello.origins:
+                    origin.load()
+                greeted = True
+            kinds = {kind.name: kind for kind in ANSWERS}  # an origin may have added some
+            kind = kinds[asked["question"]]
+            say({"answer": ANSWERS[kind](of_type(kind, asked["facts"]))})
         except errors.BenchError as error:
             say({"error": type(error).__name__, "message": str(error)})
         except Exception as error:

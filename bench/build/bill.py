@@ -1,0 +1,58 @@
+"""What a case is made from: one bill of keys for a model, computed once.
+
+network -> weights -> reference outputs
+                   -> an engine's artefact
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from bench.build.artefact import artefact_entry
+from bench.build.keys import Entry, Network, beside_of, network_entry, network_of
+from bench.build.reference import reference_entry
+from bench.build.weights import weights_entry
+from bench.spec.model import Source
+from bench.store import Artifact, Store
+
+
+class NotBuilt(LookupError):
+    """Something is yet to be built, and was only looked up."""
+
+
+class Bill:
+    """What the store keeps of a model with its weights and data; what is missing is built, or where `build` is false
+    NotBuilt is raised: so a session plans without importing a framework.
+    """
+
+    def __init__(self, store: Store, source: Source, build: bool = True) -> None:
+        self.source, self._store, self._build = source, store, build
+
+    @cached_property
+    def network(self) -> Network:
+        """What identifies the network."""
+        return network_of(self._kept(network_entry(self._store, self.source)))
+
+    @cached_property
+    def weights(self) -> Artifact:
+        """The network's weights."""
+        return self._kept(weights_entry(self._store, self.source, self.network))
+
+    def reference(self) -> Artifact:
+        """What FP32 PyTorch makes of the test split."""
+        return self._kept(reference_entry(self._store, self.source, self.network, self.weights))
+
+    def artefact(self, engine: str, precision: str, most_drop: float | None = None) -> Artifact:
+        """What an engine runs in a precision; `most_drop` in place of the recipe's own, where it has one."""
+        return self._kept(
+            artefact_entry(self._store, self.source, self.network, self.weights, engine, precision, most_drop)
+        )
+
+    def _kept(self, entry: Entry) -> Artifact:
+        beside = beside_of(self.source)
+        if self._build:
+            return self._store.get(entry.kind, entry.made_from, entry.write, beside)
+        found = self._store.find(entry.kind, entry.made_from, beside)
+        if found is None:
+            raise NotBuilt(f"{entry.kind} of {self.source.model.name}")
+        return found

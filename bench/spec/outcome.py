@@ -1,0 +1,257 @@
+"""What a case comes to: the parts of a record. All times in seconds, all sizes in bytes; None where not measured.
+
+They keep their names on disk. Every field has a default, so that what an older run lacks is absent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bench.spec.case import Case
+
+# metric -> figure, None where there is no such number; details, such as the IoU of each class, in dicts of their own
+Figures = dict[str, float | dict[str, float | None] | None]
+
+# of a thread pool
+Setting = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What quality was judged on.
+
+    n          how many items had a target.
+    dataset    the name of the data set, weights  that of the network's weights.
+    dataset_s  the time of the predictions for all items.
+    reason     why there is no quality: the data have no truth to judge by.
+    """
+
+    n: int | None = None
+    dataset: str | None = None
+    weights: str | None = None
+    dataset_s: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How outputs are like a reference's.
+
+    sqnr_db    of the values that are no classes, NaN where all are; places at which the reference is not finite do not
+               count.
+    whole      whether all are classes.
+    agreement  the share 0..1 of the classes that are equal, of all values where none are classes.
+    finite     whether no output is NaN, or infinite where the reference is not.
+    """
+
+    sqnr_db: float
+    whole: bool = False
+    agreement: float = 1.0
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class Medians:
+    """One launch: for each round the median call of the case and of its baseline."""
+
+    case_s: tuple[float, ...] = ()
+    baseline_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a case was measured in turn with."""
+
+    case: Case | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times as fast as its baseline a case is; only `baseline` and `reason` where that broke.
+
+    low, high   the ends of the interval at the level `confidence`; None where there was one launch.
+    launches    pairs of processes, of which `first` were of the first stage; None in runs that had no stages.
+    rounds      over all launches.
+    verdict     see bench.statistics.verdict.
+    """
+
+    baseline: Baseline | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    launches: int | None = None
+    first: int | None = None
+    rounds: int | None = None
+    verdict: str | None = None
+    medians: tuple[Medians, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Whether calls became steady after the first, and after how many calls and seconds."""
+
+    steady: bool = False
+    calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """What ran.
+
+    digest        sha256, hex.
+    left_in_fp32  the layers that stayed in FP32 to keep to a most drop, left_by  the figure that they were chosen by.
+    reference     the digest of FP32 PyTorch's answers to the same inputs.
+    """
+
+    digest: str | None = None
+    bytes: int | None = None
+    format: str | None = None
+    left_in_fp32: tuple[str, ...] = ()
+    left_by: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftLayer:
+    """A layer that is not in the number format asked for, its share 0..1 of the multiply-accumulates, and why."""
+
+    name: str
+    kind: str = ""
+    format: str = ""
+    macs: float = 0.0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What of the network the artefact holds in which number format.
+
+    wanted    the number format asked for.
+    macs      the shares 0..1 of the multiply-accumulates by number format; weights  those of the weights.
+    promised  the share of `macs` that the recipe promises in `wanted`.
+    left      the layers that are not in it, of `layers` in all.
+    reason    why nothing was counted.
+    """
+
+    wanted: str | None = None
+    macs: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    promised: float | None = None
+    left: tuple[LeftLayer, ...] = ()
+    layers: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ErringLayer:
+    """A layer whose kernel errs: the SQNR in dB of its outputs against floating point, from the same inputs."""
+
+    name: str
+    kernel_db: float
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Whether INT8 kernels compute what the quantized network says.
+
+    kernel_db     the SQNR in dB of the engine's outputs against the same artefact computed in floating point; None
+                  where they are `equal`.
+    quantized_db  the SQNR of the latter against FP32.
+    agreement, quantized_agreement  the shares of equal values, where outputs are whole numbers.
+    by            what computed it in floating point, or the `reason` why there is none.
+    erring        the worst layers, where kernels err.
+    """
+
+    kernel_db: float | None = None
+    equal: bool | None = None
+    quantized_db: float | None = None
+    agreement: float | None = None
+    quantized_agreement: float | None = None
+    by: str | None = None
+    reason: str | None = None
+    erring: tuple[ErringLayer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How many inputs INT8 was to be calibrated with, and how many there were."""
+
+    asked: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a worker was given and used.
+
+    cores            the CPUs it was bound to, None where to none.
+    pool             the sizes and settings of its thread pools, after loading.
+    call_overhead_s  what timing adds to a call, measured there on a session that does nothing.
+    """
+
+    versions: dict[str, str] = field(default_factory=dict)
+    cores: tuple[int, ...] | None = None
+    pool: dict[str, Setting] = field(default_factory=dict)
+    call_overhead_s: float | None = None
+    threads_used: int | None = None
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """The pace of a case: multiply-accumulates of one item, what they came to in the median call (10^9 operations a
+    second, two for each), and its share of the best that this machine reaches in that number format with so many
+    threads, `peak_gops`; None where nothing measures it.
+    """
+
+    macs_per_item: int | None = None
+    gops: float | None = None
+    share_of_peak: float | None = None
+    peak_gops: float | None = None
+    peak_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One kind of operation that a call executed: its time in all of the call, and its share 0..1 of it."""
+
+    kind: str
+    format: str = ""
+    time_s: float | None = None
+    count: int = 1
+    kernel: str | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a call executed: the shares 0..1 of its time by number format, the share of its operations that are in INT8,
+    the longest operations, and a sentence.
+    """
+
+    time: dict[str, float] = field(default_factory=dict)
+    count_int8: float | None = None
+    operations: tuple[Executed, ...] = ()
+    diagnosis: str | None = None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The time in which the case or its baseline was called, of the whole that the case took."""
+
+    sampled_s: float | None = None
+    whole_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The median call by pytest-benchmark's statistics, its relative standard error by the calls of the run, None where
+    these do not tell it, and how many calls these were.
+    """
+
+    median_s: float
+    error: float | None = None
+    count: int = 1
