@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from bench.build.artefact import digest_of
 from bench.engines import engines, kernel
@@ -37,7 +36,7 @@ from bench.spec.outcome import (
 )
 from bench.spec.recipe import recipes
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
-from bench.store import Artifact, source_digest
+from bench.store import Artifact, Facts, source_digest
 from bench.timing.baseline import Shared
 from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import built_by, find, folders_of, origins
@@ -56,7 +55,7 @@ def check(case: Case, data: Path | None) -> None:
         source(model, data)
 
 
-def identity(bench: Bench, baseline: Interpreter | None = None) -> dict[str, Any]:
+def identity(bench: Bench, baseline: Interpreter | None = None) -> Facts:
     """What must be equal for a case measured in another run to stand in this one: code, machine, versions, options.
 
     baseline  the interpreter of the baselines, where it is not this one. Which case a baseline is is each record's own:
@@ -158,6 +157,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         "ok",
         quality=judgement.quality,
         judged=judgement.judged,
+        metrics=judgement.metrics,
         fidelity=judgement.fidelity,
         drop=judgement.drop,
         answers=judgement.answers,

@@ -160,15 +160,17 @@ def verdict(interval: Interval, margin: float) -> str:
 
 @dataclass(frozen=True)
 class Drop:
-    """How much a figure of quality fell, with its 95% interval; negative where it rose."""
+    """How much worse a figure of quality is, with its 95% interval; negative where it is better."""
 
     low: float
     value: float
     high: float
 
 
-def paired_drop(reference: npt.ArrayLike, case: npt.ArrayLike) -> Drop:
+def paired_drop(reference: npt.ArrayLike, case: npt.ArrayLike, sign: int = 1) -> Drop:
     """Give the drop of a mean score from the reference to the case, both (n,) scores of the same n samples.
+
+    sign  -1 where a lower score is better: the drop is then how much the mean rose.
 
     Right-or-wrong scores: the adjusted Wald interval of a difference of paired proportions, which keeps its level where
     few answers differ. Source: Agresti & Min 2005, "Simple improved confidence intervals for comparing matched
@@ -178,6 +180,7 @@ def paired_drop(reference: npt.ArrayLike, case: npt.ArrayLike) -> Drop:
     from scipy.special import ndtri, stdtrit
 
     was, now = np.asarray(reference, dtype=np.float64), np.asarray(case, dtype=np.float64)
+    was, now = (was, now) if sign > 0 else (now, was)
     difference = was - now
     count, value = len(difference), float(difference.mean())
     if np.isin(was, (0, 1)).all() and np.isin(now, (0, 1)).all():

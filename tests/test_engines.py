@@ -456,8 +456,8 @@ def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
     prepare([case], real_bench)
     record = measure(case, real_bench)
     assert record.status == "ok", record.reason
-    right = round(record.quality["top1"] * record.quality["n"])
-    assert record.quality["n"] == 1017
+    right = round(record.quality["top1"] * record.judged.n)
+    assert record.judged.n == 1017
     own_pool = {"openvino": ("inference_num_threads", "2"), "executorch": ("threadpool", 2)}
     setting, count = own_pool.get(engine, ("intra_op", 2))
     assert record.process.pool[setting] == count

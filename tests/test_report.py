@@ -425,7 +425,7 @@ def test_a_case_of_two_tests_is_two_in_every_view(twice, capsys):
     assert len([one for one in wide["name"] if one in both]) == 2
     assert f"- {both[1]}: not shown, since {both[0]} fits its cell too" in render([read(twice)], TABLES, "document3")
     assert all(one in page([read(twice)], None) for one in both)
-    assert [row["case"] for row in rows_of(table)][2:] == both
+    assert [row.case for row in rows_of(table)][2:] == both
     assert main(["report", str(twice), "--format", "csv"]) == 0
     assert "run,machine,when,name,id,test," in capsys.readouterr().out
 

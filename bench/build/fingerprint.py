@@ -278,9 +278,9 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _held(value: Any) -> dict[str, Any]:
+def _held(value: Any) -> dict[str, object]:
     """The attributes of an object, those in slots as well."""
-    slots: dict[str, Any] = {}
+    slots: dict[str, object] = {}
     for cls in type(value).__mro__:
         names = vars(cls).get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,13 +38,13 @@ def architecture(source: Source) -> torch.nn.Module:
         raise Unsupported(f"{source.model.name}'s network cannot be built: {reason or error}") from error
 
 
-def load_state(network: torch.nn.Module, state: dict[str, Any], where: str) -> None:
+def load_state(network: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:
     """Load a state dict. Raises DataError that names the keys that do not fit.
 
     BatchNorm's count of batches may be missing: PyTorch before 0.4.1 did not keep it, and inference does not use it.
     """
     own = network.state_dict()
-    state = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")} | state
+    state = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")} | {**state}
     wrong = {
         "missing": sorted(own.keys() - state.keys()),
         "not the model's": sorted(state.keys() - own.keys()),

@@ -18,7 +18,9 @@ from bench.errors import BuildError
 from bench.progress import progress
 from bench.spec.dataset import Samples
 from bench.spec.interface import Interface
+from bench.spec.metric import metric_named
 from bench.spec.model import Source
+from bench.spec.outcome import number
 from bench.spec.recipe import Recipe
 from bench.tasks.inference import TENSOR, answered, outputs_of, stacked
 
@@ -134,12 +136,12 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
 
     def agreement(one: list[Any], other: list[Any]) -> float:
         both = (task.fidelity(one, other), task.fidelity(other, one))  # detection's tells of boxes lost, not of added
-        told = [figures.get("agreement", math.nan) for figures in both]
-        return min((float(value) for value in told if not math.isnan(value)), default=math.nan)
+        shares = [number(figures, "agreement") for figures in both]
+        return min((share for share in shares if not math.isnan(share)), default=math.nan)
 
     known = answers(predictor(trial.network()))
     quality = task.quality(known, targets)
-    metric = next((name for name, value in quality.items() if isinstance(value, float) and math.isfinite(value)), None)
+    metric = next((name for name in quality if math.isfinite(number(quality, name))), None)
     if metric is None and not agreement(known, known) == 1:
         raise BuildError(
             f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by, and "
@@ -151,7 +153,8 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
         found = answers(predict)
         if metric is None:
             return 1 - agreement(found, known)
-        return float(quality[metric] - task.quality(found, targets)[metric])
+        fallen = number(quality, metric) - number(task.quality(found, targets), metric)
+        return fallen * metric_named(metric, task.metrics).sign
 
     def holds(left: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,6 @@ class Interpreter:
             places[package] = str(Path(str(distribution.locate_file(""))).resolve())
         return cls(platform.python_version(), str(Path(sys.prefix).resolve()), versions, places)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, str | dict[str, str]]:
         """What changes the figures of its baselines, as plain JSON."""
         return {"python": self.python, "versions": self.versions}

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,7 +198,7 @@ def measure(
         benchmark.extra_info |= record.saved()
         benchmark.pedantic(lambda: None, rounds=len(record.samples_s), iterations=1)
         wanted = _gate(node)
-        if wanted and (missed := shortfalls(record, **wanted)):
+        if wanted and (missed := shortfalls(record, wanted.speedup, wanted.max_drop)):
             pytest.fail("gate: " + "; ".join(missed), pytrace=False)
         return record
 
@@ -219,7 +219,15 @@ def _enter_without_figures(benchmark: Any) -> None:
         benchmark.pedantic(broken)
 
 
-def _gate(item: pytest.Item) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Gate:
+    """What a test must reach: see `shortfalls`."""
+
+    speedup: float | None
+    max_drop: Mapping[str, float]
+
+
+def _gate(item: pytest.Item) -> Gate | None:
     """What a test must reach: its marker's words, each replaced by the option's where that has it.
 
     Raises BadLimit for a marker that does not say what it wants.
@@ -227,15 +235,15 @@ def _gate(item: pytest.Item) -> dict[str, Any] | None:
     marker, option = item.get_closest_marker("gate"), item.config.option.bench_gate
     if marker is None and option is None:
         return None
-    wanted: dict[str, Any] = {"speedup": None, "max_drop": {}} | ({} if marker is None else dict(marker.kwargs))
-    speedup, drops = wanted["speedup"], wanted["max_drop"]
-    known = wanted.keys() == {"speedup", "max_drop"} and isinstance(drops, Mapping) and not (marker and marker.args)
+    words = {} if marker is None else marker.kwargs
+    speedup, drops = words.get("speedup"), words.get("max_drop", {})
+    known = words.keys() <= {"speedup", "max_drop"} and isinstance(drops, Mapping) and not (marker and marker.args)
     limits = [1.0 if speedup is None else speedup, *drops.values()] if known else []
     if marker is not None and (not all(map(_is_limit, limits)) or not limits or limits[0] <= 0):
         given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
         raise BadLimit(f"{item.nodeid}: a gate reads gate(speedup=1.5, max_drop={{'top1': 0.01}}), not gate({given})")
     asked = dict(option or {})
-    return {"speedup": asked.pop("speedup", speedup), "max_drop": {**drops, **asked}}
+    return Gate(asked.pop("speedup", speedup), {**drops, **asked})
 
 
 def _is_limit(value: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.machine.noise import Noise
 from bench.machine.pace import fallen
@@ -17,6 +17,7 @@ from bench.records.figures import figure_text
 from bench.records.record import Record
 from bench.records.runs import Run, is_time, names, share_lowered
 from bench.spec.case import Case
+from bench.spec.metric import Metric
 from bench.spec.outcome import Calls, Medians
 from bench.statistics import (
     CONFIDENCE,
@@ -63,6 +64,7 @@ class Difference:
     times     where the verdict is by its own times, for want of speed-ups: how many times as fast it has become.
     computed  what the artefact or its kernels now compute otherwise, each a line.
     lost      the metrics of quality that it had and has no more.
+    metrics   what each metric is measured in, and which way is better.
     """
 
     case: str
@@ -76,6 +78,7 @@ class Difference:
     times: Interval | None = None
     computed: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
     @property
     def judged(self) -> Interval | None:
@@ -235,13 +238,17 @@ def _difference(
         (
             *([] if doubt is None else [doubt]),
             *computed,
-            *(f"{metric} is lost: {figure_text(f'quality.{metric}', old[metric])} before" for metric in lost),
+            *(
+                f"{metric} is lost: {figure_text(f'quality.{metric}', old[metric], was.metrics)} before"
+                for metric in lost
+            ),
             *_notes(was, now, changed, runs),
         ),
         doubt,
         intervals[1],
         computed,
         lost,
+        was.metrics | now.metrics,
     )
 
 

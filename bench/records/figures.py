@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from bench.spec.metric import DECIBEL, SHARE, Metric, metric_named
+
+# what this project's tasks had in runs that do not say what their metrics are measured in, before schema 2
+UNTOLD = (
+    *(Metric(name, SHARE) for name in ("top*", "ap_*", "map*", "miou", "iou.*", "pixel_accuracy", "agreement")),
+    Metric("max_error", SHARE, better="lower"),
+)
 SHARES = (
-    *("quality.top1", "quality.top5", "quality.ap_", "quality.map", "quality.miou", "quality.pixel_accuracy"),
-    *("fidelity.agreement", "efficiency.share_of_peak", "explained.time", "explained.count_int8", "kernel.agreement"),
+    *("efficiency.share_of_peak", "explained.time", "explained.count_int8", "kernel.agreement"),
     *("lowered.share", "lowered.macs", "lowered.weights", "lowered.promised"),
 )
 
 
-def figure_text(name: str, value: float) -> str:
-    """A figure as text, in the unit that its name ends with: seconds as ms, bytes as MB, decibel, ratios, shares."""
+JUDGED = ("quality.", "fidelity.", "drop.")
+Metrics = Mapping[str, Metric]
+
+
+def metric_of(name: str, metrics: Metrics = MappingProxyType({})) -> Metric | None:
+    """The metric of a figure of quality or fidelity, by `metrics` where they have it; None of any other figure."""
+    prefix = next((prefix for prefix in JUDGED if name.startswith(prefix)), None)
+    if prefix is None:
+        return None
+    bare = name.removeprefix(prefix)
+    return metrics.get(bare) or metric_named(bare, UNTOLD)
+
+
+def figure_text(name: str, value: float, metrics: Metrics = MappingProxyType({})) -> str:
+    """A figure as text, in its metric's unit, else in that which its name ends with: seconds as ms, bytes as MB,
+    decibel, ratios, shares.
+    """
+    metric = metric_of(name, metrics)
+    if metric is not None and metric.unit == SHARE:
+        return f"{value:.2%}"
+    if name.endswith("_db") or (metric is not None and metric.unit == DECIBEL):
+        return f"{value:.2f} dB"
     if name.startswith("speedup."):
         return f"{value:.2f}x" if name in ("speedup.ratio", "speedup.low", "speedup.high") else f"{value:.4g}"
     if name.endswith("_s") and not name.endswith("_per_s"):
         return f"{value * 1e3:.3f} ms" if value < 1 else f"{value:.2f} s"
     if name.endswith("bytes"):
         return f"{value / 1e6:.3f} MB"
-    if name.endswith("_db"):
-        return f"{value:.2f} dB"
     if name.startswith(SHARES):
         return f"{value:.2%}"
     return f"{value:.4g}"

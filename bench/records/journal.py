@@ -7,10 +7,9 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.records.record import Record
-from bench.store import key
+from bench.store import Facts, key
 from bench.typed import of_type, to_json
 
 
@@ -33,7 +32,7 @@ class Journal:
     made_from  what must be equal for a finished case to be taken over: code, machine, versions, options; plain JSON.
     """
 
-    def __init__(self, root: Path, made_from: dict[str, Any]) -> None:
+    def __init__(self, root: Path, made_from: Facts) -> None:
         self.folder = root / key(made_from)
         self.path = self.folder / f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import MergeError
-from bench.records.runs import read, saved
+from bench.records.runs import Told, read, saved
 
 
-def merged(files: Sequence[Path]) -> dict[str, Any]:
+def merged(files: Sequence[Path]) -> Told:
     """One saved run, as pytest-benchmark writes them, with all that the files hold.
 
     They must be of one machine, commit and set of versions. A case that two of them hold is taken once where it was

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.machine.noise import Noise
 from bench.spec.case import Case
+from bench.spec.metric import Metric
 from bench.spec.outcome import (
     ArtifactFacts,
     Calibration,
@@ -25,6 +26,7 @@ from bench.spec.outcome import (
     Steady,
 )
 from bench.statistics import LARGEST, Drop, Latency
+from bench.store import Json
 
 SCHEMA = 2  # 1 had n, dataset, weights, dataset_s and reason among the metrics of quality
 PLAIN = "-"  # the precision and engine of a benchmark of any other suite
@@ -37,9 +39,10 @@ class Record:
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
     quality     the task's metrics; null where the data have no truth to judge by, or what came of it is no number.
     judged      what quality was judged on.
+    metrics     what each figure of quality and fidelity is measured in, and which way is better.
     fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs that are no classes, agreement of
                 those that are, and the task's own figures.
-    drop        how much each metric of quality fell from FP32 PyTorch on the same inputs: value, low, high.
+    drop        how much worse each metric of quality is than FP32 PyTorch's on the same inputs: value, low, high.
     answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where it was not judged.
     pictures    names of the strips of pictures that were written.
     speedup     against the baseline, measured in turn with it.
@@ -69,6 +72,7 @@ class Record:
     reason: str | None = None
     quality: Figures = field(default_factory=dict)
     judged: Judged | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
     fidelity: Figures = field(default_factory=dict)
     drop: dict[str, Drop] = field(default_factory=dict)
     answers: str | None = None
@@ -102,14 +106,14 @@ class Record:
         """The case's id; of a benchmark of any other suite its name."""
         return self.case.model if self.case.engine == PLAIN else self.case.id
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Json]:
         """The record as plain JSON, but for what pytest-benchmark keeps: its samples, and what is made of them."""
         facts = asdict(self)
         del facts["samples_s"], facts["calls"]
         facts = {name: {} if fact is None and name in SECTIONS else finite(fact) for name, fact in facts.items()}
         return {"id": self.id} | facts
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Json]:
         """The facts, without figures where it has none."""
         facts = self.facts()
         if not self.samples_s and self.status != "ok":

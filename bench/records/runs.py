@@ -8,22 +8,26 @@ import dataclasses
 import glob
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bench.errors import RunFileError
 from bench.machine.facts import Machine, fingerprint
+from bench.records.figures import UNTOLD
 from bench.records.record import PLAIN, SCHEMA, Record
 from bench.records.tolerant import Unfit, tolerant
 from bench.spec.case import AXES, Case
-from bench.spec.outcome import Calls, Judged
+from bench.spec.metric import metric_named
+from bench.spec.outcome import Calls, Judged, names_of
 from bench.statistics import Latency, is_number, level_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Told = dict[str, Any]  # an object of a JSON file, whoever wrote it
+METRICS = "metrics"
 STATES = ("ok", "unsupported", "failed")
 LEAST_S, MOST_S = 1e-12, 1e9
 IQR, MEDIAN = 1.349, 1.2533  # of a normal distribution: interquartile range by deviation, errors of median by mean
@@ -86,7 +90,7 @@ def read_all(names: Iterable[str]) -> list[Run]:
     return [dataclasses.replace(read(file), name=name) for file, name in zip(files, called, strict=True)]
 
 
-def saved(path: Path) -> dict[str, Any]:
+def saved(path: Path) -> Told:
     """What a file holds that pytest-benchmark saved: its `benchmarks`, a list of dicts, and what this harness added,
     `bench` with `cases`, a list of dicts too, whatever the file has there. Raises RunFileError where it is no such
     file.
@@ -102,7 +106,7 @@ def saved(path: Path) -> dict[str, Any]:
         raise RunFileError(
             f"{path} is not a saved run: it has no list of 'benchmarks'; name a file that pytest-benchmark saved"
         )
-    added = {"schema": 1} | _dict(content.get("bench"))
+    added: Told = {"schema": 1} | _dict(content.get("bench"))
     if is_number(added["schema"]) and added["schema"] > SCHEMA:
         raise RunFileError(
             f"{path} was saved by a newer version (schema {added['schema']:.0f}, this one reads up to {SCHEMA}); update"
@@ -142,15 +146,15 @@ def _parsed(content: bytes) -> Any:
     return json.loads(content.decode("utf-8"), parse_constant=lambda name: None)
 
 
-def _dict(value: Any) -> dict[str, Any]:
+def _dict(value: Any) -> Told:
     return value if isinstance(value, dict) else {}
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
+def _dicts(value: Any) -> list[Told]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def record_of(told: Any, entry: dict[str, Any] | None = None) -> Record | None:
+def record_of(told: Any, entry: Told | None = None) -> Record | None:
     """A saved record, whatever else the file says; None where it is of no case.
 
     told   what the harness has saved of it; entry  what pytest-benchmark has.
@@ -165,11 +169,14 @@ def record_of(told: Any, entry: dict[str, Any] | None = None) -> Record | None:
         record = tolerant(Record, _since_schema_2(known))
     except Unfit:
         return _plain(entry.get("fullname"), stats)
+    metrics = {name: metric_named(name, UNTOLD) for name in names_of(record.quality | record.fidelity)} | record.metrics
     test = entry.get("fullname") if record.test is None else record.test  # of old runs pytest-benchmark alone has it
-    return dataclasses.replace(record, test=test if isinstance(test, str) else None, calls=_calls(stats))
+    return dataclasses.replace(
+        record, test=test if isinstance(test, str) else None, metrics=metrics, calls=_calls(stats)
+    )
 
 
-def _since_schema_2(told: dict[str, Any]) -> dict[str, Any]:
+def _since_schema_2(told: Told) -> Told:
     """A record as it is saved since schema 2: quality holds metrics alone."""
     if "judged" in told:
         return told
@@ -181,7 +188,7 @@ def _since_schema_2(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain(name: Any, stats: dict[str, Any]) -> Record | None:
+def _plain(name: Any, stats: Told) -> Record | None:
     """A benchmark of any other suite as a record: its median is its latency."""
     median_s = stats.get("median")
     if not isinstance(name, str) or not name or not is_number(median_s):
@@ -190,7 +197,7 @@ def _plain(name: Any, stats: dict[str, Any]) -> Record | None:
     return Record(case, "ok", latency=Latency(p50_s=median_s), test=name, calls=_calls(stats))
 
 
-def _calls(stats: dict[str, Any]) -> Calls | None:
+def _calls(stats: Told) -> Calls | None:
     """The median call of pytest-benchmark's statistics and how sure it is, by its raw data where they are saved, else
     by the spread of its rounds; nothing where it tells no median.
     """
@@ -234,7 +241,7 @@ def names(runs: Sequence[Run]) -> list[list[str]]:
     return called
 
 
-def _machine(info: dict[str, Any]) -> Machine:
+def _machine(info: Told) -> Machine:
     """What a run says of its machine; of a run of plain pytest-benchmark, what that says, by this harness's names."""
     cpu = _dict(info.get("cpu"))
     plain = {"cpu": cpu.get("brand_raw"), "cores_logical": cpu.get("count"), "system": info.get("system")}
@@ -246,22 +253,27 @@ def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
     """One row a record: its run and machine, its axes by their names, all else by dotted names such as `latency.p50_s`,
     `quality.top1`; `name`, what tells it from all others of its run; `lowered.share`, the share of the
     multiply-accumulates in `lowered.format`, the number format below FP32 that its recipe asks for. The columns of
-    COLUMNS are always there.
+    COLUMNS are always there. Its attribute METRICS tells of each metric what it is measured in.
     """
     import pandas as pd
 
     rows = []
     runs = [runs] if isinstance(runs, Run) else runs
     for run, called in zip(runs, names(runs), strict=True):
-        shared: dict[str, Any] = {"run": run.name, "machine": run.fingerprint, "when": run.when}
+        shared: dict[str, object] = {"run": run.name, "machine": run.fingerprint, "when": run.when}
         for record, name in zip(run.records, called, strict=True):
             row = dict(shared)
-            _flatten({part: value for part, value in record.facts().items() if part != "case"}, "", row)
+            facts = record.facts()
+            del facts["case"], facts["metrics"]
+            _flatten(facts, "", row)
             lowered = share_lowered(record)
             row |= {} if lowered is None else {"lowered.format": lowered[0], "lowered.share": lowered[1]}
             rows.append(row | {"name": name} | record.case.axes())
     table = pd.DataFrame(rows)
-    return table.reindex(columns=[*dict.fromkeys([*COLUMNS, *table.columns])])
+    table = table.reindex(columns=[*dict.fromkeys([*COLUMNS, *table.columns])])
+    known = [record.metrics for run in runs for record in run.records]
+    table.attrs[METRICS] = {name: metric for metrics in known for name, metric in metrics.items()}
+    return table
 
 
 def share_lowered(record: Record) -> tuple[str, float] | None:
@@ -281,7 +293,7 @@ def share_lowered(record: Record) -> tuple[str, float] | None:
     return (wanted, share) if wanted != "fp32" and share is not None and 0 <= share <= 1 else None
 
 
-def _flatten(values: dict[str, Any], prefix: str, row: dict[str, Any]) -> None:
+def _flatten(values: Mapping[str, object], prefix: str, row: dict[str, object]) -> None:
     for name, value in values.items():
         if isinstance(value, dict):
             _flatten(value, f"{prefix}{name}.", row)

@@ -29,7 +29,7 @@ def tolerant(kind: type[Value], told: Any) -> Value:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
 
 
@@ -75,7 +75,7 @@ def _dataclass(kind: type, told: Any) -> Any:
         raise Unfit(f"no object with fields: {told!r}")
     hints = _hints(kind)
     known = {name: told[name] for name in hints if name in told}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in known.items():
         found |= _each(hints[name], {name: value})
     try:

@@ -12,6 +12,7 @@ from bench.records.compare import FACTS, LOST, MEASURED, RUNS_SD, UNKNOWN_SD, Di
 from bench.records.runs import Run
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
+from bench.spec.metric import Metric
 from bench.statistics import Interval, is_number
 
 
@@ -70,7 +71,7 @@ def rendered(base: Run, others: Sequence[Run], found: Sequence[Sequence[Differen
 
 
 def _row(one: Difference) -> dict[str, str]:
-    quality = [f"{metric} {rise_text(metric, rise)}" for metric, rise in one.quality.items()]
+    quality = [f"{metric} {rise_text(one, metric)}" for metric in one.quality]
     own = "-" if one.absolute is None else f"{one.absolute:.3f}x"
     return {
         "case": one.case,
@@ -88,14 +89,15 @@ def interval_text(one: Interval | None) -> str:
     return f"{one.ratio:.3f}x ({sure})"
 
 
-def rise_text(metric: str, rise: float) -> str:
-    return ("+" if rise > 0 else "") + formed(f"quality.{metric}", rise)
+def rise_text(one: Difference, metric: str) -> str:
+    rise = one.quality[metric]
+    return ("+" if rise > 0 else "") + formed(f"quality.{metric}", rise, one.metrics)
 
 
 def broken(runs: Sequence[Run], found: Sequence[Sequence[Difference]], limits: Mapping[str, float]) -> list[str]:
     """What is beyond the limits, a line each: `slower` by more than a share; more than so many cases `missing`, or
-    `failed` that had not, both with those that have become unsupported; a metric of quality that fell by more than so
-    much, or is lost. Raises BadLimit for a name of none.
+    `failed` that had not, both with those that have become unsupported; a metric of quality that is worse by more than
+    so much, or is lost. Raises BadLimit for a name of none.
     """
     metrics = {name for run in runs for record in run.records for name in record.quality}
     lines = []
@@ -111,10 +113,11 @@ def broken(runs: Sequence[Run], found: Sequence[Sequence[Difference]], limits: M
                 lost = [one for one in row if one.verdict in LOST[name]]
                 lines += [f"{one.case}: {one.verdict}" for one in lost] if len(lost) > limit else []
             else:
+                lines += [f"{one.case}: {name} is lost" for one in row if name in one.lost]
                 lines += [
-                    f"{one.case}: {name} is lost" if name in one.lost else f"{one.case}: {name} {rise_text(name, rise)}"
+                    f"{one.case}: {name} {rise_text(one, name)}"
                     for one in row
-                    if -(rise := one.quality.get(name, 0.0)) > limit or name in one.lost
+                    if name in one.quality and -one.quality[name] * one.metrics.get(name, Metric(name)).sign > limit
                 ]
     return lines
 

@@ -7,10 +7,12 @@ import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.records.runs import Run, frame, names
+from bench.records.figures import Metrics
+from bench.records.runs import METRICS, Run, frame, names
 from bench.report.notes import doubts
 from bench.report.pivot import cell_text, formed
 from bench.report.plots import AXES, charts, headline, rows_of
@@ -56,13 +58,13 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
         lines=[line.removeprefix("- ") for line in head(runs).splitlines()],
         library=_library(),
         specs=_json(specs),
-        rows=_json(rows_of(table)),
+        rows=_json([asdict(row) for row in rows_of(table)]),
         axes={axis: sorted(map(str, table[axis].unique())) for axis in AXES if axis in varied},
         columns={"case": "case", "quality": "quality"}
         | {name: label for name, label in FIGURES.items() if name in table and table[name].map(is_number).any()}
         | {"status": "status"},
-        cases=[_case(case) for case in table.to_dict("records")],
-        pictures=_pictures(runs, reports),
+        cases=[_line(case, table.attrs[METRICS]) for case in table.to_dict("records")],
+        pictures=_slides(runs, reports),
         plots=list(specs),
     )
 
@@ -88,26 +90,45 @@ def _library() -> Any:
     return markupsafe.Markup(text.replace("</script", "<\\/script"))
 
 
-def _case(case: Mapping[Any, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Line:
     """One row of the page's table: its axes for the filters, its cells with what they are sorted by, and notes."""
+
+    axes: dict[str, str]
+    cells: dict[str, tuple[str, str]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """FP32's picture and the case's of one item, as data addresses, to be slid between."""
+
+    case: str
+    axes: dict[str, str]
+    name: str
+    FP32: str
+    this_case: str
+
+
+def _line(case: Mapping[Any, Any], metrics: Metrics) -> Line:
     metric = headline(case)
-    cells = {name: (cell_text(case, [name]), _order(case.get(name))) for name in FIGURES}
+    cells = {name: (cell_text(case, [name], metrics), _order(case.get(name))) for name in FIGURES}
     cells["case"] = (str(case["name"]), str(case["name"]))
     cells["status"] = (str(case["status"]), str(case["status"]))
     cells["quality"] = (
         ("-", "")
         if metric is None
-        else (f"{metric.removeprefix('quality.')} {formed(metric, case[metric])}", _order(case[metric]))
+        else (f"{metric.removeprefix('quality.')} {formed(metric, case[metric], metrics)}", _order(case[metric]))
     )
     notes = doubts(case)
     diagnosis, operations = case.get("explained.diagnosis"), case.get("explained.operations")
     notes += [diagnosis] if isinstance(diagnosis, str) else []
     notes += [_operation(one) for one in operations if isinstance(one, dict)] if isinstance(operations, list) else []
     reason = [str(case["reason"])] if isinstance(case["reason"], str) else []
-    return {"axes": {axis: str(case[axis]) for axis in AXES}, "cells": cells, "notes": [*reason, *notes]}
+    return Line({axis: str(case[axis]) for axis in AXES}, cells, [*reason, *notes])
 
 
-def _operation(told: dict[str, Any]) -> str:
+def _operation(told: Mapping[str, Any]) -> str:
     """One of the longest operations that a call executed, in words."""
     share = f"{told['share']:.1%} " if is_number(told.get("share")) else ""
     by = f", {told['kernel']}" if told.get("kernel") else ""
@@ -118,12 +139,12 @@ def _order(value: Any) -> str:
     return repr(float(value)) if is_number(value) else ""
 
 
-def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]:
-    """The pictures that can be slid between: for each item of each case FP32's and the case's, as data addresses."""
+def _slides(runs: Sequence[Run], reports: Path | None) -> list[Slide]:
+    """The pictures that can be slid between, of each item of each case, as many as there is room for."""
     if reports is None:
         return []
     folder, spent = reports / "out" / "pictures", 0
-    found: list[dict[str, Any]] = []
+    found: list[Slide] = []
     known: dict[str, str] = {}
     writers = _writers(runs)
     for place, (run, called) in enumerate(zip(runs, names(runs), strict=True)):
@@ -142,12 +163,13 @@ def _pictures(runs: Sequence[Run], reports: Path | None) -> list[dict[str, Any]]
                     return found
                 axes = {"run": run.name, "machine": run.fingerprint} | record.case.axes()
                 found.append(
-                    {
-                        "case": case,
-                        "axes": {axis: str(value) for axis, value in axes.items()},
-                        "name": f"{name}, {run.name}" if len(runs) > 1 else str(name),
-                        **{caption.replace(" ", "_"): data for caption, data in parts.items()},
-                    }
+                    Slide(
+                        case,
+                        {axis: str(value) for axis, value in axes.items()},
+                        f"{name}, {run.name}" if len(runs) > 1 else name,
+                        parts["FP32"],
+                        parts["this case"],
+                    )
                 )
     return found
 

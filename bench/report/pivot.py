@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.figures import figure_text
+from bench.records.figures import Metrics, figure_text
+from bench.records.runs import METRICS
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import NOTED, doubts, notes_of
 from bench.spec.case import AXES
@@ -18,18 +20,18 @@ if TYPE_CHECKING:
 KEYS = (*AXES, "run", "machine")
 
 
-def formed(name: str, value: Any) -> str:
+def formed(name: str, value: Any, metrics: Metrics = MappingProxyType({})) -> str:
     """A cell as text: a figure in its unit, words escaped."""
     if not is_number(value):
         return escaped(value) if isinstance(value, str) else "-"
-    return figure_text(name, value)
+    return figure_text(name, value, metrics)
 
 
-def cell_text(case: Any, figures: Sequence[str]) -> str:
+def cell_text(case: Any, figures: Sequence[str], metrics: Metrics = MappingProxyType({})) -> str:
     """A case's figures beside each other, a speed-up with the ends of its interval."""
     parts = []
     for name in figures:
-        text = formed(name, case.get(name))
+        text = formed(name, case.get(name), metrics)
         ends = [case.get(f"speedup.{end}") for end in ("low", "high")]
         if name == "speedup.ratio" and text != "-":
             sure = all(map(is_number, ends))
@@ -51,7 +53,7 @@ def laid_out(
 
     def text(case: Mapping[Hashable, Any]) -> str:
         if case["status"] == "ok":
-            return cell_text(case, figures)
+            return cell_text(case, figures, table.attrs.get(METRICS, {}))
         reason = (str(case["status"]), str(case["reason"] if isinstance(case["reason"], str) else "no reason is told"))
         return f"{case['status']} [{notes.setdefault(reason, len(notes) + 1)}]"
 
@@ -69,7 +71,7 @@ def numbers(table: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], fi
     ends = ("speedup.low", "speedup.high")
     shown = [part for name in figures for part in (name, *(ends if name == "speedup.ratio" else ()))]
 
-    def cells(case: Mapping[Hashable, Any]) -> dict[str, Any]:
+    def cells(case: Mapping[Hashable, Any]) -> Mapping[str, object]:
         if case["status"] == "ok":
             told = doubts(case)
             return {name: case[name] for name in shown} | ({"notes": "; ".join(told)} if told else {})
@@ -84,7 +86,7 @@ def _spread(
     rows: Sequence[str],
     columns: Sequence[str],
     figures: Sequence[str],
-    cells: Callable[[Mapping[Hashable, Any]], dict[str, Any]],
+    cells: Callable[[Mapping[Hashable, Any]], Mapping[str, object]],
 ) -> pd.DataFrame:
     """What `cells` makes of each case, by heading, in its row, below its own columns."""
     import pandas as pd
@@ -104,7 +106,7 @@ def _spread(
     keys = [*rows, *more]
     known = [name for name in NOTED if name in table]
     needed = dict.fromkeys([*KEYS, "name", "status", "reason", *figures, "speedup.low", "speedup.high", *known])
-    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    lines: dict[tuple[Any, ...], dict[str, object]] = {}
     for case in table[list(needed)].to_dict("records"):
         heads = [str(case[name]) for name in columns]
         told = {" ".join(filter(None, [*heads, name])): value for name, value in cells(case).items()}

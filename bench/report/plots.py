@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
+from bench.records.figures import metric_of
+from bench.records.runs import METRICS
 from bench.spec import case as cases
 from bench.statistics import is_number
 
@@ -33,12 +36,49 @@ def headline(case: Mapping[Any, Any]) -> str | None:
     return next(known, None)
 
 
-def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the charts show of each measured case, by plain names: times in ms, sizes in MB, null where not measured.
+@dataclass
+class Row:
+    """What the charts show of a measured case: times in ms, sizes in MB, None where not measured.
 
-    `front` is true where no other case of its model, batch, threads, run and device is both faster and better.
+    kind    engine and precision.
+    better  1 where a higher quality is better, else -1.
+    front   whether no other case of its model, batch, threads, run and device is both faster and better.
     """
-    rows = []
+
+    run: str
+    machine: str
+    model: str
+    precision: str
+    engine: str
+    batch: int
+    threads: int
+    device: str
+    case: str
+    kind: str
+    metric: str | None
+    better: int
+    quality: float | None
+    p50_ms: float | None
+    items_per_s: float | None
+    speedup: float | None
+    low: float | None
+    high: float | None
+    size_mb: float | None
+    peak_rss_mb: float | None
+    share_of_peak: float | None
+    load_ms: float | None
+    first_call_ms: float | None
+    front: bool = False
+
+    def axes(self) -> tuple[str | int, ...]:
+        """Its values of AXES."""
+        return tuple(getattr(self, axis) for axis in AXES)
+
+
+def rows_of(table: pd.DataFrame) -> list[Row]:
+    """The measured cases, as the charts show them."""
+    rows: list[Row] = []
+    metrics = table.attrs.get(METRICS, {})
     for case in table[table["status"] == "ok"].to_dict("records"):
         metric = headline(case)
 
@@ -46,49 +86,47 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
             value = None if name is None else case.get(name)
             return float(value) * factor if is_number(value) else None
 
+        told = None if metric is None else metric_of(metric, metrics)
         rows.append(
-            {axis: case[axis] for axis in AXES}
-            | {
-                "case": case["name"],
-                "kind": f"{case['engine']} {case['precision']}",
-                "metric": None if metric is None else metric.removeprefix("quality."),
-                "quality": figure(metric),
-                "p50_ms": figure("latency.p50_s", 1e3),
-                "items_per_s": figure("throughput_items_per_s"),
-                "speedup": figure("speedup.ratio"),
-                "low": figure("speedup.low"),
-                "high": figure("speedup.high"),
-                "size_mb": figure("artifact.bytes", 1e-6),
-                "peak_rss_mb": figure("peak_rss_bytes", 1e-6),
-                "share_of_peak": figure("efficiency.share_of_peak"),
-                "load_ms": figure("load_s", 1e3),
-                "first_call_ms": figure("first_call_s", 1e3),
-            }
+            Row(
+                **{axis: case[axis] for axis in AXES},
+                case=case["name"],
+                kind=f"{case['engine']} {case['precision']}",
+                metric=None if told is None else told.name,
+                better=1 if told is None else told.sign,
+                quality=figure(metric),
+                p50_ms=figure("latency.p50_s", 1e3),
+                items_per_s=figure("throughput_items_per_s"),
+                speedup=figure("speedup.ratio"),
+                low=figure("speedup.low"),
+                high=figure("speedup.high"),
+                size_mb=figure("artifact.bytes", 1e-6),
+                peak_rss_mb=figure("peak_rss_bytes", 1e-6),
+                share_of_peak=figure("efficiency.share_of_peak"),
+                load_ms=figure("load_s", 1e3),
+                first_call_ms=figure("first_call_s", 1e3),
+            )
         )
-    seen: collections.Counter[tuple[Any, ...]] = collections.Counter()
+    seen: collections.Counter[tuple[str | int, ...]] = collections.Counter()
     for row in rows:
-        row["front"] = _on_front(row, rows)
-        axes = tuple(row[axis] for axis in AXES)
-        seen[axes] += 1
-        row["kind"] += f" #{seen[axes]}" if seen[axes] > 1 else ""  # another test of the same case: a line of its own
+        row.front = _on_front(row, rows)
+        seen[row.axes()] += 1  # another test of the same case: a line of its own
+        row.kind += f" #{seen[row.axes()]}" if seen[row.axes()] > 1 else ""
     return rows
 
 
-def _on_front(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    if row["quality"] is None or row["p50_ms"] is None:
+def _on_front(row: Row, rows: Sequence[Row]) -> bool:
+    if row.quality is None or row.p50_ms is None:
         return False
-    rivals = [
-        other
-        for other in rows
-        if all(other[axis] == row[axis] for axis in ("run", "model", "batch", "threads", "device"))
-        and other["metric"] == row["metric"]
-        and other["p50_ms"] is not None
-    ]
+    where = (row.run, row.model, row.batch, row.threads, row.device, row.metric)
     return not any(
-        other["quality"] >= row["quality"]
-        and other["p50_ms"] <= row["p50_ms"]
-        and (other["quality"], other["p50_ms"]) != (row["quality"], row["p50_ms"])
-        for other in rivals
+        row.better * other.quality >= row.better * row.quality
+        and other.p50_ms <= row.p50_ms
+        and (other.quality, other.p50_ms) != (row.quality, row.p50_ms)
+        for other in rows
+        if (other.run, other.model, other.batch, other.threads, other.device, other.metric) == where
+        and other.quality is not None
+        and other.p50_ms is not None
     )
 
 
@@ -212,7 +250,7 @@ def over_time(found: Sequence[History]) -> Any:
     )
 
 
-def drawn(chart: Any, file: Path, rows: Sequence[dict[str, Any]] | None = None) -> None:
+def drawn(chart: Any, file: Path, rows: Sequence[Row] | None = None) -> None:
     """Write a chart as .svg, .png or .html, by the file's name; `rows` are the data of one of `charts`. Raises
     RunFileError for another name, or where the file cannot be written.
     """
@@ -223,7 +261,7 @@ def drawn(chart: Any, file: Path, rows: Sequence[dict[str, Any]] | None = None) 
         raise RunFileError(f"cannot draw {file}; its name must end in {', '.join(FORMATS)}")
     spec, version = chart.to_dict(), altair.SCHEMA_VERSION.rpartition(".")[0]
     if rows is not None:
-        spec["datasets"] = {DATA: list(rows)}
+        spec["datasets"] = {DATA: [asdict(row) for row in rows]}
     if file.suffix == ".png":
         content = vl_convert.vegalite_to_png(spec, version, scale=2)
     elif file.suffix == ".svg":

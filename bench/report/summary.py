@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
+from bench.records.figures import Metrics
 from bench.records.record import Record
-from bench.records.runs import Run, frame, names
+from bench.records.runs import METRICS, Run, frame, names
 from bench.report.definition import defined
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
+from bench.report.pivot import formed
 from bench.statistics import is_number
 
 if TYPE_CHECKING:
@@ -165,7 +168,7 @@ def general(table: pd.DataFrame) -> str:
             metric = column.removeprefix(prefix)
             headline = metric != column and "." not in metric and metric != "sqnr_db"
             if headline and known[column].map(is_number).any():
-                columns[metric + suffix] = _figure_of(column)
+                columns[metric + suffix] = partial(_text_of, column, table.attrs.get(METRICS, {}))
     columns |= {
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
         LOWERED: lambda row: _number(row.get("lowered.share"), "{:.1%}".format),
@@ -230,17 +233,12 @@ def notes(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _figure_of(column: str) -> Callable[[Any], str]:
-    return lambda row: _number(row[column], _figure)
+def _text_of(column: str, metrics: Metrics, row: Any) -> str:
+    return formed(column, row[column], metrics)
 
 
 def _number(value: Any, form: Callable[[float], str]) -> str:
     return form(value) if is_number(value) else "-"
-
-
-def _figure(value: float) -> str:
-    """A share as a percentage, any other figure with two decimals."""
-    return f"{value:.2%}" if 0 <= value <= 1 else f"{value:.2f}"
 
 
 def _ms(seconds: float) -> str:

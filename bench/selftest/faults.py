@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.measure import measure
@@ -161,7 +161,7 @@ class Run:
     def saved(self) -> dict[str, tuple[float, ...]]:
         """The samples of each test that is in the saved run. Raises BenchError where there is none."""
         try:
-            run: dict[str, Any] = json.loads((self._place / "run.json").read_text())
+            run = json.loads((self._place / "run.json").read_text())
         except (OSError, ValueError):
             last = (self.said().strip().splitlines() or ["nothing"])[-1]
             raise BenchError(f"the session saved no run; it said: {last}") from None

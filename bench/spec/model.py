@@ -48,7 +48,7 @@ class Weights:
     name: str
     dataset: str
     file: str | None = None
-    read: Callable[[Path], dict[str, Any]] | None = None
+    read: Callable[[Path], Mapping[str, torch.Tensor]] | None = None
     network: Callable[[Path], torch.nn.Module] | None = None
     train: Callable[[torch.nn.Module, np.ndarray, Any], None] | None = None
     fetch: Callable[[Path], None] | None = None

@@ -5,12 +5,29 @@ They keep their names on disk. Every field has a default, so that what an older 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from bench.spec.case import Case
 
 # metric -> figure, None where there is no such number; details, such as the IoU of each class, in dicts of their own
 Figures = dict[str, float | dict[str, float | None] | None]
+
+
+def number(figures: Figures, name: str) -> float:
+    """A figure, NaN where there is none of that name."""
+    value = figures.get(name)
+    return math.nan if value is None or isinstance(value, dict) else value
+
+
+def names_of(figures: Figures) -> list[str]:
+    """The names of figures, of details with that of their dict: `top1`, `iou.7`."""
+    return [
+        name
+        for figure, value in figures.items()
+        for name in ([f"{figure}.{part}" for part in value] if isinstance(value, dict) else [figure])
+    ]
+
 
 # of a thread pool
 Setting = bool | int | float | str | None

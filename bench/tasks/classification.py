@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import DataError
+from bench.spec.metric import SHARE, Metric
+from bench.spec.outcome import Figures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,15 +23,14 @@ class Classification:
     has none, as data sets tell it, and is not judged.
     """
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, float]:
+    metrics = (Metric("top*", SHARE), Metric("agreement", SHARE))
+
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> Figures:
         """top1 and top5, the share 0..1 of inputs whose target is among so many highest scores, NaN where no input has
-        one; top5 where there are scores of more than five classes. And n, how many were judged, where some inputs have
-        no target.
+        one; top5 where there are scores of more than five classes.
         """
         found = self.scores(answers, targets)
-        judged = len(next(iter(found.values()), ()))
-        figures = {name: float(scores.mean()) if judged else float("nan") for name, scores in found.items()}
-        return figures | ({"n": judged} if found and 0 < judged < len(targets) else {})
+        return {name: float(scores.mean()) if len(scores) else float("nan") for name, scores in found.items()}
 
     def scores(self, answers: Sequence[np.ndarray], targets: Sequence[int | None]) -> dict[str, np.ndarray]:
         """top1 and top5 of the inputs that have a target: 1.0 where it is among so many highest scores, else 0.0; of
@@ -58,7 +59,7 @@ class Classification:
             if count < outputs.shape[1]
         }
 
-    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
         """agreement: the share 0..1 of inputs to which both give the same class; NaN scores give none."""
         import numpy as np
 

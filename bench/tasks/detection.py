@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench.spec.metric import SHARE, Metric
+from bench.spec.outcome import Figures
 from bench.tasks.pictures import picture_of
 
 if TYPE_CHECKING:
@@ -36,20 +38,22 @@ class Objects:
 class Detection:
     """Judges detections of one class against Objects."""
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, float]:
+    metrics = (Metric("ap_*", SHARE), Metric("map*", SHARE), Metric("agreement", SHARE))
+
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> Figures:
         """ap_<subset> by WIDER's protocol for each subset; map and map50 over all boxes by COCO's; all 0..1, NaN where
         there is nothing to find.
         """
         names = targets[0].subsets
         answers = [scaled(answer, 1 / target.factor) for answer, target in zip(answers, targets, strict=True)]
         wider = {f"ap_{name}": wider_ap(answers, targets, name) for name in names}
-        return wider | coco_ap(answers, targets)
+        return {**wider, **coco_ap(answers, targets)}
 
     def scores(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, np.ndarray]:
         """Nothing: average precision is no mean over pictures."""
         return {}
 
-    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
         """agreement: of the reference's boxes with a score of at least 0.5, the share 0..1 found again at IoU 0.5."""
         import numpy as np
 
@@ -151,7 +155,7 @@ def wider_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects], subset: 
     return float(((recall[steps + 1] - recall[steps]) * envelope[steps + 1]).sum())
 
 
-def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, float]:
+def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> Figures:
     """COCO's mean average precision of one class over IoU 0.5 to 0.95, `map`, and at 0.5, `map50`, by torchmetrics; NaN
     where nothing is to be found, which COCO's own tools and torchmetrics tell by -1.
     """

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.spec.metric import SHARE, Metric
+from bench.spec.outcome import Figures
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -12,7 +15,9 @@ if TYPE_CHECKING:
 class Features:
     """Judges by nothing but how near the features are to FP32 PyTorch's."""
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[object]) -> dict[str, float]:
+    metrics = (Metric("max_error", SHARE, better="lower"),)
+
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[object]) -> Figures:
         """Nothing."""
         return {}
 
@@ -20,7 +25,7 @@ class Features:
         """Nothing."""
         return {}
 
-    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
         """max_error: the largest difference of two values, in parts of the largest value."""
         import numpy as np
 

@@ -11,6 +11,7 @@ from bench.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from bench.tasks.task import Task
 
@@ -73,7 +74,7 @@ def _captions(panels: Mapping[str, np.ndarray]) -> Any:
     return told
 
 
-def panels_of(file: Path) -> dict[str, Any]:
+def panels_of(file: Path) -> dict[str, Image.Image]:
     """The panels of a strip as Pillow images by caption; none where it was not written here. Raises DataError where it
     cannot be read.
     """

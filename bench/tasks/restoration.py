@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.spec.metric import DECIBEL, Metric
+from bench.spec.outcome import Figures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,14 +60,14 @@ class Restoration:
     lightness_border: int | None = None
     against: str = ""
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]) -> dict[str, float]:
+    metrics: ClassVar = (Metric("psnr_*", DECIBEL), Metric("ssim_*"))
+
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]) -> Figures:
         """psnr_<space>_shave0_db and ssim_<space>_shave0 of all channels; psnr_y_shave<border>_db of the lightness. NaN
-        where no picture has a target, and n, how many were judged, where some have none.
+        where no picture has a target.
         """
         found = self.scores(answers, targets)
-        judged = len(next(iter(found.values())))
-        figures = {name: float(scores.mean()) if judged else float("nan") for name, scores in found.items()}
-        return figures | ({"n": judged} if 0 < judged < len(targets) else {})
+        return {name: float(scores.mean()) if len(scores) else float("nan") for name, scores in found.items()}
 
     def scores(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
         """The same of each picture that has a target."""
@@ -82,13 +85,13 @@ class Restoration:
             )
         return found
 
-    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, Any]:
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
         """psnr_db against the reference, and the named degradations."""
         import numpy as np
 
         found = [degradations(*pair) for pair in zip(answers, reference, strict=True)]
         means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-        return {"psnr_db": means.pop("psnr_db"), "degradation": means}
+        return {"psnr_db": means.pop("psnr_db"), "degradation": {**means}}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The picture in levels of 8 bits."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.errors import DataError
+from bench.spec.metric import SHARE, Metric
+from bench.spec.outcome import Figures
 from bench.tasks.pictures import picture_of
 
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ VOID = 255
 class Segmentation:
     """Judges label maps; pixels whose target is VOID do not count."""
 
-    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, Any]:
+    metrics = tuple(Metric(name, SHARE) for name in ("miou", "pixel_accuracy", "iou.*", "agreement"))
+
+    def quality(self, answers: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Figures:
         """miou, the mean over classes of intersection over union of all pixels of the set; `iou`, that of each class;
         and pixel_accuracy; all 0..1. Classes that neither the targets nor the answers have are left out. NaN, and no
         classes, where all pixels are VOID.
@@ -49,7 +53,7 @@ class Segmentation:
             )
         }
 
-    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
+    def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
         """agreement: the share 0..1 of pixels to which both give the same class."""
         import numpy as np
 

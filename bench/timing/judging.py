@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.progress import tell
-from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered
+from bench.spec.metric import metric_named
+from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered, names_of
 from bench.timing.opened import Loaded, loaded, unchanged
 from bench.timing.protocol import AskKernel, AskLayers, Evaluate, Explain, Judgement
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from bench.spec.dataset import Samples
     from bench.spec.interface import Output
-    from bench.statistics import Drop
-    from bench.tasks.task import Task
 
 
 def evaluate(asked: Evaluate) -> Judgement:
@@ -28,6 +26,7 @@ def evaluate(asked: Evaluate) -> Judgement:
     import numpy as np
 
     from bench.build.weights import load_data
+    from bench.statistics import paired_drop
     from bench.tasks import tasks
     from bench.tasks.fidelity import digests, likeness, without_truth
     from bench.tasks.inference import answered, load_answers
@@ -54,27 +53,32 @@ def evaluate(asked: Evaluate) -> Judgement:
     nearness: Figures = {"sqnr_db": raw.sqnr_db, **({"agreement": raw.agreement} if whole.any() else {})}
     task = tasks.get(source.model.task)
     names, doubts = _pictures(asked.pictures, session, samples, found.answers, known)
-    quality = task.quality(found.answers, samples.targets)
-    judged, reason = quality.pop("n", len(known)), without_truth(quality, source.dataset.name)
+    quality, fidelity = task.quality(found.answers, samples.targets), nearness | task.fidelity(found.answers, known)
+    was, now = (task.scores(answers, samples.targets) for answers in (known, found.answers))
+    count = min((len(scores) for scores in was.values()), default=0) or len(known)
+    metrics = {name: metric_named(name, task.metrics) for name in names_of(quality | fidelity)}
     return Judgement(
         quality=quality,
-        judged=Judged(judged, source.dataset.name, source.weights.name, spent_s, reason),
-        fidelity=nearness | task.fidelity(found.answers, known),
-        drop=_drops(task, samples.targets, known, found.answers),
+        judged=Judged(
+            count,
+            source.dataset.name,
+            source.weights.name,
+            spent_s,
+            without_truth(quality, source.dataset.name),
+        ),
+        metrics=metrics,
+        fidelity=fidelity,
+        drop={
+            name: paired_drop(was[name], now[name], metric_named(name, task.metrics).sign)
+            for name in was
+            if len(was[name])
+        },
         answers=digests(task, found.answers),
         outputs=raw,
         macs_per_item=json.loads((reference / "macs.json").read_text())["macs_per_item"],
         pictures=tuple(names),
         warnings=tuple(doubts),
     )
-
-
-def _drops(task: Task, targets: Sequence[Any], known: Sequence[Any], answers: Sequence[Any]) -> dict[str, Drop]:
-    """How much each metric that is a mean over items fell from FP32 PyTorch's answers."""
-    from bench.statistics import paired_drop
-
-    was, now = task.scores(known, targets), task.scores(answers, targets)
-    return {name: paired_drop(was[name], now[name]) for name in was if len(was[name])}
 
 
 def _pictures(

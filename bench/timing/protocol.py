@@ -14,6 +14,7 @@ from bench.build.sensitivity import Layer
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Peak
 from bench.spec.case import Case
+from bench.spec.metric import Metric
 from bench.spec.outcome import Calibration, Explained, Figures, Judged, Kernel, Likeness, Lowered, Setting, Steady
 from bench.spec.registry import Origin
 from bench.statistics import Drop
@@ -150,6 +151,7 @@ class Judgement:
 
     quality: Figures
     judged: Judged
+    metrics: dict[str, Metric]
     fidelity: Figures
     drop: dict[str, Drop]
     answers: str

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from bench import errors
 from bench.progress import send_to
@@ -60,7 +61,7 @@ def main() -> None:
 
     said = threading.Lock()
 
-    def say(message: dict[str, Any]) -> None:
+    def say(message: Mapping[str, object]) -> None:
         with said:
             answers.write(to_json(message) + "\n")
             answers.flush()
