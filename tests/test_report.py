@@ -107,16 +107,13 @@ def test_document_3_has_its_rows_and_says_why_a_cell_is_empty():
     broken = run.records[2]["case"] | {"engine": "openvino"}
     run.records.append({"case": broken, "status": "failed", "reason": "it broke"})
     text = render([run.run()], TABLES)
-    shown = ["FP32 torch", "INT8 onnxruntime", "INT8 openvino", "int8 unfused", "own int8"]
+    fp32, bf16, dynamic = ["FP32 torch", "FP32 onnxruntime"], ["BF16 onnxruntime"], ["INT8 dynamic openvino"]
+    shown = [*fp32, *bf16, *dynamic, "INT8 onnxruntime", "INT8 openvino", "int8 unfused", "own int8"]
     assert cells(text, ["", "FP32 torch"]) == ["", *shown]
-    assert cells(text, ["accuracy"])[1:] == ["91.64%", "91.64%", "-", "-", "-"]
-    assert cells(text, ["size"])[2] == "0.378 MB"
+    assert cells(text, ["accuracy"])[1:] == ["91.64%", "91.64%", "-", "-", "91.64%", "-", "-", "-"]
+    assert cells(text, ["size"])[5] == "0.378 MB"
     assert "- INT8 openvino: failed: it broke" in text
-    assert (
-        "- BF16 torch, INT8 dynamic torch, int2 torch (simulated), int4 torch (simulated), INT8 torch, "
-        "INT8 torchscript, INT8 inductor, INT8 executorch: "
-        "not among the cases of this run" in text
-    )
+    assert "- BF16 onnxruntime: unsupported: ONNX Runtime's CPU provider has no bfloat16" in text
 
 
 def test_a_case_that_was_measured_but_failed_its_test_has_a_marked_row_and_its_reason_and_is_no_ones_baseline():
@@ -287,6 +284,37 @@ def test_cases_may_go_both_ways_with_one_figure_in_the_cells(tmp_path):
     assert cells(text, ["", "torch"])[1] == "torch"
     assert cells(text, ["fp32"])[1] == "1.115 MB"
     assert "bf16 torch" in text, "a cell that has no case says so below"
+
+
+def test_rows_are_what_the_run_has_in_the_order_of_names_and_then_of_registration(tmp_path):
+    definition = """
+        title = "by axes"
+        rows = [
+            { axes = ["precision", "engine"], label = "{engine}: {precision}", names = { int8_static = "INT8" } },
+            { label = "GPU", absent = "no engine runs there" },
+        ]
+        columns = [
+            { label = "size", figure = "artifact.bytes", ratio = { precision = "fp32", engine = "onnxruntime" } },
+            { label = "speed-up", figure = "speedup.ratio", interval = ["speedup.low", "speedup.high"] },
+        ]
+        """
+    (tmp_path / "own.toml").write_text(definition)
+    text = render([read(GOLDEN)], tmp_path).partition("by axes")[2]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows[2:] == [
+        "onnxruntime: INT8",
+        "torch: fp32",
+        "onnxruntime: fp32",
+        "onnxruntime: bf16",
+        "openvino: int8_dynamic",
+        "GPU",
+    ]
+    told = json.loads(GOLDEN.read_text())["benchmarks"]
+    size = [entry["extra_info"]["artifact"]["bytes"] for entry in told]
+    assert cells(text, ["onnxruntime: INT8"])[1] == f"{size[2] / 1e6:.3f} MB ({size[1] / size[2]:.2f}x)"
+    speedup = told[2]["extra_info"]["speedup"]
+    ends = f"{speedup['low']:.2f}-{speedup['high']:.2f}"
+    assert cells(text, ["onnxruntime: INT8"])[2] == f"{speedup['ratio']:.2f}x ({ends})"
 
 
 def lowered(share, promised=None, layers=5):
@@ -467,6 +495,14 @@ CELL = 'cell = {figure = "load_s", form = "s"}\n'
             "'euro' is no form; there are percent",
         ),
         (f"[[rows]]\n{FP32}[[columns]]\n{FIGURE}interval = 'low'", "an interval a list of such names"),
+        (
+            f"[[rows]]\n{FP32}[[columns]]\nlabel = 'b'\nfigure = 'latency.p42_s'",
+            "no record has a figure 'latency.p42_s'",
+        ),
+        (f"[[rows]]\n{FP32}[[columns]]\nlabel = 'b'\nfigure = 'quality.n'", "no record has a figure 'quality.n'"),
+        (f"[[rows]]\n{FP32}[[columns]]\n{FIGURE}ratio = 3", "a ratio is true, or a table"),
+        (f"[[rows]]\naxes = ['colour']\n[[columns]]\n{FIGURE}", "axes is a list of some of model, precision"),
+        (f"[[rows]]\naxes = ['engine']\nlabel = '{{batch}}'\n[[columns]]\n{FIGURE}", "may name its axes alone, engine"),
     ],
 )
 def test_a_definition_that_makes_no_table_is_refused_with_the_reason(tmp_path, capsys, definition, told):

@@ -8,6 +8,7 @@ import dataclasses
 import glob
 import json
 import math
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -274,6 +275,24 @@ def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
     known = [record.metrics for run in runs for record in run.records]
     table.attrs[METRICS] = {name: metric for metrics in known for name, metric in metrics.items()}
     return table
+
+
+def is_column(name: str) -> bool:
+    """Whether a frame of any run may have a column of this name."""
+    if name in COLUMNS or name in ("lowered.format", "lowered.share"):
+        return True
+    if name.removeprefix("quality.") in [one.name for one in dataclasses.fields(Judged)]:
+        return False  # as it was called in schema 1
+    kind: Any = Record
+    for part in name.split("."):
+        kinds = [kind, *typing.get_args(kind)]
+        sections = [one for one in kinds if dataclasses.is_dataclass(one)]
+        if any(one is dict or typing.get_origin(one) is dict for one in kinds):
+            return True  # of metrics, versions or number formats, whatever they are called
+        if not sections or part not in (hints := typing.get_type_hints(sections[0])):
+            return False
+        kind = hints[part]
+    return True
 
 
 def share_lowered(record: Record) -> tuple[str, float] | None:

@@ -6,11 +6,16 @@ cell = { figure = "latency.p50_s", form = "ms" }  # where both rows and columns 
 [[columns]]                                     # or [[rows]]: either may be cases or figures
 label = "FP32"
 case = { precision = "fp32", engine = "torch" }
+[[columns]]                                     # one for each combination of axes that a run has
+axes = ["precision", "engine"]
+label = "{precision} {engine}"
+names = { fp32 = "FP32", int8_static = "INT8" }   # what values are called, first to last; others by registration
 [[rows]]
 label = "accuracy"
 figure = "quality.top1"                         # a column of a run's frame; of several, the first that the case has
-form = "percent"                                # one of FORMS
-ratio = true                                    # beside it, how many times less than in the first case
+form = "percent"                                # one of FORMS, where the figure's own unit will not do
+ratio = true                                    # beside it, how many times less than in the first case; or in that of
+                                                # these axes: { precision = "fp32", engine = "torch" }
 absent = "..."                                  # instead of a case: why this project has none, told below the table
 interval = ["speedup.low", "speedup.high"]      # beside it, the ends of its interval
 """
@@ -19,14 +24,21 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.engines import engines
 from bench.errors import RunFileError
+from bench.records.figures import Metrics, figure_text
+from bench.records.runs import METRICS, Told, is_column
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
+from bench.spec.case import AXES as ALL_AXES
+from bench.spec.case import COUNTED_AXES
+from bench.spec.model import models
+from bench.spec.recipe import recipes
 from bench.statistics import is_number
 
 if TYPE_CHECKING:
@@ -43,72 +55,138 @@ FORMS: dict[str, Form] = {
     "x": lambda ratio: f"{ratio:.2f}x",
     "dB": lambda decibel: f"{decibel:.2f} dB",
 }
-AXES = ("model", "device", "batch", "threads")
+AXES = ("model", "device", "batch", "threads")  # a table for each of their values
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a cell shows of a case."""
+    """What a cell shows of a case: the first of these figures that it has.
+
+    form      how it is written, None for the figure's own unit.
+    ratio     whether beside it how many times less it is than in the first case, or in that of these axes.
+    interval  the figures that are the ends of its interval.
+    """
 
     names: tuple[str, ...]
-    form: Form
-    ratio: bool
+    form: Form | None
+    ratio: bool | Mapping[str, object]
     interval: tuple[str, ...]
 
     @classmethod
-    def read(cls, entry: dict[str, Any]) -> Figure:
-        """A figure as the file tells it. Raises KeyError or TypeError where it is none."""
-        names, interval = entry["figure"], entry.get("interval", [])
-        names = [names] if isinstance(names, str) else names
+    def read(cls, entry: Told) -> Figure:
+        """A figure as the file tells it. Raises KeyError, TypeError or ValueError where it is none."""
+        names, interval, form = entry["figure"], entry.get("interval", []), entry.get("form")
+        names, ratio = [names] if isinstance(names, str) else names, entry.get("ratio", False)
         if not _texts(names) or not names or not _texts(interval):
             raise TypeError("a figure is the name of one or a list of them, and an interval a list of such names")
-        if entry["form"] not in FORMS:
-            raise KeyError(f"{entry['form']!r} is no form; there are {', '.join(FORMS)}")
-        return cls(tuple(names), FORMS[entry["form"]], bool(entry.get("ratio", False)), tuple(interval))
+        if form is not None and form not in FORMS:
+            raise KeyError(f"{form!r} is no form; there are {', '.join(FORMS)}")
+        if not isinstance(ratio, (bool, dict)):
+            raise TypeError("a ratio is true, or a table of the axes of the case that it is to")
+        for name in (*names, *interval):
+            if not is_column(name):
+                raise ValueError(
+                    f"no record has a figure {name!r}; `bench report RUN --format csv` shows what there is"
+                )
+        return cls(tuple(names), None if form is None else FORMS[form], ratio, tuple(interval))
 
-    def of(self, case: Any) -> Any:
-        """The figure of a case, None where it has none."""
-        return next((case.get(name) for name in self.names if is_number(case.get(name))), None)
+    def _of(self, case: Mapping[str, object]) -> tuple[str, float] | None:
+        found = ((name, value) for name in self.names if is_number(value := case.get(name)))
+        return next(found, None)
 
-    def cell(self, case: Any, first: Any) -> str:
+    def cell(self, case: Mapping[str, object], first: Mapping[str, object] | None, metrics: Metrics) -> str:
         """The figure of a case as text; `first` is the case that a ratio is to."""
-        value = self.of(case)
-        if not is_number(value):
+        found = self._of(case)
+        if found is None:
             return "-"
-        text = self.form(value)
-        base = None if first is None or first is case else self.of(first)
-        if self.ratio and is_number(base) and value > 0:
-            text += f" ({base / value:.2f}x)"
-        ends = [case.get(end) for end in self.interval]
-        if ends and all(map(is_number, ends)):
-            text += f" ({'-'.join(self.form(end).rstrip('x') for end in ends)})"
+        name, value = found
+        form = self.form or (lambda value: figure_text(name, value, metrics))
+        text = form(value)
+        base = None if first is None or first is case else self._of(first)
+        if self.ratio and base is not None and value > 0:
+            text += f" ({base[1] / value:.2f}x)"
+        ends = [end for name in self.interval if is_number(end := case.get(name))]
+        if ends and len(ends) == len(self.interval):
+            text += f" ({'-'.join(form(end).rstrip('x') for end in ends)})"
         return text
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: a case, by the axes that tell it from others, or why there is none; or a figure."""
+    """A row or a column: a case, by the axes that tell it from others, or why there is none; or a figure; or a line for
+    each combination of axes that a run has.
+
+    label  of a line for each combination a pattern: `{precision} {engine}`.
+    names  what values of axes are called in labels, first to last; others follow in the order of their registration.
+    """
 
     label: str
-    case: dict[str, Any]
-    absent: str | None
-    figure: Figure | None
+    case: Mapping[str, object] = field(default_factory=dict)
+    absent: str | None = None
+    figure: Figure | None = None
+    axes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, entry: dict[str, Any]) -> Line:
+    def read(cls, entry: Told) -> Line:
         """A row or column as the file tells it. Raises KeyError or TypeError where it is none."""
+        if "axes" in entry:
+            return cls._read_axes(entry)
         figure = None if "case" in entry or "absent" in entry else Figure.read(entry)
         case, absent = entry.get("case", {}), entry.get("absent")
         if not isinstance(entry["label"], str) or not isinstance(case, dict) or not isinstance(absent, str | None):
             raise TypeError("a label is a text, a case a table of axes, what is absent a text that says why")
         return cls(entry["label"], case, absent, figure)
 
+    @classmethod
+    def _read_axes(cls, entry: Told) -> Line:
+        axes, names = entry["axes"], entry.get("names", {})
+        if not _texts(axes) or not axes or not set(axes) <= set(ALL_AXES):
+            raise TypeError(f"axes is a list of some of {', '.join(ALL_AXES)}")
+        label = entry.get("label", " ".join(f"{{{axis}}}" for axis in axes))
+        if not isinstance(label, str) or not isinstance(names, dict) or not _texts(list(names.values())):
+            raise TypeError("a label is a text, and names a table of what values of axes are called")
+        line = cls(label, axes=tuple(axes), names=names)
+        line.labelled(dict.fromkeys(axes, ""))
+        return line
+
+    def labelled(self, case: Mapping[str, object]) -> str:
+        """The label of one combination. Raises TypeError where the pattern names what is not among the axes."""
+        try:
+            return self.label.format(**{axis: self.names.get(str(value), value) for axis, value in case.items()})
+        except (KeyError, IndexError, ValueError) as error:
+            raise TypeError(f"the label {self.label!r} may name its axes alone, {', '.join(self.axes)}") from error
+
+    def lines(self, cases: pd.DataFrame) -> list[Line]:
+        """The lines of these cases: itself, or one for each combination of its axes that they have."""
+        if not self.axes:
+            return [self]
+        known = cases[list(self.axes)].drop_duplicates().to_dict("records")
+        combinations = [{str(axis): value for axis, value in one.items()} for one in known]
+        ranks = {axis: _ranks(axis, [one[axis] for one in combinations], self.names) for axis in self.axes}
+        combinations.sort(key=lambda one: [ranks[axis][one[axis]] for axis in self.axes])
+        return [Line(self.labelled(one), one) for one in combinations]
+
+
+def _ranks(axis: str, values: Sequence[Any], names: Iterable[str]) -> dict[Any, int]:
+    """The place of each value of an axis: of numbers by size, of others as they are named, registered, or come."""
+    if axis in COUNTED_AXES:
+        return {value: place for place, value in enumerate(sorted(set(values)))}
+    registries: dict[str, Callable[[], tuple[str, ...]]] = {
+        "model": models.names,
+        "precision": recipes.names,
+        "engine": engines.names,
+    }
+    order = (*names, *(registries[axis]() if axis in registries else ()))
+    known = [name for name in order if name in set(values)]
+    return {value: place for place, value in enumerate(dict.fromkeys([*known, *values]))}
+
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
-def _read(definition: dict[str, Any]) -> tuple[str, dict[str, Any], list[Line], list[Line], Figure | None]:
+def _read(definition: Told) -> tuple[str, Told, list[Line], list[Line], Figure | None]:
     """Title, what all cases have in common, rows, columns, the cells' figure. Raises KeyError, TypeError or ValueError
     where they make no table: every cell needs one figure and one case.
     """
@@ -146,12 +224,14 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         raise RunFileError(f"{path} defines no table: {type(error).__name__} {what}") from error
-    named = {axis for line in (*rows, *columns) for axis in line.case}
+    metrics = table.attrs.get(METRICS, {})
+    named = {axis for line in (*rows, *columns) for axis in (*line.case, *line.axes)}
     groups = [axis for axis in AXES if axis not in named]
     chosen = _where(table, where)
     texts = []
     for values, cases in chosen.groupby(groups, sort=False) if groups else [((), chosen)]:
-        body = _body(cases, rows, columns, shared)
+        own = [[one for line in lines for one in line.lines(cases)] for lines in (rows, columns)]
+        body = _body(cases, own[0], own[1], shared, metrics)
         if body is not None:
             told = (
                 f"{axis} {value}" if axis in ("batch", "threads") else str(value)
@@ -169,7 +249,7 @@ def judged(case: Any) -> str:
     return f"weights {known[0]}, {known[1]}, n = {f'{count:.0f}' if is_number(count) else '-'}"
 
 
-def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
+def _where(table: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
     for column, value in wanted.items():
         values = value if isinstance(value, list) else [value]
         places = [place for place, cell in enumerate(table[column]) if cell in values] if column in table else []
@@ -177,14 +257,16 @@ def _where(table: pd.DataFrame, wanted: dict[str, Any]) -> pd.DataFrame:
     return table
 
 
-def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Figure | None) -> str | None:
+def _body(
+    cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Figure | None, metrics: Metrics
+) -> str | None:
     """The table with its sources above and what is missing below, None where no case has figures."""
     missing: dict[str, list[str]] = {}
     found: dict[tuple[int, int], Any] = {}
     others: dict[str, str] = {}
     for (at_row, row), (at_column, column) in itertools.product(enumerate(rows), enumerate(columns)):
         reason = row.absent or column.absent
-        cells = cases.iloc[:0] if reason else _where(cases, row.case | column.case)
+        cells = cases.iloc[:0] if reason else _where(cases, {**row.case, **column.case})
         if len(cells):
             found[at_row, at_column] = cells.iloc[0]
             others |= {str(name): str(cells.iloc[0]["name"]) for name in cells["name"][1:]}
@@ -209,8 +291,11 @@ def _body(cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Fi
             assert figure is not None
             # the first case in the way in which the cases go
             first = found.get((at_row, 0) if columns[0].figure is None else (0, at_column))
+            if not isinstance(figure.ratio, bool):
+                bases = _where(cases, figure.ratio)
+                first = bases.iloc[0] if len(bases) else None
             case = found.get((at_row, at_column))
-            line[columns[at_column].label] = "-" if case is None else figure.cell(case, first)
+            line[columns[at_column].label] = "-" if case is None else figure.cell(case, first, metrics)
         lines.append(line)
     sources = dict.fromkeys(f"{case['model']}: {judged(case)}" for case in known)
     told = [f"{', '.join(labels)}: {reason}" for reason, labels in missing.items()]
