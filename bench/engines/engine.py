@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bench.engines.lowered import Layer
     from bench.engines.operations import Operation
-    from bench.spec.interface import Predict
+    from bench.spec.interface import Output, Predict
     from bench.store import Facts
 
 
@@ -36,6 +36,37 @@ class Emulation:
     predict: Predict
     by: str
     layers: Callable[[np.ndarray], dict[str, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """An artefact that an engine has loaded; it is called as `predict` is.
+
+    predict    (batch, ...) -> (batch, ...), a tuple for several outputs.
+    own_pools  () -> the settings of the engine's own thread pools, in this session.
+    keeps      what must live as long as the session does.
+    """
+
+    predict: Predict
+    own_pools: Callable[[], dict[str, Setting]] = dict
+    keeps: object = None
+
+    def __call__(self, inputs: np.ndarray) -> Output:
+        return self.predict(inputs)
+
+    def pools(self) -> dict[str, Setting]:
+        """The actual settings of this process's thread pools."""
+        from threadpoolctl import threadpool_info
+
+        known: dict[str, Setting] = {
+            f"{pool['user_api']}:{pool['prefix']}": pool["num_threads"] for pool in threadpool_info()
+        }
+        return known | self.own_pools()
+
+
+def session_of(loaded: Predict) -> Session:
+    """What an engine's `load` gave as a session; an engine without pools of its own may give a plain function."""
+    return loaded if isinstance(loaded, Session) else Session(loaded)
 
 
 class Engine(ABC):
@@ -83,7 +114,7 @@ class Engine(ABC):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
         """Open a session on an artefact: (batch, ...) -> (batch, ...), a tuple for several outputs, float32 or whole
-        numbers as the network's are. It leaves its input as it is.
+        numbers as the network's are. It leaves its input as it is. A Session where the engine has pools of its own.
 
         network  gives the architecture with unset weights, for engines whose artefact does not hold it.
         example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
@@ -122,14 +153,6 @@ class Engine(ABC):
     def settings(self) -> Facts:
         """What on this machine changes what `build` makes, beside the packages' versions; part of the key."""
         return {}
-
-    def pool(self) -> dict[str, Setting]:
-        """The settings that the thread pools really have in this process, once an artefact is loaded; an engine with
-        pools of its own adds what the session that it loaded last tells.
-        """
-        from threadpoolctl import threadpool_info
-
-        return {f"{pool['user_api']}:{pool['prefix']}": pool["num_threads"] for pool in threadpool_info()}
 
     def missing(self) -> str | None:
         """Give the reason why the engine cannot run at all here, None where it can."""

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines import pt2e
-from bench.engines.engine import Emulation, Engine, quiet
+from bench.engines.engine import Emulation, Engine, Session, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.errors import Unsupported
-from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 from bench.store import BESIDE
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.spec.interface import Output, Predict
+    from bench.spec.interface import Output
 
 MODEL, PROGRAM = "model.pte", "model.pt2"
 VOLUMES = ("aten.conv3d", "aten.conv_transpose3d")
@@ -73,7 +72,7 @@ class ExecuTorch(Engine):
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
-    ) -> Predict:
+    ) -> Session:
         """Load the program's one method with a pool of `threads` threads; it is called for each item of a batch."""
         import numpy as np
         import torch
@@ -82,8 +81,8 @@ class ExecuTorch(Engine):
 
         torch.set_num_threads(threads)
         portable_lib._unsafe_reset_threadpool(threads)
-        self._program = Runtime.get().load_program(folder / MODEL)
-        method = self._program.load_method("forward")
+        program = Runtime.get().load_program(folder / MODEL)
+        method = program.load_method("forward")
 
         def predict(inputs: np.ndarray) -> Output:
             items = torch.from_numpy(inputs).split(1)
@@ -91,7 +90,7 @@ class ExecuTorch(Engine):
             outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-        return predict
+        return Session(predict, lambda: {"threadpool": portable_lib._threadpool_get_thread_count()}, keeps=program)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -119,12 +118,6 @@ class ExecuTorch(Engine):
 
         layers = layers_of((folder / MODEL).read_bytes())
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
-
-    def pool(self) -> dict[str, Setting]:
-        """The size of ExecuTorch's own pool."""
-        from executorch.extension.pybindings import portable_lib
-
-        return super().pool() | {"threadpool": portable_lib._threadpool_get_thread_count()}
 
 
 ENGINE = ExecuTorch()

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import pt2e
-from bench.engines.engine import Emulation, Engine, quiet, two_of
+from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import Operation
@@ -18,14 +18,12 @@ from bench.engines.torch import pools, profiled
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered
 from bench.machine.isa import saturates
-from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.spec.interface import Predict
     from bench.store import Facts
 
 PROGRAM = "model.pt2"
@@ -85,7 +83,7 @@ class Inductor(Engine):
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
-    ) -> Predict:
+    ) -> Session:
         """Set the compilation up for exactly the example's shape."""
         import torch
 
@@ -97,7 +95,7 @@ class Inductor(Engine):
             pt2e.functions()  # registers the operators of the program
             with quiet():
                 module = torch.export.load(folder / PROGRAM).module()
-        return predictor(torch.compile(module, dynamic=False))
+        return Session(predictor(torch.compile(module, dynamic=False)), pools)
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -134,10 +132,6 @@ class Inductor(Engine):
             with torch.compiler.set_stance("force_eager"):
                 products = products_of(lambda: predict(example))
         return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
-
-    def pool(self) -> dict[str, Setting]:
-        """PyTorch's two pools."""
-        return super().pool() | pools()
 
 
 def quantizer(dynamic: bool) -> Any:

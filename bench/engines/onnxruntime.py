@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines.engine import Emulation, Engine, two_of
+from bench.engines.engine import Emulation, Engine, Session, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.onnx_quantization import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.spec.interface import Output, Predict
+    from bench.spec.interface import Output
     from bench.store import Facts
 
 MODEL = "model.onnx"
@@ -103,16 +103,24 @@ class OnnxRuntime(Engine):
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
-    ) -> Predict:
+    ) -> Session:
         """Open a session with one pool of `threads` threads, for exactly the example's batch."""
-        session = self._session = self._opened(folder, example, threads)
+        session = self._opened(folder, example, threads)
         name = session.get_inputs()[0].name
 
         def predict(inputs: np.ndarray) -> Output:
             outputs = session.run(None, {name: inputs})
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-        return predict
+        def pools() -> dict[str, Setting]:
+            options = session.get_session_options()
+            return {
+                "intra_op": options.intra_op_num_threads,
+                "inter_op": options.inter_op_num_threads,
+                "execution_mode": options.execution_mode.name,
+            }
+
+        return Session(predict, pools)
 
     def _opened(self, folder: Path, example: np.ndarray, threads: int, profile: Path | None = None) -> Any:
         """A session on the artefact, one that writes a profile where a path for it is given."""
@@ -195,15 +203,6 @@ class OnnxRuntime(Engine):
         batch = batch_of(example)
         layers = layers_of(*executed(folder / self.file, {BATCH: batch}, example), batch)
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
-
-    def pool(self) -> dict[str, Setting]:
-        """The session's own pools."""
-        options = self._session.get_session_options()
-        return super().pool() | {
-            "intra_op": options.intra_op_num_threads,
-            "inter_op": options.inter_op_num_threads,
-            "execution_mode": options.execution_mode.name,
-        }
 
 
 def _in_int8(told: dict[str, Any]) -> bool:

@@ -9,22 +9,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines.engine import Emulation, Engine, quiet, two_of
+from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
 from bench.machine.isa import cpu_flags, saturates
-from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.spec.interface import Output, Predict
+    from bench.spec.interface import Output
     from bench.store import Facts
 
 MODEL = "model.xml"
+POOLS = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
 RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")
 PRODUCTS = (
     *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
@@ -93,20 +93,19 @@ class OpenVino(Engine):
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
-    ) -> Predict:
+    ) -> Session:
         """Compile for exactly the example's shape, one stream of `threads` threads.
 
         The precision is always stated: left alone, the CPU plugin computes an FP32 model in bfloat16 where it can.
         """
         compiled = self._compile(folder, recipe, example, threads)
-        self._compiled = compiled
         request = compiled.create_infer_request()
 
         def predict(inputs: np.ndarray) -> Output:
             outputs = tuple(request.infer({0: inputs}, share_inputs=True).values())
             return outputs[0] if len(outputs) == 1 else outputs
 
-        return predict
+        return Session(predict, lambda: {name.lower(): str(compiled.get_property(name)) for name in POOLS})
 
     def _compile(self, folder: Path, recipe: Recipe, example: np.ndarray, threads: int, **more: Any) -> Any:
         import openvino
@@ -175,11 +174,6 @@ class OpenVino(Engine):
             return outputs[0] if len(outputs) == 1 else outputs
 
         return Emulation(predict, "the IR on OpenVINO without low precision")
-
-    def pool(self) -> dict[str, Setting]:
-        """What the compiled model tells of its streams, threads and precision."""
-        told = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
-        return super().pool() | {name.lower(): str(self._compiled.get_property(name)) for name in told}
 
 
 def before_whole_numbers(model: Any) -> set[str]:

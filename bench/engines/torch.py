@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from bench.engines.engine import Emulation, Engine, quiet
+from bench.engines.engine import Emulation, Engine, Session, quiet
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.engines.torch_modules import STATE, predictor, restore, save
@@ -59,14 +59,14 @@ class Torch(Engine):
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
-    ) -> Predict:
+    ) -> Session:
         """Lower the bare network the same way and fill it with the stored state."""
         import torch
 
         torch.set_num_threads(threads)
         module = lowered(network(), recipe, example[:1])
         restore(module, folder / STATE)
-        return predictor(module)
+        return Session(predictor(module), pools)
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
@@ -93,10 +93,6 @@ class Torch(Engine):
         module = lowered(network(), recipe, example[:1])
         restore(module, folder / STATE)
         return emulation(predictor(module), module)
-
-    def pool(self) -> dict[str, Setting]:
-        """PyTorch's two pools."""
-        return super().pool() | pools()
 
 
 def pools() -> dict[str, Setting]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines.engine import Emulation, quiet, two_of
+from bench.engines.engine import Emulation, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
-from bench.engines.torch import Torch
+from bench.engines.torch import Torch, pools
 from bench.engines.torch_modules import predictor
 from bench.engines.torch_quantization import lowered, quantized_engine
 from bench.spec.recipe import Recipe
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from bench.spec.interface import Predict
 
 ARCHIVE = "model.pt"
 
@@ -39,14 +38,14 @@ class TorchScript(Torch):
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
-    ) -> Predict:
+    ) -> Session:
         """Open a session on the archive; INT8 weights are packed for the engine that is set now."""
         import torch
 
         torch.set_num_threads(threads)
         torch.backends.quantized.engine = quantized_engine()
         with quiet():
-            return predictor(torch.jit.load(str(folder / ARCHIVE)))
+            return Session(predictor(torch.jit.load(str(folder / ARCHIVE))), pools)
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from bench.engines.engine import Session
     from bench.spec.interface import Interface, Predict
     from bench.spec.model import Source
 
@@ -53,9 +54,14 @@ class Loaded:
     reference: Path
     interface: Interface
     loading: Loading
-    predict: Predict
+    session: Session
     timer: Timer
     example_digest: str
+
+    @property
+    def predict(self) -> Predict:
+        """The session's call."""
+        return self.session.predict
 
 
 _loaded: Loaded | None = None
@@ -76,6 +82,7 @@ def open_session(asked: Open) -> Opened:
     from bench.build.networks import architecture, folded
     from bench.build.reference import INTERFACE
     from bench.engines import engines
+    from bench.engines.engine import session_of
     from bench.spec.interface import Interface, adapted
     from bench.spec.model import models, recipe_for, source
     from bench.store import versions
@@ -94,7 +101,8 @@ def open_session(asked: Open) -> Opened:
 
     loading, engine = Loading(folder, recipe, network, example, case.threads), engines.get(case.engine)
     began = time.perf_counter()
-    predict = engine.load(*loading)
+    session = session_of(engine.load(*loading))
+    predict = session.predict
     load_s = time.perf_counter() - began
     began = time.perf_counter()
     predict(example)
@@ -102,7 +110,7 @@ def open_session(asked: Open) -> Opened:
     bind(asked.cores)
     steady, typical_s = warmed(lambda: predict(example))
     timer = Timer(typical_s, meter=energy_j)
-    _loaded = Loaded(case, model, reference, interface, loading, predict, timer, digest)
+    _loaded = Loaded(case, model, reference, interface, loading, session, timer, digest)
     unchanged(_loaded)
     return Opened(
         load_s=load_s,
@@ -110,7 +118,7 @@ def open_session(asked: Open) -> Opened:
         steady=steady,
         calls_per_sample=timer.together,
         versions=versions(engine.packages) | {"python": platform.python_version()},
-        pool=engine.pool(),
+        pool=session.pools(),
         call_overhead_s=call_overhead_s(),
         writes_input=interface.writes_input,
         left=recipe.left,
