@@ -75,6 +75,7 @@ class Engine(ABC):
     packages     distributions it needs; their versions are part of an artefact's key.
     format       the artefact's format, as the record names it.
     formats      the number formats that it computes in, by a recipe's names; a recipe with another is unsupported.
+    devices      that it runs on; a case on another is unsupported.
     activations  when its INT8 can find the scales of activations: "static", "dynamic".
     widths       the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
     compiled     the environment variable that names the folder where it keeps what it compiles at the first call; None
@@ -89,6 +90,7 @@ class Engine(ABC):
     packages: tuple[str, ...] = ()
     format: str = ""
     formats: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu",)
     activations: tuple[str, ...] = ()
     widths: tuple[int, ...] = (8,)
     compiled: str | None = None
@@ -96,9 +98,11 @@ class Engine(ABC):
     unlowered: Mapping[str, str] = MappingProxyType({})
     whole: bool = True
 
-    @abstractmethod
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why this engine cannot run the recipe on the device, None where it can."""
+        """Give the reason why this engine cannot run a recipe that it states the format of on a device that it states,
+        None where it can.
+        """
+        return None
 
     @abstractmethod
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:

@@ -33,9 +33,7 @@ class ExecuTorch(Engine):
     activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: bfloat16, dynamic INT8, a part of a network, another device."""
-        if device != "cpu":
-            return f"only the CPU is served so far, not {device!r}"
+        """Give the reason why not: bfloat16, dynamic INT8, a part of a network."""
         if recipe.number_format == "bf16":
             return "ExecuTorch's XNNPACK backend computes in FP32, FP16 and INT8"
         if recipe.activations == "dynamic":

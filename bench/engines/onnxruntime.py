@@ -58,9 +58,7 @@ class OnnxRuntime(Engine):
     )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: bfloat16, another device."""
-        if device != "cpu":
-            return f"only the CPU is served so far, not {device!r}"
+        """Give the reason why not: bfloat16."""
         if recipe.number_format == "bf16":
             return "ONNX Runtime's CPU provider has no bfloat16 kernels for convolutions"
         return None

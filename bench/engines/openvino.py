@@ -45,9 +45,7 @@ class OpenVino(Engine):
     activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: dynamic INT8, BF16 on a CPU without it, another device."""
-        if device != "cpu":
-            return f"only the CPU is served so far, not {device!r}"
+        """Give the reason why not: dynamic INT8, BF16 on a CPU without it."""
         if recipe.activations == "dynamic":
             return "OpenVINO's CPU plugin could find scales at run time for linear layers alone: not built here"
         if recipe.number_format == "bf16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):

@@ -44,10 +44,6 @@ class Torch(Engine):
     )
     whole = False
 
-    def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: this engine is on the CPU so far."""
-        return None if device == "cpu" else f"only the CPU is served so far, not {device!r}"
-
     def settings(self) -> Facts:
         """The quantized kernels, and whether they saturate, so that activations keep to 7 bits."""
         return {"quantized_engine": quantized_engine(), "saturates": saturates()}

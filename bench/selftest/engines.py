@@ -32,6 +32,7 @@ class Around(Engine):
     format = engines.get(INNER).format
     formats = engines.get(INNER).formats
     activations = engines.get(INNER).activations
+    devices = engines.get(INNER).devices
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """As ONNX Runtime."""

@@ -72,15 +72,17 @@ def unsupported(case: Case, data: Path | None) -> str | None:
         engine.missing()
         or lacking(given.dataset.packages)
         or engine.supports(recipe, case.device)
-        or _not_stated(case.engine, recipe)
+        or _not_stated(case.engine, recipe, case.device)
     )
 
 
-def _not_stated(name: str, recipe: Recipe) -> str | None:
-    """The reason why the numbers that a recipe asks for are not among those that the engine states, None where they
-    are. What it does not state it has not, lest a new recipe is lowered to another's numbers.
+def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
+    """The reason why the device, or the numbers that a recipe asks for, are not among those that the engine states,
+    None where they are. What it does not state it has not, lest a new recipe is lowered to another's numbers.
     """
     engine = engines.get(name)
+    if device not in engine.devices:
+        return f"{name} runs on {', '.join(engine.devices)} here, not on {device}"
     if recipe.number_format not in engine.formats:
         return f"{name} computes in {', '.join(engine.formats)} here, not in {recipe.number_format}"
     if recipe.number_format != "int8":
