@@ -129,3 +129,30 @@ def test_what_is_not_of_its_type_is_absent_and_numbers_are_whole_or_absent():
     for rubbish in (None, 3, "x", [], {}):
         with pytest.raises(Unfit):
             tolerant(Whole, rubbish)
+
+
+def test_a_task_whose_figure_is_no_number_fails_in_one_line(tmp_path, monkeypatch):
+    import toy  # noqa: F401 - registers the toy engine, model and data
+
+    from bench import Case
+    from bench.measure import measure
+    from bench.timing.bench import Bench
+    from bench.timing.sampling import Plan
+
+    (tmp_path / "wordy.py").write_text(
+        "from bench.tasks import tasks\n"
+        "from bench.tasks.classification import Classification\n"
+        "class Wordy(Classification):\n"
+        "    def quality(self, answers, targets):\n"
+        "        return {'top1': 'good'}\n"
+        "tasks.add('classification', Wordy(), __name__)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(tasks, "_members", dict(tasks._members))
+    monkeypatch.setattr(tasks, "_origins", dict(tasks._origins))
+    monkeypatch.setattr(tasks, "_order", dict(tasks._order))
+    __import__("wordy")
+    plan = Plan(least_launches=1, most_launches=1, pass_s=0.03, slice_s=0.001)
+    record = measure(Case("linear", "fp32", "toy"), Bench(tmp_path / "cache", plan=plan))
+    assert record.status == "failed"
+    assert record.reason == "task classification gives 'top1' as 'good'; a figure is a number, details a dict"

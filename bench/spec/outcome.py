@@ -20,6 +20,11 @@ def number(figures: Figures, name: str) -> float:
     return math.nan if value is None or isinstance(value, dict) else value
 
 
+def parts_of(value: object) -> list[object]:
+    """The details of a figure, or the figure alone."""
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
 def names_of(figures: Figures) -> list[str]:
     """The names of figures, of details with that of their dict: `top1`, `iou.7`."""
     return [

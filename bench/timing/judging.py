@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import numbers
 import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import WorkerError
 from bench.progress import tell
 from bench.spec.metric import metric_named
-from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered, names_of
+from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered, names_of, parts_of
 from bench.timing.opened import Loaded, loaded, unchanged
 from bench.timing.protocol import AskKernel, AskLayers, Evaluate, Explain, Judgement
 
@@ -54,6 +56,11 @@ def evaluate(asked: Evaluate) -> Judgement:
     task = tasks.get(source.model.task)
     names, doubts = _pictures(asked.pictures, session, samples, found.answers, known)
     quality, fidelity = task.quality(found.answers, samples.targets), nearness | task.fidelity(found.answers, known)
+    for name, value in (quality | fidelity).items():
+        if not all(part is None or isinstance(part, numbers.Real) for part in parts_of(value)):
+            raise WorkerError(
+                f"task {source.model.task} gives {name!r} as {value!r}; a figure is a number, details a dict"
+            )
     was, now = (task.scores(answers, samples.targets) for answers in (known, found.answers))
     count = min((len(scores) for scores in was.values()), default=0) or len(known)
     metrics = {name: metric_named(name, task.metrics) for name in names_of(quality | fidelity)}
