@@ -1,5 +1,5 @@
 """The command line: `bench report | compare | merge | history` of saved runs, `bench data list | fetch NAME | check |
-tiles`, `bench doctor`, `bench selftest MODEL`.
+tiles`, `bench sensitivity CASE`, `bench doctor`, `bench selftest MODEL`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from bench.timing.bench import Bench
     from bench.timing.sampling import Plan
 
-PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")  # tell a project's root
-PATIENCE = 100  # how many times the limit building for one layer may compute without telling how far it is
+PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")  # they mark a project's root
+PATIENCE = 100  # a build for one layer may compute for this many times the limit without a message
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; give its exit status: 0, 1 where a check found something, 2 for bad input."""
+    """Run one command; return its exit status: 0, 1 where a check finds a problem, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="bench", description="Reports and data of benchmarks of compressed networks.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     report = commands.add_parser("report", help="show saved runs as tables, or on a page")
     _runs(report)
     report.add_argument("--format", choices=("md", "html", "csv"), default="md", help="default: md")
-    report.add_argument("--table", metavar="NAME", help="only this one: cases, pivot, or one that --tables defines")
+    report.add_argument(
+        "--table", metavar="NAME", help="only this table: cases, pivot, or a name that --tables defines"
+    )
     report.add_argument(
         "--tables", type=Path, default=Path("reports"), metavar="DIR", help="table definitions (default: reports)"
     )
@@ -53,12 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
         type=options.percent,
         default=0.01,
         metavar="PERCENT",
-        help="smaller changes are none (default: 1%%)",
+        help="ignore smaller changes (default: 1%%)",
     )
     compare.add_argument(
         "--fail-on",
         metavar="NAME:LIMIT,...",
-        help="end with 1 beyond it: slower:2%%, top1:0.5%%; missing and failed, both with what became unsupported",
+        help="exit with 1 beyond a limit: slower:2%%, top1:0.5%%; missing and failed include newly unsupported",
     )
     _output(compare)
     compare.set_defaults(do=_compare)
@@ -68,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     merge.set_defaults(do=_merge)
     history = commands.add_parser("history", help="a case over saved runs, its changes marked")
     _runs(history)
-    history.add_argument("--case", action="append", default=[], metavar="ID", help="of these only; may be repeated")
+    history.add_argument("--case", action="append", default=[], metavar="ID", help="only this case; may be repeated")
     history.add_argument("--cell", default="latency.p50_s", metavar="FIGURE", help="default: latency.p50_s")
-    history.add_argument("--plot", type=Path, metavar="FILE", help="draw it there, as .svg, .png or .html")
+    history.add_argument("--plot", type=Path, metavar="FILE", help="draw the plot there, as .svg, .png or .html")
     _output(history)
     history.set_defaults(do=_history)
     data = commands.add_parser("data", help="list, fetch and check data and weights").add_subparsers(
@@ -78,11 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for action, help_text in (
         ("list", "what is known"),
-        ("fetch", "download one"),
-        ("check", "read what the folder holds"),
+        ("fetch", "download a data set and its weights"),
+        ("check", "read all of the folder, and report what is missing or damaged"),
     ):
-        one = data.add_parser(action, help=help_text)
-        one.add_argument(
+        action_parser = data.add_parser(action, help=help_text)
+        action_parser.add_argument(
             "--bench-data",
             type=Path,
             default=os.environ.get("BENCH_DATA"),
@@ -90,18 +92,18 @@ def main(arguments: list[str] | None = None) -> int:
             help="the data folder (BENCH_DATA)",
         )
         if action == "fetch":
-            one.add_argument("name", metavar="NAME", help="a data set, with the weights that belong to it")
-        one.set_defaults(do=_data, action=action)
+            action_parser.add_argument("name", metavar="NAME", help="a data set, with the weights that belong to it")
+        action_parser.set_defaults(do=_data, action=action)
     tiles = data.add_parser("tiles", help="cut a calibration set from photographs: bright, dark, flat, detailed")
     tiles.add_argument("pictures", type=Path, metavar="SRC", help="a folder of photographs")
     tiles.add_argument("place", type=Path, metavar="DST", help="an empty or new folder")
     tiles.add_argument("--size", type=options.count, default=256, metavar="N", help="pixels of a side (default: 256)")
-    tiles.add_argument("--count", type=options.count, default=50, metavar="N", help="how many (default: 50)")
-    tiles.add_argument("--seed", type=options.natural, default=0, metavar="N", help="of the choice (default: 0)")
+    tiles.add_argument("--count", type=options.count, default=50, metavar="N", help="number of tiles (default: 50)")
+    tiles.add_argument("--seed", type=options.natural, default=0, metavar="N", help="of the selection (default: 0)")
     tiles.set_defaults(do=_tiles)
-    sensitivity = commands.add_parser("sensitivity", help="which layers of a case cost the quality")
-    sensitivity.add_argument("case", metavar="CASE", help="its id, such as resnet20-int8_static-torch-b1-t1")
-    sensitivity.add_argument("--plot", type=Path, metavar="FILE", help="draw it there, as .svg, .png or .html")
+    sensitivity = commands.add_parser("sensitivity", help="which layers of a case cost quality")
+    sensitivity.add_argument("case", metavar="CASE", help="a case's id, such as resnet20-int8_static-torch-b1-t1")
+    sensitivity.add_argument("--plot", type=Path, metavar="FILE", help="draw the plot there, as .svg, .png or .html")
     _folders(sensitivity)
     _output(sensitivity)
     sensitivity.set_defaults(do=_sensitivity)
@@ -109,24 +111,26 @@ def main(arguments: list[str] | None = None) -> int:
     doctor.set_defaults(do=_doctor)
     selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
     selftest.add_argument("model", metavar="MODEL", help="a registered model")
-    selftest.add_argument("trials", nargs="*", metavar="TRIAL", help="which to hold, of all that there are")
-    selftest.add_argument("--repeats", type=options.count, default=10, metavar="N", help="of each trial (default: 10)")
+    selftest.add_argument("trials", nargs="*", metavar="TRIAL", help="the trials to run (default: all)")
     selftest.add_argument(
-        "--busy", type=options.natural, default=0, metavar="N", help="processes that use a CPU meanwhile"
+        "--repeats", type=options.count, default=10, metavar="N", help="repeats of each trial (default: 10)"
+    )
+    selftest.add_argument(
+        "--busy", type=options.natural, default=0, metavar="N", help="processes that each load a CPU meanwhile"
     )
     selftest.add_argument(
         "--bench-budget", type=options.positive, default=20.0, metavar="S", help="seconds a case (default: 20)"
     )
     _folders(selftest)
     selftest.set_defaults(do=_selftest)
-    chosen = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        return int(chosen.do(chosen))
+        return int(args.do(args))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, as `head` does
         return 0
 
 
@@ -145,7 +149,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
 
 
-def _told(text: str, output: Path | None) -> None:
+def _write(text: str, output: Path | None) -> None:
     """Print a text, or write it to a file."""
     if output is None:
         print(text)
@@ -156,88 +160,90 @@ def _told(text: str, output: Path | None) -> None:
         raise RunFileError(f"cannot write {output}: {error.strerror}") from error
 
 
-def _report(chosen: argparse.Namespace) -> int:
+def _report(args: argparse.Namespace) -> int:
     from bench.records.runs import frame, read_all
     from bench.report import pivot, summary
 
-    runs = read_all(chosen.runs)
-    tables = chosen.tables if chosen.tables.is_dir() else None
-    pivoted = chosen.table == summary.PIVOT or bool(chosen.rows or chosen.columns or chosen.cell)
+    runs = read_all(args.runs)
+    tables = args.tables if args.tables.is_dir() else None
+    pivoted = args.table == summary.PIVOT or bool(args.rows or args.columns or args.cell)
     layout = (
-        chosen.rows or ("model", "precision"),
-        chosen.columns or ("engine",),
-        chosen.cell or ("latency.p50_s", "speedup.ratio"),
+        args.rows or ("model", "precision"),
+        args.columns or ("engine",),
+        args.cell or ("latency.p50_s", "speedup.ratio"),
     )
-    if chosen.format == "html":
+    if args.format == "html":
         from bench.report.page import page
 
-        _told(page(runs, tables), chosen.output)
-    elif chosen.format == "csv":
+        _write(page(runs, tables), args.output)
+    elif args.format == "csv":
         table = frame(runs)
         shown = pivot.numbers(table, *layout) if pivoted else summary.plain(table)
-        _told(shown.to_csv(index=False).rstrip("\n"), chosen.output)
+        _write(shown.to_csv(index=False).rstrip("\n"), args.output)
     else:
         text = (
             f"{summary.head(runs)}\n\n{pivot.pivot(frame(runs), *layout)}"
             if pivoted
-            else summary.render(runs, tables, chosen.table)
+            else summary.render(runs, tables, args.table)
         )
-        if chosen.plots is not None:
+        if args.plots is not None:
             from bench.report.plots import images
 
-            drawn = images(frame(runs), chosen.plots, chosen.plots_as)
+            drawn = images(frame(runs), args.plots, args.plots_as)
             text = "\n\n".join([text, *(f"### {title}\n\n![{title}]({file})" for title, file in drawn.items())])
         summary.summarize(text)
-        _told(text, chosen.output)
+        _write(text, args.output)
     return 0
 
 
-def _compare(chosen: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> int:
     from bench.records import compare
     from bench.records.runs import read_all
     from bench.report import comparison, summary
 
-    limits = comparison.limits_of(chosen.fail_on) if chosen.fail_on else {}
-    base, *others = read_all(chosen.runs)
+    limits = comparison.limits_of(args.fail_on) if args.fail_on else {}
+    base, *others = read_all(args.runs)
     if not others:
-        raise RunFileError(f"one run is compared with nothing: {chosen.runs[0]} is one; name two or more")
-    found = compare.compare(base, others, chosen.absolute, chosen.margin)
-    beyond = comparison.broken([base, *others], found, limits)
-    text = "\n\n".join([comparison.rendered(base, others, found), *(f"- beyond the limit: {line}" for line in beyond)])
+        raise RunFileError(f"one run is compared with nothing: {args.runs[0]} is one; name two or more")
+    changes = compare.compare(base, others, args.absolute, args.margin)
+    beyond = comparison.broken([base, *others], changes, limits)
+    text = "\n\n".join(
+        [comparison.rendered(base, others, changes), *(f"- beyond the limit: {line}" for line in beyond)]
+    )
     summary.summarize(text)
-    _told(text, chosen.output)
+    _write(text, args.output)
     return 1 if beyond else 0
 
 
-def _merge(chosen: argparse.Namespace) -> int:
+def _merge(args: argparse.Namespace) -> int:
     import json
 
     from bench.records.merge import merged
     from bench.records.runs import saved_files
 
-    files = saved_files(chosen.runs)
+    files = saved_files(args.runs)
     whole = merged(files)
-    _told(json.dumps(whole, indent=1), chosen.output)
+    _write(json.dumps(whole, indent=1), args.output)
     measured, others = len(whole["benchmarks"]), len(whole["bench"]["cases"])
-    print(f"{measured} measured and {others} other cases of {len(files)} files in {chosen.output}")
+    print(f"{measured} measured and {others} other cases of {len(files)} files in {args.output}")
     return 0
 
 
-def _history(chosen: argparse.Namespace) -> int:
+def _history(args: argparse.Namespace) -> int:
     from bench.records import history
     from bench.records.runs import read_all
     from bench.report import chronicle
 
-    found = history.histories(read_all(chosen.runs), chosen.case, chosen.cell)
-    if chosen.plot is not None:
+    histories = history.histories(read_all(args.runs), args.case, args.cell)
+    if args.plot is not None:
         from bench.report.plots import drawn, over_time
 
-        drawn(over_time(found), chosen.plot)
-    _told(chronicle.rendered(found), chosen.output)
+        drawn(over_time(histories), args.plot)
+    _write(chronicle.rendered(histories), args.output)
     return 0
 
 
-def _doctor(chosen: argparse.Namespace) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     from bench.machine.doctor import examine
 
     lines = examine()
@@ -245,22 +251,22 @@ def _doctor(chosen: argparse.Namespace) -> int:
     return 1 if lines else 0
 
 
-def _bench(chosen: argparse.Namespace, plan: Plan) -> Bench:
-    """The Bench of a command's options."""
+def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
+    """The Bench that a command's options describe."""
     from platformdirs import user_cache_path
 
     from bench.timing.bench import Bench
 
     load_conftest(Path.cwd())
     cache = (
-        Path(chosen.bench_cache).expanduser().absolute()
-        if chosen.bench_cache
+        Path(args.bench_cache).expanduser().absolute()
+        if args.bench_cache
         else user_cache_path("bench-harness", appauthor=False)
     )
-    return Bench(cache, Path(chosen.bench_data).expanduser().absolute() if chosen.bench_data else None, plan)
+    return Bench(cache, Path(args.bench_data).expanduser().absolute() if args.bench_data else None, plan)
 
 
-def _sensitivity(chosen: argparse.Namespace) -> int:
+def _sensitivity(args: argparse.Namespace) -> int:
     from bench.engines import engines
     from bench.progress import Bar
     from bench.report import ranking
@@ -271,43 +277,43 @@ def _sensitivity(chosen: argparse.Namespace) -> int:
     from bench.timing.protocol import Rank
     from bench.timing.sampling import QUICK
 
-    bench, case = _bench(chosen, QUICK), Case.named(chosen.case)
+    bench, case = _bench(args, QUICK), Case.named(args.case)
     recipe = recipes.get(case.precision)
     if recipe.number_format != "int8":
         raise BadCase(f"layers are ranked by what INT8 costs them; {case.id} is in {recipe.number_format}")
-    one = replace(recipe, only=("one layer",))
-    reason = unsupported(case, bench.data) or engines.get(case.engine).supports(one, case.device)
+    single_layer = replace(recipe, only=("one layer",))
+    reason = unsupported(case, bench.data) or engines.get(case.engine).supports(single_layer, case.device)
     if reason is not None:
         raise BadCase(f"{case.id} cannot be ranked: {reason}")
     with Bar() as bar, worker_for(case, bench, os.cpu_count() or 1, bar.told) as worker:
         layers = worker.ask(Rank(target_of(case, bench)), bench.timeout_s, PATIENCE)
-    if chosen.plot is not None:
+    if args.plot is not None:
         from bench.report.plots import drawn
 
-        drawn(ranking.chart(layers, case.id), chosen.plot)
-    _told(ranking.rendered(layers), chosen.output)
+        drawn(ranking.chart(layers, case.id), args.plot)
+    _write(ranking.rendered(layers), args.output)
     return 0
 
 
-def _selftest(chosen: argparse.Namespace) -> int:
+def _selftest(args: argparse.Namespace) -> int:
     from bench.selftest.trials import selftest
     from bench.timing.sampling import Plan
 
-    bench = _bench(chosen, Plan.within(chosen.bench_budget))
-    selftest(chosen.model, bench, chosen.trials, chosen.repeats, chosen.busy, lambda line: print(line, flush=True))
+    bench = _bench(args, Plan.within(args.bench_budget))
+    selftest(args.model, bench, args.trials, args.repeats, args.busy, lambda line: print(line, flush=True))
     return 0
 
 
-def _data(chosen: argparse.Namespace) -> int:
+def _data(args: argparse.Namespace) -> int:
     from bench.build import data
 
     load_conftest(Path.cwd())
-    folder = Path(chosen.bench_data).expanduser() if chosen.bench_data else None
-    if chosen.action == "fetch":
+    folder = Path(args.bench_data).expanduser() if args.bench_data else None
+    if args.action == "fetch":
         if folder is None:
             raise DataError("name the folder to fetch to by --bench-data or BENCH_DATA")
-        lines, whole = data.fetch(chosen.name, folder), True
-    elif chosen.action == "check":
+        lines, whole = data.fetch(args.name, folder), True
+    elif args.action == "check":
         if folder is None:
             raise DataError("name the folder to check by --bench-data or BENCH_DATA")
         lines, whole = data.check(folder)
@@ -317,20 +323,20 @@ def _data(chosen: argparse.Namespace) -> int:
     return 0 if whole else 1
 
 
-def _tiles(chosen: argparse.Namespace) -> int:
+def _tiles(args: argparse.Namespace) -> int:
     from bench.build.calibration import cut_tiles
 
-    kinds = cut_tiles(chosen.pictures, chosen.place, chosen.size, chosen.count, chosen.seed)
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    print(f"{sum(kinds.values())} tiles of {chosen.size}x{chosen.size} in {chosen.place}: {told}")
+    kinds = cut_tiles(args.pictures, args.place, args.size, args.count, args.seed)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    print(f"{sum(kinds.values())} tiles of {args.size}x{args.size} in {args.place}: {counts}")
     return 0
 
 
 def load_conftest(folder: Path) -> None:
-    """Import the nearest conftest.py of the folder or above, those above it in the same project first, and the plugins
-    they name, as pytest would.
+    """Import the nearest conftest.py of the folder or above, and the plugins that it names, as pytest would.
 
-    It is where models and data sets are registered; without one only those of installed packages are known.
+    Each conftest.py above it in the same project comes first, with its plugins. They register models and data sets;
+    without one only those of installed packages are known.
     """
     from bench.spec.registry import Origin
 

@@ -1,4 +1,4 @@
-"""Every way the harness can refuse, each with a message that names what was asked, what there is and what to do."""
+"""The harness's errors. Each message names what was asked, what there is and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class UnknownMember(BenchError):
 
 
 class BadCase(BenchError):
-    """A case whose axes cannot be."""
+    """A case, grid or baseline with impossible axes."""
 
 
 class DataError(BenchError):
@@ -26,7 +26,7 @@ class DataError(BenchError):
 
 
 class LackingData(DataError):
-    """Data or weights that this machine has not, where it could."""
+    """Data or weights that this machine lacks but could have."""
 
 
 class CacheError(BenchError):
@@ -38,7 +38,7 @@ class BuildError(BenchError):
 
 
 class Unsupported(BuildError):
-    """What an engine cannot do for this network, known only once the network is there."""
+    """An engine cannot do what is asked for this network; known only once the network is built."""
 
 
 class WorkerError(BenchError):
@@ -46,7 +46,7 @@ class WorkerError(BenchError):
 
 
 class BaselineError(BenchError):
-    """A baseline that cannot be measured, for a case that can."""
+    """The case can be measured, but its baseline cannot."""
 
 
 class RunFileError(BenchError):
@@ -54,11 +54,11 @@ class RunFileError(BenchError):
 
 
 class BadLimit(BenchError):
-    """A limit of a comparison that names nothing, or is no number."""
+    """A limit of a comparison or gate that names nothing known, or is not a number."""
 
 
 class MergeError(BenchError):
-    """Saved runs that are no shards of one run."""
+    """Saved runs that are not shards of the same run."""
 
 
 class BenchWarning(UserWarning):
@@ -67,7 +67,7 @@ class BenchWarning(UserWarning):
 
 @contextmanager
 def refusals(root: Path, lock: AbstractContextManager[object] | None = None) -> Iterator[None]:
-    """Turn the file system's refusals into one line that says what to do; hold the lock meanwhile."""
+    """Turn the file system's errors into a CacheError that says what to do; hold the lock meanwhile."""
     try:
         if lock is None:
             yield

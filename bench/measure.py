@@ -1,8 +1,8 @@
-"""The one room where everything meets: from a case to its record.
+"""Where all rooms meet: from a case to its record.
 
     Case -> supported? -> artefact -> launches of two workers, case and baseline in turn -> speed-up, quality -> Record
 
-It knows no pytest; the plugin asks it for one case at a time.
+It does not import pytest; the plugin asks it for a case at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from bench.timing.session import JUDGING, Session, compiled
 
 
 def check(case: Case, data: Path | None) -> None:
-    """Raise UnknownMember where an axis names nothing registered, DataError where there is no such folder of data."""
+    """Raise UnknownMember where an axis names nothing registered, DataError where the data folder does not exist."""
     engines.get(case.engine)
     recipes.get(case.precision)
     model = models.get(case.model)
@@ -56,10 +56,12 @@ def check(case: Case, data: Path | None) -> None:
 
 
 def identity(bench: Bench, baseline: Interpreter | None = None) -> Facts:
-    """What must be equal for a case measured in another run to stand in this one: code, machine, versions, options.
+    """What must be equal for this run to reuse a case measured in another: code, machine, versions, options.
 
-    baseline  the interpreter of the baselines, where it is not this one. Which case a baseline is is each record's own:
-              see `still_holds`. Limits of time and gates are left out: they judge a record and change nothing in it.
+    It leaves out the baseline's case, which each record has (see `still_holds`), and time limits and gates, which judge
+    a record and change nothing in it.
+
+    baseline  the interpreter of the baselines, where it is not this process's.
     """
     from bench.machine.facts import describe
 
@@ -81,8 +83,9 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> Facts:
 
 
 def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> bool:
-    """Whether what a record measured is what would be measured now: this case beside this baseline, the same artefact,
-    judged by the same answers of FP32 to the same data.
+    """Whether a record measured what would be measured now.
+
+    That is this case with this baseline, the same artefact, and the same FP32 answers to the same data as reference.
     """
     beside = record.speedup and record.speedup.baseline and record.speedup.baseline.case
     if record.case != case or beside != baseline or record.artifact is None:
@@ -95,12 +98,12 @@ def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> boo
 
 
 def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shared | None = None) -> Record:
-    """Measure one case, each launch in a worker process of its own, in turn with its baseline where one is given.
+    """Measure a case, each launch in a worker process of its own, in turn with its baseline where that is given.
 
-    shared  keeps the baseline's sessions and the probes for the cases that follow; without, they end with this case.
+    shared  keeps the baseline's sessions and the probes for later cases; without it, they end with this case.
 
-    Never raises for what the case does: what cannot be is a record with status "unsupported", what breaks one with
-    status "failed", each with its reason. A baseline that breaks leaves the case without a speed-up, with the reason.
+    Never raises for what the case does. A case that cannot run gives a record with status "unsupported", a case that
+    breaks gives "failed", each with its reason. If the baseline breaks, the record has the reason and no speed-up.
     """
     reason = unsupported(case, bench.data)
     if reason is not None:
@@ -134,7 +137,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         judgement = session.ask(Evaluate(bench.pictures), JUDGING)
         executed = session.ask(Explain(), JUDGING) if bench.explain else None
         opened = session.opened
-        # asked last: should either break the worker, the rest is known
+        # asked last: either may break the worker, and the rest is known by then
         counted, kernel_facts = _counted(session), _kernel(session)
     recipe = recipes.get(case.precision)
     reason = contradiction(recipe, judgement.outputs, counted)
@@ -198,7 +201,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
 
 
 def _built(case: Case, bench: Bench) -> tuple[Artifact, Artifact]:
-    """The case's artefact and reference, made now where they are missing."""
+    """The case's artefact and reference, built now where they are missing."""
     built = find(case, bench)
     if built is not None:
         return built
@@ -234,8 +237,9 @@ def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared)
 
 
 def _threads_used(before: Usage, after: Usage) -> int | None:
-    """How many threads a worker used between two answers: a thread counts that had a tenth of the busiest one's time;
-    None where the system does not tell.
+    """How many threads a worker used between two answers; None where the system does not report it.
+
+    A thread counts if it used more than a tenth of the busiest thread's CPU time.
     """
     spent = {name: used_s - before.threads_s.get(name, 0.0) for name, used_s in after.threads_s.items()}
     busiest = max(spent.values(), default=0.0)
@@ -263,8 +267,10 @@ def _warnings(case: Case, process: Process, opened: Opened, efficiency: Efficien
 
 
 def _kernel(session: Session) -> Kernel | None:
-    """Whether the kernels compute what the quantized network says; asked last, since a failure may end the worker: it
-    is a reason then, and no failure of the case, which is measured.
+    """Whether the kernels compute what the quantized network says; None where the case is not INT8.
+
+    Asked last, since a failure may end the worker. A failure gives a reason and does not fail the case, which is
+    measured by then.
     """
     if recipes.get(session.case.precision).number_format != "int8":
         return None
@@ -275,8 +281,9 @@ def _kernel(session: Session) -> Kernel | None:
 
 
 def _counted(session: Session) -> Lowered | None:
-    """What of the network the session's artefact holds in which number format; where counting breaks, the reason: a
-    case that was measured is not lost by it.
+    """Which part of the network the session's artefact holds in which number format.
+
+    Where counting breaks, the reason: the case is measured, and is not lost by it.
     """
     try:
         return session.ask(AskLayers(), JUDGING)

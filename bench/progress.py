@@ -1,4 +1,4 @@
-"""Where long work tells how far it is: a bar on the terminal, or a message from a worker to whoever started it."""
+"""Progress of long work: a bar on the terminal, or messages from a worker to the process that started it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Sink = Callable[[str, int, int], None]
-TELL_S = 10.0
+TELL_S = 10.0  # between messages while a lock is waited for
 
 _sink: Sink | None = None
 
@@ -25,14 +25,14 @@ def send_to(sink: Sink) -> None:
 
 
 def tell(label: str, done: int, total: int) -> None:
-    """Send that `done` of `total` are done to whoever started this process; nothing where it was no harness."""
+    """Send `done` of `total` to the process that started this one; do nothing where no sink is set."""
     if _sink is not None:
         _sink(label, done, total)
 
 
 @contextmanager
 def waited(lock: BaseFileLock, label: str) -> Iterator[None]:
-    """Hold a lock that another process may hold for as long as it works, and tell meanwhile that it is waited for."""
+    """Hold a lock. Send a message every TELL_S seconds while another process has it."""
     while True:
         try:
             lock.acquire(timeout=TELL_S)
@@ -60,7 +60,7 @@ def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
 
 @dataclass
 class Bar:
-    """What a worker tells of its progress: a bar on a terminal, else a line for each thing that is begun."""
+    """A worker's progress: a bar on a terminal, else a line when a label first appears."""
 
     bar: Any = None
     begun: set[str] = field(default_factory=set)
@@ -73,7 +73,7 @@ class Bar:
             self.bar.close()
 
     def told(self, label: str, done: int, total: int) -> None:
-        """Show that `done` of `total` of what the label names are done."""
+        """Show `done` of `total` under this label."""
         from tqdm import tqdm
 
         if not sys.stderr.isatty():

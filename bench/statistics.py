@@ -14,25 +14,26 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PERCENTILES = (50, 90, 95, 99)
-CONFIDENCE = 0.95
-LARGEST = sys.float_info.max
-LIKE_DB, ALIKE = 0.0, 0.9  # as much noise as signal; unless outputs are labels, which then still agree
+CONFIDENCE = 0.95  # of every interval
+LARGEST = sys.float_info.max  # the largest finite float64
+LIKE_DB = 0.0  # as much noise as signal
+ALIKE = 0.9  # share of equal answers: labels may be below LIKE_DB and still agree
 
 
 def student(count: int, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors of a mean of `count` >= 2 samples are half its two-sided interval, by Student."""
+    """Student's t: half the two-sided interval of a mean of `count` >= 2 samples, in standard errors."""
     from scipy.special import stdtrit
 
     return float(stdtrit(count - 1, (1 + confidence) / 2))
 
 
 def supported(percentile: int, count: int, confidence: float = CONFIDENCE) -> bool:
-    """Whether `count` samples are enough to tell a percentile by.
+    """Whether `count` samples are enough for a percentile.
 
-    They are where the least and the greatest of as many independent ones would bracket it with this confidence,
-    1 - q^n - (1 - q)^n >= confidence: p50 from 6 samples, p90 from 29, p95 from 59, p99 from 299. That is a rule of how
-    many, no confidence in the figure: calls of one process are not independent of each other. How sure a percentile is,
-    its launches tell. Source: David & Nagaraja 2003, "Order Statistics", section 7.1.
+    They are where the smallest and the largest of as many independent samples bracket it with this confidence,
+    1 - q^n - (1 - q)^n >= confidence: p50 from 6 samples, p90 from 29, p95 from 59, p99 from 299. The rule gives a
+    count, no confidence in the figure: calls of one process are not independent of each other. The launches show how
+    sure a percentile is. Source: David & Nagaraja 2003, "Order Statistics", section 7.1.
     """
     q = percentile / 100
     return count > 0 and 1 - q**count - (1 - q) ** count >= confidence
@@ -40,11 +41,11 @@ def supported(percentile: int, count: int, confidence: float = CONFIDENCE) -> bo
 
 @dataclass(frozen=True)
 class Latency:
-    """What one call on one batch took, in seconds: percentiles of the samples, None where these do not support them.
+    """Seconds of one call on one batch: percentiles of the samples, None where the samples do not support them.
 
-    interval          the percentiles that have one: (low, high) over launches.
-    samples           how many there were, each the mean of `calls_per_sample` calls.
-    reason            why a percentile is None, None where none is.
+    interval          percentile's name -> (low, high) over launches, where there is an interval.
+    samples           their number; each is the mean of `calls_per_sample` calls.
+    reason            why percentiles are None; None where all are given.
     """
 
     p50_s: float | None = None
@@ -58,31 +59,33 @@ class Latency:
 
 
 def latency(launches: Sequence[Sequence[float]], together: int = 1, first: int | None = None) -> Latency:
-    """What the calls of a case took.
+    """The latency of a case over its launches.
 
-    launches  for each launch its timed samples in seconds, each (samples,) and the mean of `together` calls.
-    first     how many of them were of the first stage, as in `speedup_interval`; None: all of them.
+    launches  the timed samples of each launch, (samples,) seconds, each the mean of `together` calls.
+    first     number of launches of the first stage, as in `speedup_interval`; None: all.
 
-    Percentiles of the samples of all launches are linearly interpolated, None where these are too few; and where
-    samples are means of several calls, all but p50_s None: a mean hides the slow call. An interval is Student's on the
+    Percentiles of the samples of all launches are linearly interpolated, None where these are too few. Where samples
+    are means of several calls, only p50_s is given: a mean hides the slow call. An interval is Student's on the
     logarithms of the launches' own percentiles, since launches are independent and calls are not; 95% of such intervals
-    hold what launches come to on the whole.
+    hold the mean over all launches there could be.
     """
     import numpy as np
 
     pooled = [sample_s for samples_s in launches for sample_s in samples_s]
-    given = [one for one in PERCENTILES if supported(one, len(pooled)) and (one == 50 or together == 1)]
-    least = min((len(samples_s) for samples_s in launches), default=0)
+    given = [percent for percent in PERCENTILES if supported(percent, len(pooled)) and (percent == 50 or together == 1)]
+    fewest = min((len(samples_s) for samples_s in launches), default=0)
     first = len(launches) if first is None else first
     intervals = {}
-    for percentile in [one for one in given if first > 1 and least and (one == 50 or supported(one, least))]:
+    for percentile in [
+        percent for percent in given if first > 1 and fewest and (percent == 50 or supported(percent, fewest))
+    ]:
         logs = np.log([np.percentile(samples_s, percentile) for samples_s in launches])
         half, mean = student(first) * float(logs[:first].std(ddof=1)) / math.sqrt(len(logs)), float(logs.mean())
         intervals[f"p{percentile}_s"] = (math.exp(mean - half), math.exp(mean + half))
     few = f"{len(pooled)} samples are too few" if len(given) < len(PERCENTILES) else None
     means = f"samples are means of {together} calls each, which are too short to be timed one by one"
     return Latency(
-        **{f"p{one}_s": float(np.percentile(pooled, one)) for one in given},
+        **{f"p{percent}_s": float(np.percentile(pooled, percent)) for percent in given},
         interval=intervals,
         samples=len(pooled),
         calls_per_sample=together,
@@ -92,7 +95,7 @@ def latency(launches: Sequence[Sequence[float]], together: int = 1, first: int |
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio with its confidence interval, dimensionless; low and high are None where one launch cannot tell."""
+    """A dimensionless ratio with its confidence interval; low and high are None for a single launch."""
 
     low: float | None
     ratio: float
@@ -126,12 +129,12 @@ def speedup_interval(
     """Give the speed-up of a case over its baseline, above 1 where the case is faster, with its interval.
 
     launches  for each launch the rounds' medians (case_s, baseline_s), each (rounds,) seconds, taken in turn.
-    first     how many of them were of the first stage, whose deviation decided on the others; None: all of them.
+    first     number of launches of the first stage, whose deviation decided how many follow; None: all.
 
     The ratio is the geometric mean of the launches' ratios; the interval is Student's on their logarithms, with the
-    first stage's deviation, since launches, not rounds, are independent: rounds share what is peculiar to their
-    process. A bootstrap of both levels counts the rounds' noise twice, and covered 98 to 100% in simulations where this
-    covered 93 to 96%. One launch has no interval: its rounds do not tell how the next process would differ.
+    first stage's deviation, since launches, not rounds, are independent: rounds share the peculiarities of their
+    process. A bootstrap of both levels counts the rounds' noise twice: in simulations it covered 98 to 100%, this 93 to
+    96%. A single launch has no interval: its rounds do not show how the next process would differ.
     Source: Kalibera & Jones 2013, "Rigorous benchmarking in reasonable time"; Stein 1945, "A two-sample test for a
     linear hypothesis whose power is independent of the variance"; Davison & Hinkley 1997, section 3.8.
     """
@@ -146,8 +149,10 @@ def speedup_interval(
 
 
 def verdict(interval: Interval, margin: float) -> str:
-    """Say "same" where the whole interval is within 1 +- 2 margin, "faster" or "slower" where it is beyond 1, else
-    "ambiguous", as it is without an interval.
+    """Judge an interval of a speed-up.
+
+    "same" where all of it is within 1 +- 2 margin, "faster" where all of it is above 1, "slower" where all is below;
+    else, and without an interval, "ambiguous".
     """
     if interval.low is None or interval.high is None:
         return "ambiguous"
@@ -195,8 +200,9 @@ def paired_drop(reference: npt.ArrayLike, case: npt.ArrayLike, sign: int = 1) ->
 
 @dataclass(frozen=True)
 class Change:
-    """How many times as large a ratio has become, and the p-value of its not having changed by more than a margin;
-    None where one launch cannot tell.
+    """The factor by which a ratio changed, and `p` of the hypothesis that it changed by no more than a margin.
+
+    The interval's ends and `p` are None where a single launch cannot show them.
     """
 
     interval: Interval
@@ -211,14 +217,14 @@ def change(
 ) -> Change:
     """Compare two sets of independent launches by their ratios (n,) and (m,), all above 0: after / before.
 
-    first  how many of each were of the first stage, whose deviation decided on the others and is the set's: that of all
-           is too small where the others were not wanted; None: all.
+    first  number of launches of the first stage in each set; None: all. Their deviation decided how many follow, and
+           is the set's: the deviation of all is too small where the others were not wanted.
 
-    Welch's interval on the logarithms, and his one-sided test, in the direction that was seen, of a change by no more
-    than the margin. Testing for no change at all would call out what the launches of one run share and the next run's
-    do not: in simulations with 0.4% from run to run and a margin of 1%, 28% of pairs of equal runs of eight cases,
-    against 1%, with four launches that differ by 0.5%; 54%, against 5%, with six that differ by 0.4%. Equal sets are
-    one measurement, which has not changed. Source: Welch 1947, "The generalization of Student's problem when several
+    Welch's interval on the logarithms, and his one-sided test, in the observed direction, of a change by no more than
+    the margin. A test for no change at all would report what launches share within a run but not with the next run. In
+    simulations of pairs of equal runs of eight cases, with 0.4% from run to run and a margin of 1%, it reported 28% of
+    the pairs, against 1%, with four launches that differ by 0.5%; 54%, against 5%, with six that differ by 0.4%. Equal
+    sets are the same measurement: no change. Source: Welch 1947, "The generalization of Student's problem when several
     different population variances are involved"; Murphy & Myors 1999, "Testing the hypothesis that treatments have
     negligible effects".
     """
@@ -229,10 +235,10 @@ def change(
     rise = float(now.mean() - was.mean())
     if len(was) == len(now) and (was == now).all():
         return Change(Interval(1.0, 1.0, 1.0), 1.0)
-    counts = [len(some) if count is None else count for some, count in zip((was, now), first, strict=True)]
+    counts = [len(logs) if count is None else count for logs, count in zip((was, now), first, strict=True)]
     if min(counts) < 2:
         return Change(Interval(None, math.exp(rise), None), None)
-    parts = [float(some[:count].var(ddof=1)) / len(some) for some, count in zip((was, now), counts, strict=True)]
+    parts = [float(logs[:count].var(ddof=1)) / len(logs) for logs, count in zip((was, now), counts, strict=True)]
     error = math.sqrt(sum(parts))
     beyond = abs(rise) - math.log1p(margin)
     if error == 0:
@@ -244,23 +250,25 @@ def change(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float]:
-    """The p-values of tests held together, so that all of them err with no more than the chance of one. What is no
-    p-value (None, NaN, beyond 0..1) is of no test: it counts for none, and comes back as 1.0.
+    """The p-values, adjusted so that all tests together err with no more than the chance of a single test.
 
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    What is not a p-value (None, NaN, beyond 0..1) counts as no test and comes back as 1.0. Source: Holm 1979,
+    "A simple sequentially rejective multiple test procedure".
     """
-    known = {place: p for place, p in enumerate(p_values) if p is not None and 0 <= p <= 1}
-    adjusted, least = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(known, key=known.__getitem__)):
-        least = max(least, min(1.0, (len(known) - rank) * known[place]))
-        adjusted[place] = least
+    valid = {place: p for place, p in enumerate(p_values) if p is not None and 0 <= p <= 1}
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(valid, key=valid.__getitem__)):
+        largest = max(largest, min(1.0, (len(valid) - rank) * valid[place]))
+        adjusted[place] = largest
     return adjusted
 
 
 @dataclass(frozen=True)
 class Level:
-    """Where the logarithm of a positive figure lies in one run: the level, its standard error by what scattered within
-    the run, with so many degrees of freedom; both None where nothing is known to have scattered.
+    """The logarithm of a positive figure in one run.
+
+    error    its standard error, by the scatter within the run; None where no scatter is known.
+    freedom  the error's degrees of freedom; None likewise.
     """
 
     log: float
@@ -269,11 +277,11 @@ class Level:
 
 
 def level_of(samples: Sequence[float]) -> Level:
-    """The level of the median of samples (n,), all above 0, with a standard error that asks for no distribution: the
-    distance of two order statistics beside the median, by the normal deviate of what they hold by the binomial.
+    """The level of the median of samples (n,), all above 0, with a distribution-free standard error.
 
-    Source: McKean & Schrader 1984, "A comparison of methods for studentizing the sample median"; Price & Bonett 2001,
-    "Estimating the variance of the sample median".
+    The error is the distance of two order statistics around the median, over twice the normal deviate of their
+    binomial coverage. Source: McKean & Schrader 1984, "A comparison of methods for studentizing the sample median";
+    Price & Bonett 2001, "Estimating the variance of the sample median".
     """
     import numpy as np
     from scipy.special import bdtr, ndtri
@@ -288,19 +296,23 @@ def level_of(samples: Sequence[float]) -> Level:
 
 
 def change_of_levels(before: Level, after: Level, margin: float, apart: float, unknown: float) -> Change:
-    """Compare one level with another, each of one run: after / before, and the p-value of no change beyond the margin.
+    """Compare the levels of two runs: after / before, and the p-value of no change beyond the margin.
 
-    apart    the standard deviation of the logarithm from run to run, which no run shows by itself, and which is known.
-    unknown  what to take for it where a run does not show how much it scattered either.
+    apart    the known standard deviation of the logarithm from run to run, which a single run does not show.
+    unknown  used instead of `apart` where a run does not show its own scatter either.
 
     Student's interval, its degrees of freedom by Satterthwaite 1946, "An approximate distribution of estimates of
-    variance components", the part that is known having infinitely many.
+    variance components"; the known part has infinitely many.
     """
     from scipy.special import stdtr, stdtrit
 
-    shown = [(one.error, one.freedom) for one in (before, after) if one.error is not None and one.freedom is not None]
-    known = 2 * apart**2 if len(shown) == 2 else 2 * unknown**2
-    variance = known + sum(error**2 for error, _ in shown)
+    shown = [
+        (level.error, level.freedom)
+        for level in (before, after)
+        if level.error is not None and level.freedom is not None
+    ]
+    between_runs = 2 * apart**2 if len(shown) == 2 else 2 * unknown**2
+    variance = between_runs + sum(error**2 for error, _ in shown)
     estimated = sum(error**4 / freedom for error, freedom in shown)
     freedom = min(variance**2 / estimated, 1e9) if estimated > 0 else 1e9
     spread, difference = math.sqrt(variance), after.log - before.log
@@ -310,7 +322,7 @@ def change_of_levels(before: Level, after: Level, margin: float, apart: float, u
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a cell of a frame holds a figure: a number that a float can hold, no NaN, no truth value."""
+    """Whether a value is a figure: a number that a float64 can hold, not NaN, not a truth value."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return real and bool(-LARGEST <= value <= LARGEST)
 
@@ -330,5 +342,5 @@ def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
 
 
 def unlike(sqnr_db: Any, agreement: Any) -> bool:
-    """Whether outputs have nothing of FP32's: as much noise as signal, and not the same answers either."""
+    """Whether outputs are unlike FP32's: at least as much noise as signal, and too few equal answers."""
     return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)

@@ -28,10 +28,10 @@ Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 Facts = Mapping[str, Json]
 
 MANIFEST = "manifest.json"
-BESIDE = "beside"
-FOLLOWED = "followed"
+BESIDE = "beside"  # folder of files that do not run
+FOLLOWED = "followed"  # what signposts name, in manifests and keys
 HALF = re.compile(r"\.(building|damaged)-(?:([0-9a-f]{32})-)?")
-DAY_S = 86400.0
+DAY_S = 86400.0  # age at which unfinished folders of older versions are removed
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Artifact:
     """Something built, in a folder of its own.
 
     digest  sha256 over the names and contents of its files, hex; bytes  their size; made_from  its whole key. Files in
-            its folder BESIDE are in neither: they tell of the build, or are kept to check it by, verified like the
-            others, and are no part of what runs.
+            its folder BESIDE count in neither digest nor size: they describe the build or serve to check it, and do not
+            run. They are verified like the others.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Names:
-    """What a signpost names: files by their place beside a folder, and installed distributions."""
+    """What a signpost names: files, relative to a folder, and installed distributions."""
 
     files: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
@@ -59,16 +59,16 @@ class Names:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an entry says of itself: its whole key, its files' digests and sizes, and of a signpost what it names."""
+    """An entry's manifest: its whole key, its files' digests and sizes in bytes, and a signpost's names."""
 
-    made_from: dict[str, Any]  # Facts; msgspec knows no type that holds itself
+    made_from: dict[str, Any]  # Facts; msgspec cannot read a recursive type
     files: dict[str, tuple[str, int]] = field(default_factory=dict)
     followed: Names | None = None
 
 
 @dataclass
 class Used:
-    """What turned out to shape a thing only while it was made: files, and installed distributions by their names."""
+    """What showed only during the build to shape its result: files, and installed distributions by name."""
 
     files: set[Path] = field(default_factory=set)
     packages: set[str] = field(default_factory=set)
@@ -81,7 +81,7 @@ def file_digest(path: Path) -> str:
 
 
 def source_digest(path: Path) -> str:
-    """The sha256 of a file that things are made from, read again only where its size or time has changed."""
+    """The sha256 of a source file, hex; read again only where its size or time has changed."""
     status = path.stat()
     return _digest_as_of(path, status.st_size, status.st_mtime_ns)
 
@@ -100,7 +100,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def key(made_from: Facts) -> str:
-    """The address of what is made from exactly these facts: 32 hex digits. They must be plain JSON."""
+    """The address of what is made from exactly these facts, plain JSON: 32 hex digits."""
     text = json.dumps(made_from, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -111,10 +111,10 @@ class Store:
     Several sessions may use one store at once: an artefact is built under a file lock in a folder beside its place,
     and renamed to it when it is whole, so what has a name is always complete.
 
-    What a thing is made from may show only while it is made: modules that its code imports by a name it computes, files
-    it opens. Then the entry at its key is a signpost, a manifest that names these, and the thing itself lies at the
-    key that covers their digests and versions too; as ccache and ninja do it. A signpost is never changed: files that
-    bring other files lead to another key, where the next one stands.
+    Some sources show only during the build: modules that code imports by a computed name, files that it opens. Then the
+    entry at the key is a signpost, a manifest that names these, and the artefact lies at the key that covers their
+    digests and versions too; as in ccache and ninja. A signpost is never changed: files that bring other files lead to
+    another key, where the next signpost stands.
     """
 
     def __init__(self, root: Path) -> None:
@@ -123,9 +123,9 @@ class Store:
     def find(self, kind: str, made_from: Facts, beside: Path | None = None) -> Artifact | None:
         """Give the artefact made from these facts, None where there is none.
 
-        beside  the folder that signposts name files from, None for this process's own.
+        beside  the folder that signposts' file names are relative to, None for this process's own.
 
-        One that was damaged is removed with a BenchWarning, and None is given.
+        A damaged artefact is removed with a BenchWarning, and None is given.
         """
         return self._walk(kind, made_from, beside)[1]
 
@@ -136,8 +136,8 @@ class Store:
         make: Callable[[Path], Used | None],
         beside: Path | None = None,
     ) -> Artifact:
-        """Give the artefact made from these facts; where there is none, `make(folder)` writes its files, and tells what
-        else they were made from, if anything.
+        """Give the artefact made from these facts; where there is none, `make(folder)` writes its files, and returns
+        what else they were made from, if anything.
 
         Raises CacheError where the store cannot be written, and then leaves nothing half done.
         """
@@ -146,25 +146,25 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
         lock = waited(self._lock(kind, key(made_from)), f"waiting for the session that makes {kind} {place.name}")
         with refusals(self.root, lock):
-            known, found = self._walk(kind, made_from, beside, key(made_from))
-            if found is None:
-                place = self._make(place, known, beside, make)
-                found = self._walk(kind, made_from, beside, key(made_from))[1]
-        if found is None:
+            whole_key, artifact = self._walk(kind, made_from, beside, key(made_from))
+            if artifact is None:
+                place = self._make(place, whole_key, beside, make)
+                artifact = self._walk(kind, made_from, beside, key(made_from))[1]
+        if artifact is None:
             raise CacheError(f"cannot keep {place}: what was written there reads back damaged; check the disk")
-        return found
+        return artifact
 
     def at(self, folder: Path) -> Artifact | None:
-        """The artefact in a folder of this store, None where there is none that is whole."""
+        """The artefact in a folder of this store, None where it is missing or damaged."""
         manifest = self._read(folder, None)
         return None if manifest is None else _artifact(folder, manifest.made_from, manifest.files)
 
     def _walk(
         self, kind: str, made_from: Facts, beside: Path | None, held: str | None = None
     ) -> tuple[Facts, Artifact | None]:
-        """Follow the signposts: the whole key at their end, and what lies there.
+        """Follow the signposts; return the whole key at their end, and the artefact there, if any.
 
-        held  the key whose lock this process has.
+        held  the key whose lock this process holds.
         """
         while True:
             folder = self.root / kind / key(made_from)
@@ -176,10 +176,10 @@ class Store:
             made_from = {**made_from, FOLLOWED: _as_they_are(manifest.followed, beside)}
 
     def _read(self, folder: Path, held: str | None) -> Manifest | None:
-        """An entry's manifest, if it is whole; one that is damaged is removed.
+        """An entry's manifest, None where there is none; a damaged entry is removed first.
 
-        It is looked at once more under its lock: another session may have removed it meanwhile, and built it again.
-        Where another session has the lock the entry is in its hands.
+        It is examined once more under its lock: another session may have removed it meanwhile, and built it again.
+        Where another session holds the lock, the entry is left to that session.
         """
         if not folder.is_dir():
             return None
@@ -210,20 +210,21 @@ class Store:
         return FileLock(self.root / kind / f"{address}.lock", timeout=timeout_s)
 
     def _make(self, place: Path, made_from: Facts, beside: Path | None, make: Callable[[Path], Used | None]) -> Path:
-        """Build an entry at the end of the signposts that begin at `place`, whose lock is held; and put a further
-        signpost there where more was used than they name.
+        """Build an entry at the end of the signposts that begin at `place`, whose lock is held; return its folder.
+
+        Where the build used more than the signposts name, a further signpost is put there.
         """
         _clear(place)
         half = Path(tempfile.mkdtemp(prefix=f".building-{place.name}-", dir=place.parent))
         try:
             (half / "entry").mkdir()
             used = make(half / "entry") or Used()
-            known = names_followed(made_from)
+            named = names_followed(made_from)
             names = Names(
-                tuple(sorted({*known.files, *(_name(file, beside) for file in used.files)})),
-                tuple(sorted({*known.versions, *used.packages})),
+                tuple(sorted({*named.files, *(_name(file, beside) for file in used.files)})),
+                tuple(sorted({*named.versions, *used.packages})),
             )
-            if names != known:
+            if names != named:
                 (half / "signpost").mkdir()
                 _finish(half / "signpost", place.parent / key(made_from), made_from, names)
                 made_from = {**made_from, FOLLOWED: _as_they_are(names, beside)}
@@ -231,7 +232,7 @@ class Store:
             _finish(half / "entry", place, made_from)
         except Exception as error:
             if not isinstance(error, OSError) and shutil.disk_usage(half).free < 2**20:
-                raise OSError(errno.ENOSPC, str(error)) from error  # libraries say it in words of their own
+                raise OSError(errno.ENOSPC, str(error)) from error  # libraries report a full disk in other words
             raise
         finally:
             shutil.rmtree(half, ignore_errors=True)
@@ -255,7 +256,7 @@ def _examined(folder: Path) -> Manifest | str:
 
 
 def names_followed(made_from: Facts) -> Names:
-    """What a key says that its thing turned out to be made from."""
+    """The files and distributions that a key has from signposts."""
     followed = made_from.get(FOLLOWED)
     if not isinstance(followed, Mapping):
         return Names()
@@ -266,12 +267,12 @@ def names_followed(made_from: Facts) -> Names:
 
 
 def _artifact(folder: Path, made_from: Facts, files: dict[str, tuple[str, int]]) -> Artifact:
-    own = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
-    return Artifact(folder, _digest_of(own), sum(size for _, size in own.values()), made_from)
+    running = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
+    return Artifact(folder, _digest_of(running), sum(size for _, size in running.values()), made_from)
 
 
 def _finish(half: Path, place: Path, made_from: Facts, followed: Names | None = None) -> None:
-    """Write the manifest of an entry, have all of it on disk, and give it its name, unless it is there already."""
+    """Write an entry's manifest, sync its files to disk, and rename it to `place` unless that exists."""
     manifest = {"made_from": made_from, "files": _facts(half)} | (
         {} if followed is None else {FOLLOWED: asdict(followed)}
     )
@@ -285,10 +286,10 @@ def _finish(half: Path, place: Path, made_from: Facts, followed: Names | None = 
 
 
 def _clear(place: Path) -> None:
-    """Remove what processes that died have left half built, or half removed, beside an entry whose lock is held.
+    """Remove what dead processes have left half built, or half removed, beside an entry whose lock is held.
 
-    Whoever builds holds the lock of the key that his folder names, and it ends with him. Folders that name none are of
-    older versions: they go after a day.
+    A builder holds the lock of the key that its folder names, until it ends. Folders that name no key are of older
+    versions: they go after a day.
     """
     from filelock import FileLock, Timeout
 
@@ -308,12 +309,12 @@ def _clear(place: Path) -> None:
 
 
 def _name(file: Path, beside: Path | None) -> str:
-    """A file by its place beside a folder, so that a project that is moved keeps what it has built."""
+    """A file's path relative to a folder, so that a project that is moved keeps what it has built."""
     return Path(os.path.relpath(file.resolve(), Path(beside or Path.cwd()).resolve())).as_posix()
 
 
 def _as_they_are(names: Names, beside: Path | None) -> dict[str, dict[str, str | None]]:
-    """The digests of files and the versions of distributions that a signpost names; None for those that are gone."""
+    """The current digests and versions of what a signpost names; None for what is gone."""
     folder = Path(beside or Path.cwd()).resolve()
     return {
         "files": {name: source_digest(folder / name) if (folder / name).is_file() else None for name in names.files},
@@ -329,7 +330,7 @@ def _version(package: str) -> str | None:
 
 
 def _facts(folder: Path) -> dict[str, tuple[str, int]]:
-    """Digest and size of each file below a folder, but the manifest, by its relative name."""
+    """Digest and size in bytes of each file below a folder, except the manifest, by relative name."""
     return {
         path.relative_to(folder).as_posix(): (file_digest(path), path.stat().st_size)
         for path in sorted(folder.rglob("*"))

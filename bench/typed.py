@@ -1,4 +1,4 @@
-"""Typed values as JSON, and back: what workers, journals and manifests say."""
+"""Typed values to JSON and back, for workers, journals and manifests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ Value = TypeVar("Value")
 
 
 def to_json(value: object) -> str:
-    """Dataclasses and plain values as one line of JSON: NaN and infinity stay as they are, a path is its name,
-    numpy's numbers are Python's. Raises TypeError for other objects.
+    """Dataclasses and plain values as a single line of JSON.
+
+    NaN and infinity stay as they are, paths become text, numpy's numbers Python's. Raises TypeError for other objects.
     """
     import msgspec
 
@@ -20,7 +21,7 @@ def to_json(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """A path's name, or the Python number of one of numpy's. Raises TypeError for anything else."""
+    """A path as text, a numpy number as Python's. Raises TypeError for anything else."""
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, numbers.Number) or type(value).__module__ == "numpy":
@@ -29,7 +30,7 @@ def _plain(value: object) -> object:
 
 
 def of_type(kind: type[Value], told: object) -> Value:
-    """What JSON says, as a value of a type. Raises ValueError where it is none."""
+    """Parsed JSON as a value of type `kind`. Raises ValueError where it does not fit."""
     import msgspec
 
     value: Value = msgspec.convert(told, kind, dec_hook=lambda kind, value: kind(value))

@@ -1,1 +1,1 @@
-"""What is made of a model, once: weights, reference outputs, artefacts, and the keys they are kept by."""
+"""What is built once for a model: weights, reference outputs, artefacts, and the keys they are kept by."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 LEFT, CALIBRATION = f"{BESIDE}/left.json", f"{BESIDE}/calibration.json"
-SAID = 240  # characters of a library's error that stand in a reason
+SAID = 240  # most characters of a library's error that a message quotes
 
 
 def artefact_entry(
@@ -45,8 +45,9 @@ def artefact_entry(
     precision: str,
     most_drop: float | None,
 ) -> Entry:
-    """The artefact of an engine; and the names of the layers that stayed in FP32, `left.json`, where these were to be
-    found.
+    """The store entry of an engine's artefact.
+
+    Where the recipe has a `most_drop`, `left.json` beside it names the layers that stayed in FP32.
     """
     builder, recipe = engines.get(engine), recipe_for(source.model, precision, most_drop)
     rewrite = made_by(recipes.origin(precision), recipe)
@@ -99,13 +100,13 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
     except (BenchError, OSError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())  # libraries tell it in paragraphs, some with an empty line first
-        said = said if len(said) <= SAID else f"{said[:SAID]} ..."
-        raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {said}") from error
+        text = " ".join(str(error).split())  # libraries write paragraphs, some with an empty first line
+        text = text if len(text) <= SAID else f"{text[:SAID]} ..."
+        raise BuildError(f"{recipe.name} could not be built: {type(error).__name__}: {text}") from error
 
 
 def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact) -> sensitivity.Trial:
-    """What recipes are built with: the engine, the trained network as the recipe rewrites it, calibration inputs."""
+    """What a recipe is built with: the engine, the trained network after the recipe's rewrite, calibration inputs."""
     import torch
 
     def network() -> torch.nn.Module:
@@ -119,8 +120,10 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
 
 
 def digest_of(built: Artifact, builder: Engine) -> str:
-    """The digest that a record names an artefact by: its own, or with that of the network's structure where the
-    artefact holds weights alone: an edited network is another one though its weights are the same.
+    """The digest that names an artefact in a record.
+
+    It is the artefact's own where that holds the whole network. Where it holds weights alone, the digest of the
+    network's structure is hashed in: an edited network may keep its weights.
     """
     if builder.whole:
         return built.digest
@@ -130,12 +133,12 @@ def digest_of(built: Artifact, builder: Engine) -> str:
 
 
 def as_built(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe that an artefact in a folder was built by, with the layers that were found to stay in FP32."""
+    """The recipe that the artefact in a folder was built by, with the layers that the search left in FP32."""
     if not (folder / LEFT).is_file():
         return recipe
-    told = json.loads((folder / LEFT).read_text())
-    told = {"left": told, "by": None} if isinstance(told, list) else told  # as it was before it told by what
-    return replace(recipe, left=tuple(told["left"]), left_by=told["by"])
+    layers = json.loads((folder / LEFT).read_text())
+    layers = {"left": layers, "by": None} if isinstance(layers, list) else layers  # older files hold the list alone
+    return replace(recipe, left=tuple(layers["left"]), left_by=layers["by"])
 
 
 def calibration_of(folder: Path) -> Calibration | None:
@@ -145,11 +148,11 @@ def calibration_of(folder: Path) -> Calibration | None:
 
 
 def _source_digest(builder: Engine) -> str:
-    """Digest of the files that define an engine's class and the classes it is derived from.
+    """Digest of the files that define an engine's class and its base classes.
 
-    Of a user's class also those that its module reaches by its imports; of the harness's own those beside its file that
-    it takes functions or modules from, and those that these do, but a package's own file takes nothing: what is
-    imported of it varies.
+    A user's class adds the files that its module reaches by imports. A class of the harness adds the files in its own
+    folder that its module takes functions or modules from, and recursively theirs. A package's `__init__` adds none:
+    what is imported from it varies.
     """
     classes = [cls for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")]
     users = code_of([module for cls in classes for module in users_modules(cls)])
@@ -174,11 +177,11 @@ def _source_digest(builder: Engine) -> str:
 
 
 def calibration_inputs(source: Source) -> np.ndarray:
-    """The preprocessed inputs (n, ...) that INT8 is calibrated with: a fixed choice of the training split."""
+    """The preprocessed inputs (n, ...) that INT8 is calibrated with: drawn from the training split under `SEED`."""
     import numpy as np
 
     items, count = load_data(source, "train").inputs, source.model.calibration
-    chance = np.random.default_rng(SEED)
-    chosen = (items[place] for place in np.sort(chance.permutation(len(items))[:count]))
-    inputs = list(inputs_of_all(source.model, chosen))
-    return stacked([inputs[place] for place in np.sort(chance.permutation(len(inputs))[:count])])
+    rng = np.random.default_rng(SEED)
+    drawn = (items[place] for place in np.sort(rng.permutation(len(items))[:count]))
+    inputs = list(inputs_of_all(source.model, drawn))
+    return stacked([inputs[place] for place in np.sort(rng.permutation(len(inputs))[:count])])

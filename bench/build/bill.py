@@ -1,4 +1,4 @@
-"""What a case is made from: one bill of keys for a model, computed once.
+"""What a case is made from: a bill of keys per model, computed once.
 
 network -> weights -> reference outputs
                    -> an engine's artefact
@@ -17,12 +17,14 @@ from bench.store import Artifact, Store
 
 
 class NotBuilt(LookupError):
-    """Something is yet to be built, and was only looked up."""
+    """A looked-up entry is not built yet."""
 
 
 class Bill:
-    """What the store keeps of a model with its weights and data; what is missing is built, or where `build` is false
-    NotBuilt is raised: so a session plans without importing a framework.
+    """What the store keeps of a model with its weights and data.
+
+    A missing entry is built. Where `build` is false NotBuilt is raised instead, so that a session plans without
+    importing a framework.
     """
 
     def __init__(self, store: Store, source: Source, build: bool = True) -> None:
@@ -39,11 +41,11 @@ class Bill:
         return self._kept(weights_entry(self._store, self.source, self.network))
 
     def reference(self) -> Artifact:
-        """What FP32 PyTorch makes of the test split."""
+        """FP32 PyTorch's outputs and answers for the test split."""
         return self._kept(reference_entry(self._store, self.source, self.network, self.weights))
 
     def artefact(self, engine: str, precision: str, most_drop: float | None = None) -> Artifact:
-        """What an engine runs in a precision; `most_drop` in place of the recipe's own, where it has one."""
+        """What an engine runs in a precision; `most_drop` replaces the recipe's, where the recipe has one."""
         return self._kept(
             artefact_entry(self._store, self.source, self.network, self.weights, engine, precision, most_drop)
         )
@@ -52,7 +54,7 @@ class Bill:
         beside = beside_of(self.source)
         if self._build:
             return self._store.get(entry.kind, entry.made_from, entry.write, beside)
-        found = self._store.find(entry.kind, entry.made_from, beside)
-        if found is None:
+        artifact = self._store.find(entry.kind, entry.made_from, beside)
+        if artifact is None:
             raise NotBuilt(f"{entry.kind} of {self.source.model.name}")
-        return found
+        return artifact

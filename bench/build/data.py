@@ -1,4 +1,4 @@
-"""What `bench data list | fetch NAME | check` does with the data sets and the weights that are registered."""
+"""`bench data list | fetch NAME | check`: what they do with the registered data sets and weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bench.errors import DataError, UnknownMember
 from bench.spec.dataset import datasets
 from bench.spec.model import Model, Source, Weights, models
 
-TIMEOUT_S = 30
+TIMEOUT_S = 30  # for a single socket operation
 
 
 @dataclass(frozen=True)
 class Piece:
     """A data set or a set of weights, as a user's folder may hold it.
 
-    names   what fetches it: its own name first, then those it belongs to.
-    place   folder -> its files there; raises DataError where one is missing. None where it needs no file.
-    fetch   folder -> None, None where it cannot be downloaded.
+    names   names that fetch it: its own first, then those of what it belongs to.
+    place   folder -> its files there; raises DataError where a file is missing. None where it needs no file.
+    fetch   folder -> None, downloads it; None where it cannot be downloaded.
     read    folder -> what was read, in words; raises DataError where it is damaged.
     """
 
@@ -33,11 +33,11 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """Its own name."""
+        """The piece's own name."""
         return self.names[0]
 
     def lacks(self, folder: Path) -> str | None:
-        """What the folder lacks of it, None where nothing."""
+        """The reason why the folder lacks it; None where it is there."""
         try:
             if self.place is not None:
                 self.place(folder)
@@ -47,7 +47,7 @@ class Piece:
 
 
 def list_data(folder: Path | None) -> list[str]:
-    """One line for each data set and each set of weights: its name, whether the folder holds it, what it is."""
+    """A line for each data set and each set of weights: its name, whether the folder holds it, what it is."""
     lines = []
     for piece in _pieces():
         if piece.place is None:
@@ -61,28 +61,28 @@ def list_data(folder: Path | None) -> list[str]:
 
 
 def fetch(name: str, folder: Path) -> list[str]:
-    """Bring a data set and the weights that go with it, or a model's weights and the data sets that go with them.
+    """Fetch a data set and the weights that belong to it, or a model's weights and their data sets.
 
-    What is there whole is left alone. Gives one line for each piece. Raises UnknownMember where nothing has the name,
-    DataError where something cannot be brought; then the pieces before it are there, and no half of it.
+    Pieces that are whole already are left alone. Returns a line for each piece. Raises UnknownMember where nothing has
+    the name, DataError where a piece cannot be fetched: it leaves no half, and the pieces before it stay.
     """
     pieces = _pieces()
-    chosen = [piece for piece in pieces if name in piece.names]
-    if not chosen:
-        known = ", ".join(dict.fromkeys(known for piece in pieces for known in piece.names)) or "none"
-        raise UnknownMember(f"nothing to fetch is named {name!r}; registered: {known}")
+    matches = [piece for piece in pieces if name in piece.names]
+    if not matches:
+        registered = ", ".join(dict.fromkeys(label for piece in pieces for label in piece.names)) or "none"
+        raise UnknownMember(f"nothing to fetch is named {name!r}; registered: {registered}")
     lines = []
-    for piece in chosen:
-        state, told = _state(piece, folder)
+    for piece in matches:
+        state, text = _state(piece, folder)
         if state in ("missing", "damaged"):
             _bring(piece, folder)
-            state, told = "fetched", piece.read(folder)
-        lines.append(_line(piece, state, told))
+            state, text = "fetched", piece.read(folder)
+        lines.append(_line(piece, state, text))
     return lines
 
 
 def _bring(piece: Piece, folder: Path) -> None:
-    """Download a piece beside its place and move it there when it is whole."""
+    """Download a piece to a temporary folder; move it into place once it reads as whole."""
     if piece.fetch is None:
         raise DataError(
             f"{piece.name} cannot be downloaded; bring it yourself: {piece.lacks(folder) or 'it is damaged'}"
@@ -100,12 +100,8 @@ def _bring(piece: Piece, folder: Path) -> None:
                 file.replace(place)
     except DataError:
         raise
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # pooch, requests, urllib and torchvision raise these
+    # pooch, requests, urllib and torchvision raise these
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"cannot fetch {piece.name} to {folder}: {reason}; or bring it there yourself") from error
     finally:
@@ -113,19 +109,19 @@ def _bring(piece: Piece, folder: Path) -> None:
 
 
 def check(folder: Path) -> tuple[list[str], bool]:
-    """Read all that is registered from the folder; one line for each piece, and whether all are there and whole.
+    """Read every registered piece from the folder; return a line for each, and whether all are there and whole.
 
     Raises DataError where there is no such folder.
     """
     if not folder.is_dir():
         raise DataError(f"no data folder at {folder}; name one that exists by --bench-data or BENCH_DATA")
-    found = [(piece, *_state(piece, folder)) for piece in _pieces()]
-    lines = [_line(piece, state, told) for piece, state, told in found]
-    return lines, all(state in ("whole", "built in") for _, state, _ in found)
+    states = [(piece, *_state(piece, folder)) for piece in _pieces()]
+    lines = [_line(piece, state, text) for piece, state, text in states]
+    return lines, all(state in ("whole", "built in") for _, state, _ in states)
 
 
 def _state(piece: Piece, folder: Path) -> tuple[str, str]:
-    """What a folder holds of a piece once read, "built in", "whole", "missing" or "damaged", and more in words."""
+    """The state of a piece once read ("built in", "whole", "missing" or "damaged"), and what was read or is wrong."""
     lacking = piece.lacks(folder)
     if lacking is not None:
         return "missing", lacking
@@ -135,13 +131,13 @@ def _state(piece: Piece, folder: Path) -> tuple[str, str]:
         return "damaged", str(error)
 
 
-def _line(piece: Piece, state: str, told: str) -> str:
-    return f"{piece.name:<32} {state:<10} {told}"
+def _line(piece: Piece, state: str, text: str) -> str:
+    return f"{piece.name:<32} {state:<10} {text}"
 
 
 def _pieces() -> list[Piece]:
-    """All data sets, each followed by the weights that belong to it, but for those that chance gives."""
-    weights = [
+    """All data sets, each followed by its weights. Random weights, with neither a file nor a training, are left out."""
+    registered = [
         (model, weights)
         for model in map(models.get, models.names())
         for weights in model.weights
@@ -149,20 +145,20 @@ def _pieces() -> list[Piece]:
     ]
     pieces = []
     for name in datasets.names():
-        own = [(model, one) for model, one in weights if one.dataset == name]
-        pieces.append(_data_piece(name, own))
-        pieces += [_weights_piece(model, one) for model, one in own]
+        pairs = [(model, weights) for model, weights in registered if weights.dataset == name]
+        pieces.append(_data_piece(name, pairs))
+        pieces += [_weights_piece(model, weights) for model, weights in pairs]
     return pieces
 
 
-def _data_piece(name: str, weights: list[tuple[Model, Weights]]) -> Piece:
+def _data_piece(name: str, pairs: list[tuple[Model, Weights]]) -> Piece:
     dataset = datasets.get(name)
 
     def read(folder: Path) -> str:
         counts = {split: len(dataset.load(split, folder).inputs) for split in ("train", "test")}
         return ", ".join(f"{count:,} {split}" for split, count in counts.items())
 
-    belongs_to = dict.fromkeys([name, *(one.name for _, one in weights), *(model.name for model, _ in weights)])
+    belongs_to = dict.fromkeys([name, *(weights.name for _, weights in pairs), *(model.name for model, _ in pairs)])
     return Piece(tuple(belongs_to), dataset.about, dataset.files, dataset.fetch, read)
 
 

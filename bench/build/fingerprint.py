@@ -1,9 +1,9 @@
-"""What a value is, as 64 hexadecimal digits that are equal for equal values in any process: no addresses, no order of
-sets or dictionaries, no order of loading.
+"""A value's digest: 64 hexadecimal digits that are equal for equal values in any process.
 
-A function counts by its name, the place of its source, its defaults, what it closes over, and those global values of
-its module that it names; its text is in the digest of its file. A network counts by its modules, each with every
-attribute, and there functions count by what they execute, wherever it stands.
+Addresses, the order of sets and dictionaries, and the order of loading do not count. A function counts by its name, its
+place in the source, its defaults, its closure, and the global values of its module that it names; its text is in its
+file's digest. A network counts by its modules, each with every attribute; its functions count by their instructions,
+wherever they are in the source.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 PLAIN: tuple[type, ...] = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice, PurePath)
 PLAIN += (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID)
 WRITTEN = ("dtype", "device", "Size", "layout", "memory_format")  # PyTorch's types whose text is their value
+# attributes of a GraphModule that do not count: its code does
 TRACES = ("_graph", "_code", "_tracer_cls", "_tracer_extras", "_graphmodule_cls_name", "_lineno_map", "_prologue_start")
-DEEP = 100
+DEEP = 100  # levels; a value nested deeper counts by its type
 
 
 def fingerprint(value: Any, beside: Path | None = None) -> str:
-    """The digest of a value, of whatever it holds and of whatever its functions close over.
+    """The digest of a value, of all it holds and of all its functions close over.
 
-    beside  a folder that paths are told from, so that a project that is moved stays what it is.
+    beside  a folder that paths are relative to, so that a moved project keeps its digests.
     """
     walk = _Walk(beside)
     walk.value(value)
@@ -45,8 +46,10 @@ def fingerprint(value: Any, beside: Path | None = None) -> str:
 
 
 def structure(network: torch.nn.Module, beside: Path | None = None) -> str:
-    """The digest of a network as it is built: its modules' classes, names and attributes, and the names, shapes and
-    types of its parameters and buffers; their values only where the state dict holds them not. `beside` as above.
+    """The digest of a network as it is built. `beside` as in `fingerprint`.
+
+    It covers the modules' classes, names and attributes, and the names, shapes and types of parameters and buffers;
+    values count only of tensors that are not in the state dict.
     """
     walk = _Walk(beside, executed=True)
     for part in network.modules():
@@ -57,32 +60,32 @@ def structure(network: torch.nn.Module, beside: Path | None = None) -> str:
 
 
 def state(network: torch.nn.Module) -> str:
-    """The digest of the names, shapes and types in a network's state dict, and of which of them are one tensor."""
+    """The digest of the names, shapes and types in a network's state dict, and of which names share a tensor."""
     named: list[list[Any]] = []
-    met: dict[int, str] = {}
+    first_names: dict[int, str] = {}
     for name, tensor in network.state_dict(keep_vars=True).items():
         facts: list[Any] = [name, type(tensor).__name__]
         if hasattr(tensor, "shape"):
-            facts += [list(tensor.shape), str(tensor.dtype), met.setdefault(id(tensor), name)]
+            facts += [list(tensor.shape), str(tensor.dtype), first_names.setdefault(id(tensor), name)]
         named.append(facts)
     return fingerprint(named)
 
 
 def modules_of(network: torch.nn.Module) -> set[str]:
-    """The names of the Python modules that the classes of a network's parts come from, and the functions they hold."""
-    found = set()
+    """The names of the Python modules that define the classes of a network's parts, and the functions they hold."""
+    names = set()
     for part in network.modules():
-        found |= {cls.__module__ for cls in type(part).__mro__ if cls is not object}
+        names |= {cls.__module__ for cls in type(part).__mro__ if cls is not object}
         held = (value for value in vars(part).values() if callable(value))
-        found |= {name for value in held if isinstance(name := getattr(value, "__module__", None), str)}
-    return found
+        names |= {name for value in held if isinstance(name := getattr(value, "__module__", None), str)}
+    return names
 
 
 class _Walk:
-    """One pass over a value; what is met again is told by its number, so circles end.
+    """A pass over a value; an object met again counts by its number, so that circles end.
 
-    executed  whether a function's text is told by its instructions. They are others under pytest, which rewrites
-              assertions, and in another Python: only a worker takes them, once for each network.
+    executed  whether functions count by their instructions. These differ under pytest, which rewrites assertions, and
+              in another Python: only a worker takes them, once for each network.
     """
 
     def __init__(self, beside: Path | None = None, executed: bool = False) -> None:
@@ -95,16 +98,16 @@ class _Walk:
         self._depth = 0
 
     def digest(self) -> str:
-        """The digest of all that was put and walked."""
+        """The digest of everything added so far."""
         return self._hash.hexdigest()
 
     def in_state(self, tensors: list[Any]) -> None:
-        """Leave the values of these tensors out: they are the weights, which have a digest of their own."""
+        """Leave out the values of these tensors: they are the weights, which have their own digest."""
         self._alive += tensors
         self._state |= set(map(id, tensors))
 
     def put(self, *words: object) -> None:
-        """Add words; each with its length, so that none runs into the next."""
+        """Add words, each with its length, so that no word runs into the next."""
         for word in words:
             text = str(word).encode("utf-8", "surrogatepass")
             self._hash.update(b"%d:" % len(text) + text)
@@ -125,7 +128,7 @@ class _Walk:
         elif self._depth >= DEEP:
             self.put("deep", _name(type(value)))
         else:
-            if not isinstance(value, (tuple, frozenset)):  # whether equal ones are one object is chance
+            if not isinstance(value, (tuple, frozenset)):  # whether equal values share an object is chance
                 self._met[id(value)] = len(self._met)
                 self._alive.append(value)
             self._depth += 1
@@ -140,11 +143,11 @@ class _Walk:
                 self.value(key)
                 self.value(value[key])
         elif isinstance(value, (set, frozenset)):
-            self.put(*sorted(fingerprint(one) for one in value))
+            self.put(*sorted(fingerprint(member) for member in value))
         elif isinstance(value, (list, tuple)):
             self.put(len(value))
-            for one in value:
-                self.value(one)
+            for item in value:
+                self.value(item)
         elif isinstance(value, functools.partial):
             for part in (value.func, value.args, value.keywords):
                 self.value(part)
@@ -182,7 +185,7 @@ class _Walk:
             self.value(held[name])
 
     def _class(self, cls: type) -> None:
-        """A class of the user's by what it and its bases hold; any other by its name: its version tells of it."""
+        """Add a class: a user's by what it and its bases hold, any other by its name: its version is in the key."""
         for base in cls.__mro__:
             self.put(_name(base))
             if base in self._classes or not _is_users_class(base):
@@ -197,7 +200,7 @@ class _Walk:
     def _function(self, function: types.FunctionType) -> None:
         code = function.__code__
         self.put(function.__module__, function.__qualname__)
-        if self._executed or code.co_filename.startswith("<"):  # made while running: no file tells of it
+        if self._executed or code.co_filename.startswith("<"):  # made at run time: in no file's digest
             self._instructions(code, function.__doc__)
         else:
             self.put(code.co_firstlineno, _place(code))
@@ -222,7 +225,7 @@ class _Walk:
                 self.value(const)
 
     def _named(self, scope: Mapping[str, Any], names: set[str]) -> None:
-        """The values that code names in a module: plain ones, and the user's functions, classes and modules."""
+        """Add the values that code names in a module: plain values, and the user's functions, classes and modules."""
         for name in sorted(names & scope.keys()):
             value = scope[name]
             if name.startswith(("__", "@")):  # pytest's rewriting adds names with an @
@@ -258,10 +261,10 @@ class _Walk:
         if isinstance(module, torch.jit.ScriptModule):
             if hasattr(module, "forward"):
                 graph: Any = module.inlined_graph
-                self.put(graph.str(False))  # without the places in the source, which are of this machine
+                self.put(graph.str(False))  # without source paths, which are this machine's
         else:
-            own = vars(torch.nn.Module()).keys() - {"training"}
-            held = {name: value for name, value in vars(module).items() if name not in own}
+            common = vars(torch.nn.Module()).keys() - {"training"}
+            held = {name: value for name, value in vars(module).items() if name not in common}
             if isinstance(module, torch.fx.GraphModule):
                 self.put(module.code)
                 held = {name: value for name, value in held.items() if name not in (*TRACES, "meta")}
@@ -279,7 +282,7 @@ def _name(cls: type) -> str:
 
 
 def _held(value: Any) -> dict[str, object]:
-    """The attributes of an object, those in slots as well."""
+    """The attributes of an object, with those in slots."""
     slots: dict[str, object] = {}
     for cls in type(value).__mro__:
         names = vars(cls).get("__slots__", ())
@@ -291,13 +294,13 @@ def _held(value: Any) -> dict[str, object]:
 
 
 def _is_plain(value: Any, depth: int = 8) -> bool:
-    """Whether a value is made of numbers, texts, paths and collections of such alone, or is an array or a tensor."""
+    """Whether a value holds only numbers, texts, paths and collections of these, or is an array or a tensor."""
     if isinstance(value, (*PLAIN, enum.Enum, re.Pattern)):
         return True
     if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return all(_is_plain(one, depth - 1) for one in value)
+        return all(_is_plain(item, depth - 1) for item in value)
     if depth and isinstance(value, dict):
-        return all(_is_plain(key, depth - 1) and _is_plain(one, depth - 1) for key, one in value.items())
+        return all(_is_plain(key, depth - 1) and _is_plain(item, depth - 1) for key, item in value.items())
     if depth and hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         return _is_plain(_held(value), depth - 1)
     kind = type(value)
@@ -312,7 +315,7 @@ def _is_users_function(value: Any) -> bool:
 
 
 def _is_users_class(cls: type) -> bool:
-    """By the files of its functions: a module's name may be that of several files."""
+    """Whether a class is the user's, by the files of its functions: several files may share a module name."""
     files = [member.__code__.co_filename for member in vars(cls).values() if isinstance(member, types.FunctionType)]
     if not files:
         file = getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -321,7 +324,7 @@ def _is_users_class(cls: type) -> bool:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """The names that code and what is defined in it looks up: globals and attributes."""
+    """The names (globals and attributes) that code, and the code defined in it, looks up."""
     yield from code.co_names
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
@@ -329,8 +332,9 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _place(code: types.CodeType) -> Sequence[int | None]:
-    """The lines and columns of a lambda's expression; several may stand in one line. Of a function its first line
-    tells, and pytest's rewriting of assertions moves the rest.
+    """The lines and columns of a lambda's expression, as a line may hold several; empty for a function.
+
+    A function's first line identifies it, and pytest's rewriting of assertions moves the rest.
     """
     places = [place for place in code.co_positions() if place[3]] if code.co_name == "<lambda>" else []
     return places[-1] if places else ()

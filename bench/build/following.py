@@ -1,6 +1,4 @@
-"""What shapes a thing while it is made and stands in no import statement: files that are opened, modules that are
-imported by a name that code computes.
-"""
+"""What shapes a build and is in no import statement: opened files, and modules imported by a computed name."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ _listening = False
 
 
 def note(file: Path | str) -> None:
-    """Tell that a file shapes what is being made; for files that are not opened by Python."""
+    """Add a file to what shapes the build under way; for files that libraries open without Python."""
     _add(_active, file)
 
 
@@ -32,14 +30,15 @@ def _add(places: list[set[str]], file: Path | str) -> None:
 
 @contextmanager
 def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -> Iterator[None]:
-    """Add to `used` which files are opened to be read below some places, and which of the user's modules are imported,
-    wherever they lie, with what these import.
+    """Add to `used` the files that are read below `places`, and the user's modules that are imported, from anywhere.
+
+    A module adds what it imports too.
 
     known  files that the key covers already.
     but    a folder that does not count: the cache's own.
 
-    Not told are files that are gone at the end or were written meanwhile, such as the counts that a library keeps;
-    hidden ones; and those of this harness and of installed packages.
+    Left out are files that are gone at the end or were written meanwhile, such as a library's counters; hidden files;
+    and files of this harness and of installed packages.
     """
     _listen()
     opened, written = set[str](), set[str]()
@@ -47,10 +46,10 @@ def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -
 
     def noted(name: str, package: str | None = None) -> Any:
         module = import_module(name, package)
-        asked.add(module.__name__)
+        imported.add(module.__name__)
         return module
 
-    asked: set[str] = set()
+    imported: set[str] = set()
     _active.append(opened)
     _written.append(written)
     importlib.import_module = noted
@@ -60,7 +59,7 @@ def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -
         importlib.import_module = import_module
         _active.pop()
         _written.pop()
-    for name in sorted(asked | (set(sys.modules) - before)):
+    for name in sorted(imported | (set(sys.modules) - before)):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is not None and is_users(file):
             add_module(used, name, Path(file))
@@ -75,14 +74,14 @@ def following(used: Used, places: Sequence[Path], known: set[Path], but: Path) -
 
 
 def add_module(used: Used, name: str, file: Path) -> None:
-    """Add a module of the user's, and what it reaches by its imports."""
+    """Add a user's module and what it reaches by its imports."""
     code = code_of([(name, file.resolve())])
     used.files.update(code.files)
     used.packages |= code.packages
 
 
 def add_modules(used: Used, names: set[str], known: set[Path]) -> None:
-    """Add the modules that parts of a network come from: a user's by their files, installed ones by their version."""
+    """Add the modules that a network's parts come from: a user's by its files, an installed one by its version."""
     for name in sorted(names):
         top, file = name.partition(".")[0], file_of(name)
         if file is None or top == HARNESS.name or top in sys.stdlib_module_names:
@@ -99,7 +98,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _listen() -> None:
-    """Hear of files that are opened, from now on: Python takes no audit hook back, so one serves all."""
+    """Note opened files from now on, by a single audit hook: Python cannot remove a hook."""
     global _listening
     if not _listening:
         _listening = True

@@ -1,4 +1,4 @@
-"""What identifies a model's network and a data set: the facts that keys are made of."""
+"""The facts that identify a model's network and a data set: what keys are made of."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NETWORK = "network.json"
 
 
-# the harness's own rooms that shape what is built
+# the harness's files that shape what is built: their digests are in every network's key
 SHAPING = (
     *("build/keys.py", "build/networks.py", "build/weights.py", "build/reference.py", "build/artefact.py"),
     "build/onnx_files.py",
@@ -36,15 +36,16 @@ SHAPING = (
 
 
 def made_by(origin: Origin | None, *parts: Any) -> Code:
-    """The code that members come from: what the module that registered them reaches, and what their functions do,
-    wherever these were written.
+    """The code that registered members come from.
+
+    It is the registering module and the modules of the members' functions, each with what it imports.
     """
     starts = [] if origin is None else [(origin.module, Path(origin.file))]
     return code_of([*starts, *(module for part in parts for module in users_modules(part))])
 
 
 def data_facts(dataset: Dataset, folder: Path | None) -> Facts:
-    """What identifies a data set on this machine: its code and values, its files' digests, its packages' versions."""
+    """The facts of a data set on this machine: its code and values, its files' digests, its packages' versions."""
     origin = datasets.origin(dataset.name)
     return {
         "dataset": dataset.name,
@@ -60,12 +61,12 @@ def _data_files(dataset: Dataset, folder: Path | None) -> list[Path]:
 
 
 def _code_of(source: Source) -> Code:
-    """The code that a source's network and its answers come from."""
+    """The code that makes a source's network and its answers."""
     return made_by(models.origin(source.model.name), replace(source.model, weights=()), source.weights)
 
 
 def beside_of(source: Source) -> Path:
-    """The folder that what a source uses is named from: that of the project that registered its model."""
+    """The folder that paths in keys are relative to: that of the project that registered the source's model."""
     origin = models.origin(source.model.name)
     code = users_modules(source.model)
     return Path(origin.root) if origin is not None else code[0][1].parent if code else Path.cwd()
@@ -73,19 +74,19 @@ def beside_of(source: Source) -> Path:
 
 @contextmanager
 def followed(store: Store, source: Source, used: Used) -> Iterator[set[Path]]:
-    """Learn what else shapes what is made of a source meanwhile; give the files that its key covers already."""
+    """Add to `used` what else shapes a build of the source; yield the files that its key covers already."""
     data = _data_files(source.dataset, source.folder)
-    known = {*_code_of(source).files, *made_by(datasets.origin(source.dataset.name), source.dataset).files, *data}
-    known |= set() if source.weights_file is None else {source.weights_file}
-    known = {file.resolve() for file in known}
+    covered = {*_code_of(source).files, *made_by(datasets.origin(source.dataset.name), source.dataset).files, *data}
+    covered |= set() if source.weights_file is None else {source.weights_file}
+    covered = {file.resolve() for file in covered}
     places = [beside_of(source), *([] if source.folder is None else [source.folder])]
-    with following(used, places, known, store.root):
-        yield known
+    with following(used, places, covered, store.root):
+        yield covered
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Something that is built once: its kind, what it is made from, and what writes its files into a folder."""
+    """A thing that is built once: its kind, what it is made from, the function that writes its files to a folder."""
 
     kind: str
     made_from: Facts
@@ -96,11 +97,11 @@ class Entry:
 class Network:
     """What identifies a model's network.
 
-    made_from  the key that it is kept under: the model's and the weights' names, the code and the values it was built
-               by, the weights' file, the versions of what it is built from.
-    files      the digests of the files that turned out to shape it besides.
+    made_from  the facts of its key: the model's and the weights' names, the code and the values it was built by, the
+               weights' file, the versions of the packages it is built from.
+    files      the digests of further files that its build turned out to use.
     structure  a digest of the module tree with every attribute.
-    state      the names and shapes of its parameters.
+    state      a digest of the names, shapes and types in its state dict.
     """
 
     made_from: Facts
@@ -109,14 +110,14 @@ class Network:
     state: Facts
 
     def facts(self) -> Facts:
-        """All of it, for the keys of what is made of the network."""
+        """All facts, for the keys of what is built from the network."""
         return {**self.made_from, "structure": self.structure, "state": self.state}
 
 
 def network_entry(store: Store, source: Source) -> Entry:
-    """A model's network, built once so that a session can look up what identifies it without a framework.
+    """The store entry of a model's network, built once: a session then looks up what identifies it without a framework.
 
-    What the code's own text does not tell, such as what a partial or a closure holds, is in the key.
+    Values that the code's text does not show, such as what a partial or a closure holds, are in the key too.
     """
     code, beside = _code_of(source), beside_of(source)
     model = replace(source.model, weights=(source.weights,))
@@ -134,9 +135,9 @@ def network_entry(store: Store, source: Source) -> Entry:
 
     def write(folder: Path) -> Used:
         used = Used()
-        with followed(store, source, used) as known:
+        with followed(store, source, used) as covered:
             network = architecture(source)
-        add_modules(used, modules_of(network), known)
+        add_modules(used, modules_of(network), covered)
         used.packages -= packages.keys()
         facts = {"structure": structure(network, beside), "state": state(network)}
         (folder / NETWORK).write_text(json.dumps(facts))
@@ -146,9 +147,9 @@ def network_entry(store: Store, source: Source) -> Entry:
 
 
 def network_of(kept: Artifact) -> Network:
-    """What the store keeps of a network."""
-    told = json.loads((kept.folder / NETWORK).read_text())
+    """The network that a store entry describes."""
+    identity = json.loads((kept.folder / NETWORK).read_text())
     besides = kept.made_from.get(FOLLOWED)
     files = besides["files"] if isinstance(besides, Mapping) else {}
     assert isinstance(files, Mapping)
-    return Network(kept.made_from, files, told["structure"], told["state"])
+    return Network(kept.made_from, files, identity["structure"], identity["state"])

@@ -16,12 +16,12 @@ from bench.store import versions as versions
 if TYPE_CHECKING:
     import torch
 
-SEED = 0
-TIED = "tied"
+SEED = 0  # of what is drawn while building; it is in the keys
+TIED = "tied"  # safetensors metadata: further name -> first name of a tensor
 
 
 def architecture(source: Source) -> torch.nn.Module:
-    """The model's network in eval mode, as its own function, or its weights' file, makes it under the fixed seed.
+    """The model's network in eval mode, made by its function or from its weights' file under the fixed seed.
 
     Raises Unsupported where a package that it imports is not installed.
     """
@@ -39,27 +39,27 @@ def architecture(source: Source) -> torch.nn.Module:
 
 
 def load_state(network: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:
-    """Load a state dict. Raises DataError that names the keys that do not fit.
+    """Load a state dict; raise DataError with the keys that do not fit.
 
     BatchNorm's count of batches may be missing: PyTorch before 0.4.1 did not keep it, and inference does not use it.
     """
-    own = network.state_dict()
-    state = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")} | {**state}
+    expected = network.state_dict()
+    state = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")} | {**state}
     wrong = {
-        "missing": sorted(own.keys() - state.keys()),
-        "not the model's": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape),
+        "missing": sorted(expected.keys() - state.keys()),
+        "not the model's": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape),
     }
     if any(wrong.values()):
-        told = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in wrong.items() if keys)
-        raise DataError(f"{where} does not fit the network: of {len(own)} keys, {told}")
+        problems = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in wrong.items() if keys)
+        raise DataError(f"{where} does not fit the network: of {len(expected)} keys, {problems}")
     network.load_state_dict(state)
 
 
 def save_state(network: torch.nn.Module, file: Path) -> None:
-    """Write a network's state dict as safetensors: a tensor that has several names once, its other names beside it.
+    """Write a network's state dict as safetensors: a tensor with several names once, its other names in the metadata.
 
-    Raises DataError where the state holds what is no tensor: it could only be pickled.
+    Raises DataError where the state holds anything but tensors: that could only be pickled.
     """
     import torch
     from safetensors.torch import save_file
@@ -74,7 +74,7 @@ def save_state(network: torch.nn.Module, file: Path) -> None:
             )
         first = firsts.setdefault(id(tensor), name)
         if first == name:
-            tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)  # one view of several is alone
+            tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)  # a view gets its own storage
         else:
             tied[name] = first
     save_file(tensors, file, {TIED: json.dumps(tied)} if tied else None)
@@ -85,15 +85,16 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no dictionary
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
         tied = json.loads((stored.metadata() or {}).get(TIED, "{}"))
     return tensors | {name: tensors[first] for name, first in tied.items()}
 
 
 def folded(network: torch.nn.Module) -> torch.nn.Module:
-    """The network with the weights that parametrizations (weight and spectral norm, pruning, a user's own) give in
-    their place, in both of PyTorch's ways to write them: engines know plain parameters alone, and a network that is
-    measured computes them no more.
+    """The network with parametrizations (weight and spectral norm, pruning, a user's own) replaced by their weights.
+
+    Both of PyTorch's forms, parametrizations and hooks, are replaced: engines know plain parameters only, and a
+    measured network must not compute them at each call.
     """
     from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
     from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
@@ -108,7 +109,7 @@ def folded(network: torch.nn.Module) -> torch.nn.Module:
                 remove_weight_norm(module, hook.name)
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
-                loading = module._load_state_dict_pre_hooks  # PyTorch 2.15.0 leaves its own there
+                loading = module._load_state_dict_pre_hooks  # PyTorch 2.15.0 leaves its hook there
                 for place, wrapped in list(loading.items()):
                     if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
                         del loading[place]

@@ -1,4 +1,4 @@
-"""A model that a user has as an ONNX file and nothing else: its graph becomes a PyTorch network, for all engines."""
+"""A model that exists only as an ONNX file: its graph becomes a PyTorch network, for all engines."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-4  # absolute and relative, of the converted network's outputs against ONNX Runtime's
 
 
 def network_of(file: Path) -> torch.nn.Module:
-    """The network of an ONNX file of one float32 input, its batch free where the file fixes it at 1, by onnx2torch.
+    """The network of an ONNX file with a single float32 input, by onnx2torch; a batch fixed at 1 becomes free.
 
-    It is compared with the file on ONNX Runtime, item by item. Raises DataError where the file cannot be read or
-    converted, or where the network gives something else.
+    Its outputs are compared with the file's on ONNX Runtime, item by item. Raises DataError where the file cannot be
+    read or converted, or where the outputs differ.
     """
     import numpy as np
     import torch
@@ -30,40 +30,40 @@ def network_of(file: Path) -> torch.nn.Module:
     from bench.engines.engine import quiet
     from bench.engines.torch_modules import predictor
 
-    theirs, graph = _opened(file)
-    given = theirs.get_inputs()
-    wanted = "; ".join(f"{value.name} {value.type.removeprefix('tensor')} {value.shape}" for value in given)
-    if len(given) != 1 or given[0].type != "tensor(float)":
+    session, graph = _opened(file)
+    declared = session.get_inputs()
+    listed = "; ".join(f"{value.name} {value.type.removeprefix('tensor')} {value.shape}" for value in declared)
+    if len(declared) != 1 or declared[0].type != "tensor(float)":
         raise DataError(
-            f"{file} wants {len(given)} input{'s' * (len(given) != 1)}: {wanted}; a network from a file is given one "
-            "float32 input so far: register it as a PyTorch module instead"
+            f"{file} wants {len(declared)} input{'s' * (len(declared) != 1)}: {listed}; a network from a file is given "
+            "one float32 input so far: register it as a PyTorch module instead"
         )
-    if not all(isinstance(extent, int) for extent in given[0].shape[1:]):
-        raise DataError(f"{file} must have an input of a shape that is fixed but for its batch; it has: {wanted}")
+    if not all(isinstance(extent, int) for extent in declared[0].shape[1:]):
+        raise DataError(f"{file} must have an input whose shape is fixed but for its batch; it has: {listed}")
     try:
         with quiet():
             network = _told(convert(_free(graph))).eval()
-    except Exception as error:  # a converter fails in many ways; all mean that this graph is not for it
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{file} holds what onnx2torch does not convert: {said}") from error
-    inputs = np.random.default_rng(0).random((2, *given[0].shape[1:]), np.float32)
-    known = [theirs.run(None, {given[0].name: inputs[place : place + 1]}) for place in range(2)]
+    except Exception as error:  # a converter fails in many ways; all mean that it does not take this graph
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file} holds what onnx2torch does not convert: {reason}") from error
+    inputs = np.random.default_rng(0).random((2, *declared[0].shape[1:]), np.float32)
+    per_item = [session.run(None, {declared[0].name: inputs[place : place + 1]}) for place in range(2)]
     with quiet():
-        found = predictor(network)(inputs)
-    for number, one in enumerate(found if isinstance(found, tuple) else (found,)):
-        theirs_said = np.concatenate([outputs[number] for outputs in known])
-        if one.shape != theirs_said.shape or not np.allclose(one, theirs_said, atol=TOLERANCE, rtol=TOLERANCE):
+        outputs = predictor(network)(inputs)
+    for number, output in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
+        expected = np.concatenate([values[number] for values in per_item])
+        if output.shape != expected.shape or not np.allclose(output, expected, atol=TOLERANCE, rtol=TOLERANCE):
             raise DataError(
-                f"{file}: output {number} of the converted network is not the file's: its batch is not free"
+                f"{file}: output {number} of the converted network differs from the file's: its batch is not free"
             )
     torch.manual_seed(0)
     return network
 
 
 def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
-    """A session of the file, and its graph with all that follows from the fixed shapes already computed.
+    """A session of the file, and its graph with everything folded that follows from the fixed shapes.
 
-    What lies beside the file, where it keeps its weights, shapes the network too.
+    Files beside it that hold its weights are noted: they shape the network too.
     """
     import onnx
     import onnxruntime
@@ -83,25 +83,25 @@ def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
             return session, onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
     except (DataError, FileNotFoundError):
         raise
-    except Exception as error:  # ONNX Runtime and protobuf raise errors of their own
+    except Exception as error:  # ONNX Runtime and protobuf raise their own errors
         raise DataError(f"{file} cannot be read as ONNX: {_reason(error, onnxruntime.__version__)}") from error
 
 
 def _data_files(file: Path, graph: onnx.GraphProto) -> set[Path]:
-    """The files that a graph, and those within it, keep weights in."""
+    """The files that hold the weights of a graph and of its subgraphs."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     tensors = [*graph.initializer]
-    found: set[Path] = set()
+    files: set[Path] = set()
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
         for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-            found |= _data_files(file, inner)
-    return found | {file.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+            files |= _data_files(file, inner)
+    return files | {file.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
 
 
 def _reason(error: Exception, version: str) -> str:
-    """What ONNX Runtime, or the parser, says of a file, without the places in its own source."""
+    """The error of ONNX Runtime or the parser about a file, without places in its own source."""
     text = " ".join(str(error).split())
     newer = re.search(r"IR version: (\d+), max supported IR version: (\d+)", text)
     if newer is not None:
@@ -114,7 +114,7 @@ def _reason(error: Exception, version: str) -> str:
 
 
 def _free(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with a free batch: what it reshapes or resizes to a batch of 1 keeps the batch that comes."""
+    """The graph with a free batch: a reshape or resize to a batch of 1 keeps its input's batch instead."""
     import numpy as np
     from onnx import numpy_helper
 
@@ -147,8 +147,9 @@ def _free(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _told(network: Any) -> torch.nn.Module:
-    """The converted network with the shapes that it reshapes and resizes to as numbers of its code, not as tensors that
-    it reads while it runs: exporters and quantizers follow only the former.
+    """The converted network with target shapes of reshapes and resizes as numbers, not as tensors read at run time.
+
+    Exporters and quantizers follow only numbers. This function's name is in the classes' names below, and so in keys.
     """
     import torch
     from onnx2torch.node_converters.reshape import OnnxReshape
@@ -178,12 +179,12 @@ def _told(network: Any) -> torch.nn.Module:
         if not isinstance(module, (OnnxReshape, OnnxResize)) or any(arg.op != "get_attr" for arg in node.args[1:]):
             continue
         values = [_value(network, arg.target).tolist() for arg in node.args[1:]]
-        own = (
+        replacement = (
             Reshape(values[0])
             if isinstance(module, OnnxReshape)
             else Resize(values[1], module, modes[module.onnx_mode])
         )
-        network.set_submodule(node.target, own)
+        network.set_submodule(node.target, replacement)
         node.args = node.args[:1]
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()

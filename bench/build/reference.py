@@ -1,4 +1,4 @@
-"""What FP32 PyTorch answers to a model's data: all that engines do is held against it."""
+"""FP32 PyTorch's answers to a model's data: what every engine is compared with."""
 
 from __future__ import annotations
 
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 
 INTERFACE = "interface.json"
-INPUTS, INPUT_BYTES = 64, 2**24
+INPUTS, INPUT_BYTES = 64, 2**24  # limits on the kept inputs, in number and in bytes; at least 1 is kept
 
 
 def reference_entry(store: Store, source: Source, network: Network, weights: Artifact) -> Entry:
-    """What FP32 PyTorch makes of the whole test split, against which fidelity is measured: `answers.npz`, and of the
-    first inputs the raw `outputs.npy` and which of them are whole numbers, `whole.npy`; the first inputs themselves,
-    `inputs.npy`, with which calls are timed, so that no timed process needs to load a data set; in `macs.json` how many
-    multiply-accumulates the network makes for one; and in `interface.json` how it treats its input.
+    """The store entry of FP32 PyTorch's results on the test split, against which fidelity is measured.
+
+    answers.npz     the answers to the whole split.
+    inputs.npy      the first inputs; calls are timed with them, so that no timed process loads a data set.
+    outputs.npy     the raw outputs for these inputs.
+    whole.npy       which of these outputs are whole numbers.
+    macs.json       the network's multiply-accumulates for one input.
+    interface.json  how the network treats its input.
     """
     made_from: Facts = {
         "network": network.facts(),
@@ -60,18 +64,18 @@ def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
     inputs = stacked(list(itertools.islice(inputs_of_all(source.model, items), count)))
     interface = interface_of(network, inputs[:1])
     network = adapted(network, interface)
-    known = answered(predictor(network), source.model, items, count, interface)
+    results = answered(predictor(network), source.model, items, count, interface)
     macs = macs_per_item(network, inputs[:1])
     np.save(folder / "inputs.npy", inputs, allow_pickle=False)
-    np.save(folder / "outputs.npy", known.raw, allow_pickle=False)
-    np.save(folder / "whole.npy", known.whole, allow_pickle=False)
+    np.save(folder / "outputs.npy", results.raw, allow_pickle=False)
+    np.save(folder / "whole.npy", results.whole, allow_pickle=False)
     (folder / INTERFACE).write_text(json.dumps(asdict(interface)))
-    save_answers(folder / "answers.npz", known.answers)
+    save_answers(folder / "answers.npz", results.answers)
     (folder / "macs.json").write_text(json.dumps({"macs_per_item": macs}))
 
 
 def macs_per_item(network: torch.nn.Module, example: np.ndarray) -> int:
-    """Multiply-accumulates for one item (1, ...), which stays as it is: a network may work in place."""
+    """Multiply-accumulates for one item (1, ...). The item is copied first: a network may work in place."""
     from bench.engines.torch_count import products_of
     from bench.engines.torch_modules import predictor
 

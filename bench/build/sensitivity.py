@@ -1,6 +1,6 @@
-"""Which layers cost the quality: each alone in INT8 against FP32, and the fewest that must stay in FP32.
+"""Which layers cost quality: each alone in INT8 against FP32, and the fewest that must stay in FP32.
 
-All on the training side: the test side judges what comes of it.
+All of it uses the training side: the test side judges the result.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
     from bench.engines.engine import Engine
     from bench.spec.interface import Predict
 
-ITEMS = 512
-BATCH = 8
-SUSPECT_DB = 90.0  # outputs so near to FP32's are those of a layer that costs nothing, or that stayed as it was
+ITEMS = 512  # most training items that a drop of quality is judged on
+BATCH = 8  # inputs per call while layers are tried
+SUSPECT_DB = 90.0  # above it a layer costs nothing or was not lowered: the engine is asked which
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, by its module's name, and the SQNR in dB of the network's outputs with it alone in INT8; None where the
-    engine does not lower it, with the reason.
+    """A layer's module name, and the SQNR in dB of the network's outputs with only that layer in INT8.
+
+    The SQNR is None, and the reason given, where the engine does not lower the layer.
     """
 
     name: str
@@ -49,10 +50,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Trial:
-    """An engine and a network to try recipes with: `lowered` builds, loads and gives the session's predict.
+    """An engine and a network to try recipes with: `lowered` builds, loads and returns the session's predict.
 
-    network  () -> the FP32 network with its weights, each time a new one.
-    samples  (n, ...), what is calibrated with; one is enough.
+    network    () -> the FP32 network with its weights, new at each call.
+    samples    (n, ...), the calibration inputs; n >= 1.
     interface  how the network gives its outputs.
     """
 
@@ -63,7 +64,7 @@ class Trial:
     interface: Interface = TENSOR
 
     def lowered(self, recipe: Recipe, folder: Path) -> Predict:
-        """A session of the network in the recipe's number format."""
+        """The predict of a session that runs the network in the recipe's number format."""
         self.engine.build(self.network(), recipe, self.samples, folder)
         return self.engine.load(folder, recipe, self.network, self._example, self.threads)
 
@@ -72,14 +73,15 @@ class Trial:
         return stacked([self.samples[place % len(self.samples)] for place in range(BATCH)])
 
     def stayed(self, recipe: Recipe, name: str, folder: Path) -> str | None:
-        """Give the reason why nothing became INT8 of what was built in the folder to lower one layer alone; None where
-        something did, or the engine cannot be counted.
+        """The reason why nothing became INT8 in the folder's build, which was to lower the layer `name` alone.
+
+        None where something became INT8, or where the engine's layers cannot be counted.
         """
         layers = self.engine.layers(folder, recipe, self.network, self._example, self.threads)
         if layers is None or any(layer.format == recipe.number_format for layer in layers):
             return None
-        own = (layer.reason for layer in layers if layer.reason and within(name, (layer.name,)))
-        return next(own, "the engine computes it in floating point")
+        reasons = (layer.reason for layer in layers if layer.reason and within(name, (layer.name,)))
+        return next(reasons, "the engine computes it in floating point")
 
 
 def layers_of(network: torch.nn.Module) -> list[str]:
@@ -91,8 +93,9 @@ def layers_of(network: torch.nn.Module) -> list[str]:
 
 
 def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
-    """The layers, the one that costs most first, by the outputs for the samples; after them those that the engine does
-    not lower, each with the reason.
+    """The layers by the SQNR of the outputs for the samples, the costliest first.
+
+    Layers that the engine does not lower come last, each with the reason.
     """
     import numpy as np
 
@@ -103,25 +106,26 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
         parts = outputs_of(predict, iter(trial.samples), BATCH)
         return np.concatenate([np.ravel(output) for part in parts for output in part])
 
-    known = outputs(predictor(trial.network()))
+    reference = outputs(predictor(trial.network()))
     names = layers_of(trial.network())
-    found = []
+    layers = []
     for name in progress(names, "one layer after the other in INT8", len(names)):
         with tempfile.TemporaryDirectory() as folder:
             predict = trial.lowered(replace(recipe, only=(name,)), Path(folder))
-            figure = sqnr_db(outputs(predict), known)
+            figure = sqnr_db(outputs(predict), reference)
             reason = trial.stayed(replace(recipe, only=(name,)), name, Path(folder)) if figure > SUSPECT_DB else None
-        found.append(Layer(name, figure if reason is None else None, reason))
-    return sorted(found, key=lambda layer: math.inf if layer.sqnr_db is None else layer.sqnr_db)
+        layers.append(Layer(name, figure if reason is None else None, reason))
+    return sorted(layers, key=lambda layer: math.inf if layer.sqnr_db is None else layer.sqnr_db)
 
 
 def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
-    """The recipe with the fewest layers left in FP32, those that cost most first, with which the first figure of
-    quality falls by no more than `recipe.most_drop` from FP32's, on up to 512 items of the training side. Where that
-    side has no truth, the task's agreement with FP32 is judged in its place, both ways round: it falls from 1.
+    """The recipe with the fewest layers left in FP32, the costliest first, that keeps to `recipe.most_drop`.
 
-    The number of layers is found by halving, as though leaving more in FP32 never hurt. Raises BuildError where the
-    training side has nothing to judge by.
+    The drop is the fall of the first quality figure from FP32's, on up to 512 items of the training side. Where that
+    side has no targets, it is the fall of the task's agreement with FP32 from 1; the lower of both directions counts.
+
+    The number of layers is searched by bisection, which assumes that leaving more in FP32 never hurts. Raises
+    BuildError where the training side has nothing to judge by.
     """
     from bench.engines.torch_modules import predictor
     from bench.tasks import tasks
@@ -134,15 +138,15 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
     def answers(predict: Predict) -> list[Any]:
         return answered(predict, source.model, items, BATCH, trial.interface).answers
 
-    def agreement(one: list[Any], other: list[Any]) -> float:
-        both = (task.fidelity(one, other), task.fidelity(other, one))  # detection's tells of boxes lost, not of added
+    def agreement(left: list[Any], right: list[Any]) -> float:
+        both = (task.fidelity(left, right), task.fidelity(right, left))  # detection's counts boxes lost, not added
         shares = [number(figures, "agreement") for figures in both]
         return min((share for share in shares if not math.isnan(share)), default=math.nan)
 
-    known = answers(predictor(trial.network()))
-    quality = task.quality(known, targets)
+    reference = answers(predictor(trial.network()))
+    quality = task.quality(reference, targets)
     metric = next((name for name in quality if math.isfinite(number(quality, name))), None)
-    if metric is None and not agreement(known, known) == 1:
+    if metric is None and not agreement(reference, reference) == 1:
         raise BuildError(
             f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by, and "
             f"FP32's answers there show no agreement that could be judged instead"
@@ -150,10 +154,10 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
     order = [layer.name for layer in ranked(trial, recipe) if layer.sqnr_db is not None]
 
     def drop(predict: Predict) -> float:
-        found = answers(predict)
+        lowered = answers(predict)
         if metric is None:
-            return 1 - agreement(found, known)
-        fallen = number(quality, metric) - number(task.quality(found, targets), metric)
+            return 1 - agreement(lowered, reference)
+        fallen = number(quality, metric) - number(task.quality(lowered, targets), metric)
         return fallen * metric_named(metric, task.metrics).sign
 
     def holds(left: int) -> bool:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def weights_entry(store: Store, source: Source, network: Network) -> Entry:
     """The model's weights as one safetensors file, read from the user's file or trained.
 
-    The key holds no library versions: weights trained once stay the same under all of them, as long as the network has
-    parameters of these names and shapes.
+    The key holds no library versions: trained weights stay the same under all versions, as long as the names and shapes
+    of the network's parameters do.
     """
     trained = source.weights.train is not None
     made_from: Facts = {
@@ -51,7 +51,7 @@ def weights_entry(store: Store, source: Source, network: Network) -> Entry:
 
 
 def trained_network(source: Source, network_weights: Artifact) -> torch.nn.Module:
-    """The network with the stored weights, in eval mode, needing no gradients, parametrizations folded."""
+    """The network with the stored weights, in eval mode, without gradients, with parametrizations folded."""
     network = architecture(source)
     file = network_weights.folder / "weights.safetensors"
     load_state(network, read_state(file), str(file))
@@ -59,11 +59,11 @@ def trained_network(source: Source, network_weights: Artifact) -> torch.nn.Modul
 
 
 def load_data(source: Source, split: str) -> Samples:
-    """One split of the source's data. Raises DataError where it is empty or its two halves differ in length."""
+    """A split of the source's data. Raises DataError where it is empty or inputs and targets differ in number."""
     samples = source.dataset.load(split, source.folder)
     if not len(samples.inputs) or len(samples.inputs) != len(samples.targets):
         raise DataError(
             f"data set {source.dataset.name} gave {len(samples.inputs)} inputs and {len(samples.targets)} targets "
-            f"for {split!r}; as many of both are needed, and at least one"
+            f"for {split!r}; it must give as many of both, and at least one"
         )
     return samples

@@ -1,4 +1,4 @@
-"""The engines: what runs a network. One file an engine; importing one imports none of the packages it drives."""
+"""The engines, which run networks. One file per engine; importing it imports none of the packages that it drives."""
 
 from __future__ import annotations
 

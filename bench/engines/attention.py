@@ -1,4 +1,4 @@
-"""PyTorch's attention and transformer layers told by linear layers and a product; its own are closed to quantizers."""
+"""PyTorch's attention and transformer layers rewritten as linear layers and a product, for quantizers to see into."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """How a module is called, as far as its code must know.
+    """How a module is called, as far as the rewritten module depends on it.
 
     batched  whether all sequences have a batch axis.
     itself   whether query, key and value are the same tensor.
-    masks    the names of the masks that are given, each with whether it holds booleans and how many axes it has.
+    masks    each mask that is given: its name, whether it holds booleans, how many axes it has.
     """
 
     batched: bool
@@ -31,13 +31,12 @@ class Call(NamedTuple):
 
 
 def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.nn.Module:
-    """A network that gives the same and in which nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerDecoder,
-    nn.Transformer and their layers are made of nn.Linear and scaled_dot_product_attention, with the names of their
-    parts kept.
+    """An equivalent network whose attention is made of nn.Linear and scaled_dot_product_attention, its part names kept.
 
-    How they are called on the example (batch, ...) tells which masks come. Left as they are: classes derived from them,
-    those without a batch axis, with bias_k or with add_zero_attn, those that are called in several ways or never, and
-    an encoder that is given a padding mask, whose fast path gives zeros where there is padding.
+    It rewrites nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer and their layers.
+    Their calls on the example (batch, ...) show which masks they get. Left as they are: derived classes, calls without
+    a batch axis, bias_k, add_zero_attn, modules that are called in several ways or never, and an encoder with a padding
+    mask: its fast path outputs zeros at the padding.
     """
     from torch import nn
 
@@ -72,7 +71,7 @@ def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.
 
 
 def closed_attention(network: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules of a network that are PyTorch's attention and transformer layers, or derived from them."""
+    """The modules of a network that are PyTorch's attention or transformer layers, or derived from them."""
     return [module for module in network.modules() if isinstance(module, _kinds())]
 
 
@@ -97,7 +96,7 @@ def _call(module: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any
 
 
 def _openable(box: Any) -> bool:
-    """Whether it and all the attention and layers in it are PyTorch's own, with what is told here."""
+    """Whether the module and all attention and layers in it are PyTorch's own classes, with supported options."""
     from torch import nn
 
     stacks: dict[Any, Any] = {
@@ -111,14 +110,14 @@ def _openable(box: Any) -> bool:
     if type(box) is nn.TransformerDecoderLayer:
         return _openable(box.self_attn) and _openable(box.multihead_attn)
     if type(box) is nn.Transformer:
-        own = (nn.TransformerEncoder, nn.TransformerDecoder)
-        return (type(box.encoder), type(box.decoder)) == own and _openable(box.encoder) and _openable(box.decoder)
+        halves = (nn.TransformerEncoder, nn.TransformerDecoder)
+        return (type(box.encoder), type(box.decoder)) == halves and _openable(box.encoder) and _openable(box.decoder)
     layer = stacks.get(type(box))
     return layer is not None and all(type(part) is layer and _openable(part) for part in box.layers)
 
 
 def _with_masks(opened: torch.nn.Module, box: torch.nn.Module, call: Call) -> torch.nn.Module:
-    """The opened module, called as the box is: with masks of booleans, of 3 axes for each head or of the keys alone."""
+    """The opened module with the box's masks: of booleans, of 3 axes (for each head), or of the keys alone."""
     import torch
 
     if not call.masks:

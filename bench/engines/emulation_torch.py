@@ -1,8 +1,8 @@
-"""torch.ao's quantized networks with each INT8 kernel's result computed in floating point.
+"""torch.ao's quantized networks with the result of each INT8 kernel computed in floating point.
 
-Operators are caught at PyTorch's dispatcher, so that eager networks and TorchScript archives are emulated alike. Each
-computes on what its quantized inputs stand for, and its result is quantized at the scale and zero point that the kernel
-itself gave its result: the values pass through the network as they would between right kernels.
+Operators are caught at PyTorch's dispatcher, so eager networks and TorchScript archives are emulated alike. Each
+computes on its dequantized inputs, and its result is quantized at the scale and zero point of the kernel's own result:
+the values pass through the network as they would between correct kernels.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 def emulation(predict: Predict, module: torch.nn.Module | None = None) -> Emulation:
-    """The emulation of a session that computes by PyTorch's operators; `module`, where it is eager's, names layers."""
+    """The emulation of a session that computes by PyTorch's operators; an eager `module` names the layers."""
 
     def emulated(inputs: np.ndarray) -> Any:
         with _caught({}, module):
             return predict(inputs)
 
     def layers(inputs: np.ndarray) -> dict[str, float]:
-        found: dict[str, float] = {}
-        with _caught(found, module):
+        sqnr_by_layer: dict[str, float] = {}
+        with _caught(sqnr_by_layer, module):
             predict(inputs)
-        return found
+        return sqnr_by_layer
 
     return Emulation(emulated, "each INT8 operator of PyTorch in floating point", layers)
 
 
 @contextmanager
 def _caught(layers: dict[str, float], module: torch.nn.Module | None) -> Iterator[None]:
-    """Emulate quantized operators inside, and note of each its kernel's SQNR in dB under its layer's name."""
+    """Emulate quantized operators inside; write the SQNR of each kernel in dB into `layers` by its layer's name."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves, tree_map
@@ -55,10 +55,10 @@ def _caught(layers: dict[str, float], module: torch.nn.Module | None) -> Iterato
             kwargs = kwargs or {}
             kind, _, name = func._schema.name.partition("::")
             form = forms.get(name) if kind == "quantized" else None
-            given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
             if form is None and (kind == "quantized" or name.startswith("quantized_")) and not _moves(name):
                 raise Unsupported(f"no floating-point form of PyTorch's {func._schema.name} is known")
-            if (form is None and not any(one.is_quantized for one in given)) or func.is_view:
+            if (form is None and not any(tensor.is_quantized for tensor in given)) or func.is_view:
                 return func(*args, **kwargs)
             meant = tree_map(_meant, (args, kwargs))
             kernels = func(*args, **kwargs)
@@ -70,12 +70,12 @@ def _caught(layers: dict[str, float], module: torch.nn.Module | None) -> Iterato
                     result = torch.quantize_per_tensor(
                         result.contiguous(), kernel.q_scale(), kernel.q_zero_point(), kernel.dtype
                     )
-                own_db = sqnr_db(_meant(kernel).numpy(), _meant(result).numpy())
+                kernel_db = sqnr_db(_meant(kernel).numpy(), _meant(result).numpy())
                 label = f"{inside[-1]} ({func._schema.name})" if inside[-1] else func._schema.name
                 if place or label in layers:
                     label += f" {sum(other.startswith(label) for other in layers) + 1}"
-                layers[label] = own_db
-                kernel.copy_(result)  # into what the kernel gave: its memory is laid out as what follows expects
+                layers[label] = kernel_db
+                kernel.copy_(result)  # into the kernel's output: later operators expect its memory layout
             return kernels
 
     def enter(path: str) -> Callable[..., None]:
@@ -97,19 +97,19 @@ def _caught(layers: dict[str, float], module: torch.nn.Module | None) -> Iterato
 
 
 def _meant(value: Any) -> Any:
-    """What a quantized tensor stands for; anything else itself."""
+    """A quantized tensor dequantized; any other value as it is."""
     import torch
 
     return value.dequantize() if isinstance(value, torch.Tensor) and value.is_quantized else value
 
 
 def _moves(name: str) -> bool:
-    """Whether an operator packs, unpacks or looks up weights, and computes no product."""
+    """Whether an operator packs, unpacks or looks up weights and so computes no product."""
     return name.startswith(("embedding", "make_")) or "prepack" in name or "unpack" in name
 
 
 def _forms() -> dict[str, Form]:
-    """What each operator of PyTorch's `quantized` namespace says, on the numbers that its inputs stand for; results are
+    """The floating-point form of each operator of PyTorch's `quantized` namespace: dequantized inputs, a result that is
     not yet quantized.
     """
     import torch
@@ -121,7 +121,7 @@ def _forms() -> dict[str, Form]:
     def convolution(axes: int) -> Form:
         def form(x: torch.Tensor, packed: Any, *_: Any) -> torch.Tensor:
             weight, bias = packed.unpack()
-            lacking = weight.dim() - x.dim()  # conv1d's weights are packed as conv2d's, of one row
+            lacking = weight.dim() - x.dim()  # conv1d's weights are packed as conv2d's with a single row
             if lacking:
                 x = x.unsqueeze(-2)
             sizes = packed.stride(), packed.padding(), packed.dilation(), packed.groups()
@@ -153,7 +153,7 @@ def _forms() -> dict[str, Form]:
 
     def dynamic(product: Form) -> Form:
         def form(x: torch.Tensor, packed: Any, reduce_range: bool = False) -> torch.Tensor:
-            # the range of each call is found by the same function that the kernels call
+            # the kernels find the range of each call by the same function
             scale, zero = torch._choose_qparams_per_tensor(x, reduce_range)
             now = torch.quantize_per_tensor(x.contiguous(), scale, zero, torch.quint8)
             return product(now.dequantize(), packed)

@@ -1,4 +1,4 @@
-"""What every engine must be able to do."""
+"""The interface that every engine implements."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Emulation:
-    """A session that computes a quantized artefact in floating point, and by what, in words for the record.
+    """A session that computes a quantized artefact in floating point.
 
-    layers  inputs -> the SQNR in dB of each of the engine's INT8 kernels against floating point, from the same
-            quantized inputs, by the layer's name; None where layers cannot be told apart.
+    by      the method, in words for the record.
+    layers  inputs -> {layer name: SQNR in dB of the engine's INT8 kernel against floating point, from the same
+            quantized inputs}; None where layers cannot be separated.
     """
 
     predict: Predict
@@ -40,11 +41,11 @@ class Emulation:
 
 @dataclass(frozen=True)
 class Session:
-    """An artefact that an engine has loaded; it is called as `predict` is.
+    """An artefact that an engine has loaded; calling it calls `predict`.
 
     predict    (batch, ...) -> (batch, ...), a tuple for several outputs.
-    own_pools  () -> the settings of the engine's own thread pools, in this session.
-    keeps      what must live as long as the session does.
+    own_pools  () -> the settings of this session's thread pools that belong to the engine.
+    keeps      an object that must live as long as the session.
     """
 
     predict: Predict
@@ -58,33 +59,33 @@ class Session:
         """The actual settings of this process's thread pools."""
         from threadpoolctl import threadpool_info
 
-        known: dict[str, Setting] = {
+        libraries: dict[str, Setting] = {
             f"{pool['user_api']}:{pool['prefix']}": pool["num_threads"] for pool in threadpool_info()
         }
-        return known | self.own_pools()
+        return libraries | self.own_pools()
 
 
 def session_of(loaded: Predict) -> Session:
-    """What an engine's `load` gave as a session; an engine without pools of its own may give a plain function."""
+    """The result of an engine's `load` as a session; an engine without its own thread pools may return a function."""
     return loaded if isinstance(loaded, Session) else Session(loaded)
 
 
 class Engine(ABC):
-    """What every engine must be able to do. Override the abstract methods; the others have defaults.
+    """An engine. Override the abstract methods; the others have defaults.
 
-    packages     distributions it needs; their versions are part of an artefact's key.
+    packages     the distributions that it needs; their versions are part of an artefact's key.
     format       the artefact's format, as the record names it.
-    formats      the number formats that it computes in, by a recipe's names; a recipe with another is unsupported.
-    devices      that it runs on; a case on another is unsupported.
-    activations  when its INT8 can find the scales of activations: "static", "dynamic".
-    widths       the bits that its INT8 can hold numbers to: 8, and fewer where it can simulate them.
-    compiled     the environment variable that names the folder where it keeps what it compiles at the first call; None
-                 where it keeps nothing.
+    formats      the number formats that it computes in, by a recipe's names; any other is unsupported.
+    devices      the devices that it runs on; any other is unsupported.
+    activations  when its INT8 can set the scales of activations: "static", "dynamic".
+    widths       the bit widths of its INT8: 8, and fewer where it can simulate them.
+    compiled     the environment variable that names the folder of what it compiles at the first call; None where it
+                 keeps nothing.
     dynamic      the kinds of layers, of bench.engines.lowered.KINDS, that INT8 covers with activations quantized
                  at run time.
-    unlowered    why layers of a kind stay in FP32 under INT8 here, by kind.
-    whole        whether the artefact holds the network itself; else it holds the weights, and the model's code the
-                 rest.
+    unlowered    {kind of layer: why it stays in FP32 under INT8 here}.
+    whole        True where the artefact holds the network; False where it holds the weights alone, beside the model's
+                 code.
     """
 
     packages: tuple[str, ...] = ()
@@ -99,8 +100,8 @@ class Engine(ABC):
     whole: bool = True
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why this engine cannot run a recipe that it states the format of on a device that it states,
-        None where it can.
+        """Return why this engine cannot run the recipe on the device; None where it can. Both are among the `formats`
+        and `devices` that it states.
         """
         return None
 
@@ -109,7 +110,7 @@ class Engine(ABC):
         """Write the artefact's files into the empty folder.
 
         network  in eval mode, FP32, on the CPU; may be changed in place.
-        samples  (n, ...), n >= 1, preprocessed, in C order: for calibration, and the shape of an input; its first is
+        samples  (n, ...), n >= 1, preprocessed, in C order: for calibration and for an input's shape; the first is
                  the example.
         """
 
@@ -118,61 +119,59 @@ class Engine(ABC):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Predict:
         """Open a session on an artefact: (batch, ...) -> (batch, ...), a tuple for several outputs, float32 or whole
-        numbers as the network's are. It leaves its input as it is. A Session where the engine has pools of its own.
+        numbers as the network's are. It does not change its input. Return a Session where the engine has thread pools.
 
-        network  gives the architecture with unset weights, for engines whose artefact does not hold it.
-        example  an input of the shape that will come, (batch, ...) float32; only this shape will come.
+        network  () -> the architecture with unset weights, for engines whose artefact does not hold it.
+        example  (batch, ...) float32, an input; every later input has this shape.
         """
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Operation] | None:
-        """What a call on the example executes, by the runtime's own profiler, in a session of its own; None where it
-        has none. Arguments as those of `load`.
+        """The operations that a call on the example executes, by the runtime's profiler, in a separate session; None
+        where the runtime has no profiler. Arguments as in `load`.
         """
         return None
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer] | None:
-        """The multiplications that the artefact holds, each with the number format that it is computed in, counted from
-        the artefact for one item of the example; None where this engine cannot be counted. Arguments as those of
-        `load`.
+        """The artefact's multiplications, each with the number format that it is computed in, counted from the
+        artefact per item of the example; None where they cannot be counted. Arguments as in `load`.
         """
         return None
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation | None:
-        """A session that computes the same quantized artefact in floating point, without the engine's INT8 kernels, and
-        what it is computed by; None where there is none to be had, Unsupported where this artefact has none. Arguments
-        as those of `load`.
+        """A session that computes the same quantized artefact in floating point, without the engine's INT8 kernels;
+        None where the engine has no emulation. Raises Unsupported where this artefact has none. Arguments as in `load`.
         """
         return None
 
     def environment(self, threads: int) -> dict[str, str]:
-        """Environment variables the process needs before the engine is imported."""
+        """Environment variables that the process needs before the engine is imported."""
         return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
 
     def settings(self) -> Facts:
-        """What on this machine changes what `build` makes, beside the packages' versions; part of the key."""
+        """Facts of this machine that change the artefact, beside the packages' versions; part of its key."""
         return {}
 
     def missing(self) -> str | None:
-        """Give the reason why the engine cannot run at all here, None where it can."""
+        """Return why the engine cannot run here at all; None where it can."""
         return lacking(self.packages)
 
 
 def two_of(samples: np.ndarray) -> np.ndarray:
-    """Two of the samples, (2, ...), to trace a network with a free batch, for exporters take a batch of 1 for a
-    constant; the one twice where there is one.
+    """The first two samples, (2, ...), to trace a network with a free batch: exporters take a batch of 1 for a
+    constant. A single sample comes twice.
     """
     return samples[[0, min(1, len(samples) - 1)]]
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what the engines' packages warn of their own future: it is known, and not the user's to mend."""
+    """Silence the deprecation warnings of the engines' packages: the user cannot mend them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Modules that compute the same by other operations, for runtimes that lack right INT8 kernels for the usual ones."""
+"""Equivalent modules of other operations, for runtimes whose INT8 kernels for the usual ones are missing or wrong."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 def without_transposed(network: torch.nn.Module, example: np.ndarray, least_groups: int = 1) -> torch.nn.Module:
-    """A network that gives the same and in which a convolution and a shuffle of pixels stand for each transposed
-    convolution of 1, 2 or 3 dimensions and of so many groups at the least. One that is told its output's size when it
-    is called gives the size that it is told on the example (batch, ...); one that is told several sizes there, or is
-    not called, is left.
+    """An equivalent network with a convolution and a pixel shuffle in place of each transposed convolution.
 
-    Output pixel s q + r - p is a sum over the taps k = r mod s alone, for each of the phases r, s along each axis: a
+    This concerns those of 1, 2 or 3 dimensions with at least `least_groups` groups. If a call passes `output_size`, the
+    output size is fixed to that of the example (batch, ...). One that gets several sizes there, or is not called, is
+    left.
+
+    Output pixel s q + r - p is a sum over the taps k = r mod s only, for each of the s phases r along each axis: a
     convolution of ceil(k / s) taps. Source: Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
     layer?".
     """
@@ -38,16 +39,14 @@ def without_transposed(network: torch.nn.Module, example: np.ndarray, least_grou
 
 
 def without_reflection(network: torch.nn.Module) -> torch.nn.Module:
-    """A network that gives the same and in which each nn.ReflectionPad2d is told by slices that are put beside each
-    other.
-    """
+    """An equivalent network with concatenated slices in place of each nn.ReflectionPad2d."""
     import torch
 
     return replaced(network, torch.nn.ReflectionPad2d, lambda module: _mirrored(module.padding))
 
 
 def without_prelu(network: torch.nn.Module) -> torch.nn.Module:
-    """A network that gives the same and in which a call of the function stands for each nn.PReLU."""
+    """An equivalent network with a call of functional.prelu in place of each nn.PReLU."""
     import torch
     from torch import nn
 
@@ -66,8 +65,8 @@ def without_prelu(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
-    """A network that gives the same and in which a padding of its own stands before each convolution that pads by
-    anything but a number of zeros: "same", "valid", reflection, replication, circular.
+    """An equivalent network with a separate padding before each convolution that pads by anything but a number of
+    zeros: "same", "valid", reflection, replication, circular.
     """
     import torch
     from torch import nn
@@ -98,7 +97,7 @@ def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
 def calls_of(
     network: torch.nn.Module, kinds: tuple[type[torch.nn.Module], ...], example: np.ndarray
 ) -> dict[torch.nn.Module, Calls]:
-    """The arguments that each module of these kinds is called with while the network runs on the example."""
+    """The arguments of each call of modules of these kinds while the network runs on the example, by module."""
     import torch
 
     calls: dict[torch.nn.Module, Calls] = {}
@@ -113,7 +112,7 @@ def calls_of(
     ]
     if hooks:
         fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # it calls no modules
+        torch.backends.mha.set_fastpath_enabled(False)  # the fast path calls no modules
         try:
             with torch.no_grad():
                 network(torch.from_numpy(example.copy()))
@@ -129,11 +128,12 @@ def replaced(
     kinds: type[torch.nn.Module] | tuple[type[torch.nn.Module], ...],
     other: Callable[[Any], torch.nn.Module | None],
 ) -> torch.nn.Module:
-    """A copy of the network with `other(module)` in the place of each module of these kinds, where it gives one, also
-    where a module stands in several places; the network itself where there is none to replace.
+    """A copy of the network with `other(module)` in place of each module of these kinds, at all its places.
+
+    Modules stay where `other` returns None. Returns the network itself where nothing is replaced.
     """
-    found = {module: other(module) for module in network.modules() if isinstance(module, kinds)}
-    others = {module: new for module, new in found.items() if new is not None}
+    replacements = {module: other(module) for module in network.modules() if isinstance(module, kinds)}
+    others = {module: new for module, new in replacements.items() if new is not None}
     if network in others:
         return _alone(others[network])
     places = [
@@ -143,13 +143,13 @@ def replaced(
         return network
     network = copy.deepcopy(network)
     for name, new in places:
-        parent, _, own = name.rpartition(".")
-        setattr(network.get_submodule(parent), own, new)
+        parent, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, new)
     return network
 
 
 def _alone(module: torch.nn.Module) -> torch.nn.Module:
-    """The module as a network of one input: FX takes what else may be given to a network for inputs."""
+    """The module as a network with a single input: FX would take its optional parameters for inputs."""
 
     class Alone(type(module)):  # type: ignore[misc]  # derived, so that the names of its parts stay
         def forward(self, x: torch.Tensor) -> Any:
@@ -179,12 +179,12 @@ def _mirrored(padding: tuple[int, int, int, int]) -> torch.nn.Module:
 
 
 def _extents(module: Any) -> tuple[int, ...]:
-    """How many pixels the kernel spans along each axis, the gaps of its dilation among them."""
+    """The span of the kernel in pixels along each axis, including the gaps of its dilation."""
     return tuple((kernel - 1) * gap + 1 for kernel, gap in zip(module.kernel_size, module.dilation, strict=True))
 
 
 def _output_padding(module: Any, x: torch.Tensor, output_size: list[int] | None = None) -> tuple[int, ...]:
-    """The pixels that a transposed convolution adds to its least output, in a call on x (batch, planes, ...)."""
+    """The pixels per axis that a transposed convolution adds to its least output, called on x (batch, planes, ...)."""
     if output_size is None:
         return tuple(module.output_padding)
     extents, axes = _extents(module), len(module.kernel_size)
@@ -197,6 +197,7 @@ def _output_padding(module: Any, x: torch.Tensor, output_size: list[int] | None 
 
 
 def _subpixel(module: Any, output_padding: tuple[int, ...]) -> torch.nn.Module:
+    """The equivalent of a transposed convolution, see `without_transposed`."""
     import torch
     from torch import nn
 
@@ -231,7 +232,7 @@ def _subpixel(module: Any, output_padding: tuple[int, ...]) -> torch.nn.Module:
     even = axes == 2 and len(set(stride)) == 1
 
     def shuffled(x: torch.Tensor) -> torch.Tensor:
-        if even:  # INT8 kernels know this one
+        if even:  # pixel_shuffle has an INT8 kernel
             return nn.functional.pixel_shuffle(x, stride[0])
         x = x.unflatten(1, (module.out_channels, *stride))
         x = x.permute(0, 1, *(place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)))

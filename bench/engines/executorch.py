@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from bench.spec.interface import Output
 
 MODEL, PROGRAM = "model.pte", "model.pt2"
+# no kernels for these: refused with a reason
 VOLUMES = ("aten.conv3d", "aten.conv_transpose3d")
 
 
 class ExecuTorch(Engine):
-    """The artefact is one .pte file for a batch of 1, the same that a phone runs; its memory is planned when built."""
+    """The artefact is one .pte file for a batch of 1, as a phone runs it; its memory is planned when it is built."""
 
     packages = ("executorch", "torch", "torchao")
     format = "pte"
@@ -33,7 +34,7 @@ class ExecuTorch(Engine):
     activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: bfloat16, dynamic INT8, a part of a network."""
+        """Return the reason why not: bfloat16, dynamic INT8, a part of a network."""
         if recipe.number_format == "bf16":
             return "ExecuTorch's XNNPACK backend computes in FP32, FP16 and INT8"
         if recipe.activations == "dynamic":
@@ -71,7 +72,7 @@ class ExecuTorch(Engine):
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Session:
-        """Load the program's one method with a pool of `threads` threads; it is called for each item of a batch."""
+        """Load the program's only method with a pool of `threads` threads; a call runs it for each item of a batch."""
         import numpy as np
         import torch
         from executorch.extension.pybindings import portable_lib
@@ -84,8 +85,8 @@ class ExecuTorch(Engine):
 
         def predict(inputs: np.ndarray) -> Output:
             items = torch.from_numpy(inputs).split(1)
-            found = [[output.numpy().copy() for output in method.execute([item])] for item in items]
-            outputs = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+            results = [[output.numpy().copy() for output in method.execute([item])] for item in items]
+            outputs = [np.concatenate(parts) for parts in zip(*results, strict=True)]
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return Session(predict, lambda: {"threadpool": portable_lib._threadpool_get_thread_count()}, keeps=program)
@@ -93,25 +94,25 @@ class ExecuTorch(Engine):
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The program that was lowered to XNNPACK, kept beside, in eager mode: float operators between those that
-        quantize and dequantize; for each item of a batch.
+        """The program before it was lowered to XNNPACK, kept beside the artefact, in eager mode, item by item: float
+        operators between quantize and dequantize operators.
         """
         import numpy as np
 
         whole = pt2e.emulation(folder / BESIDE / PROGRAM)
 
         def predict(inputs: np.ndarray) -> Output:
-            found = [whole.predict(item) for item in np.split(inputs, len(inputs))]
-            if isinstance(found[0], tuple):
-                return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
-            return np.concatenate(found)
+            outputs = [whole.predict(item) for item in np.split(inputs, len(inputs))]
+            if isinstance(outputs[0], tuple):
+                return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+            return np.concatenate(outputs)
 
         return Emulation(predict, whole.by)
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What the program hands to XNNPACK, by the formats that its graph states, and what it does not."""
+        """The multiplications handed to XNNPACK, in the formats that its graph states, and those that are not."""
         from bench.engines.executorch_count import layers_of
 
         layers = layers_of((folder / MODEL).read_bytes())

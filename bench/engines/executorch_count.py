@@ -1,4 +1,4 @@
-"""The multiplications of an ExecuTorch program: of what XNNPACK was handed, and of what ExecuTorch's own kernels do."""
+"""The multiplications of an ExecuTorch program: those handed to XNNPACK, and those of ExecuTorch's own kernels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from typing import Any
 
 from bench.engines.lowered import Layer
 
+# XNNPACK's data types, as its serialized graph names them
 FORMATS = {
     **{"xnn_datatype_fp32": "fp32", "xnn_datatype_fp16": "fp16", "xnn_datatype_bf16": "bf16"},
     **{"xnn_datatype_pfp32": "fp32", "xnn_datatype_qcint4": "int4", "xnn_datatype_qbint4": "int4"},
     **dict.fromkeys((f"xnn_datatype_{kind}" for kind in ("qint8", "quint8", "qcint8", "qdint8", "qpint8")), "int8"),
 }
+# ExecuTorch's scalar types
 PORTABLE = {"FLOAT": "fp32", "DOUBLE": "fp64", "HALF": "fp16", "BFLOAT16": "bf16", "CHAR": "int8", "BYTE": "int8"}
+# by the number of axes of the input
 CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 UNHANDED = "not handed to XNNPACK: computed by ExecuTorch's own kernel in floating point"
 
 
 def layers_of(program: bytes) -> list[Layer]:
-    """The multiplications of a program, which is built for one item, as layers."""
+    """The multiplications of a serialized program (built for one item) as layers."""
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     plan = deserialize_pte_binary(program).program
@@ -40,15 +43,14 @@ def layers_of(program: bytes) -> list[Layer]:
                 elif kind == "KernelCall":
                     name = method.operators[call.op_index].name
                     values = [method.values[place].val for place in call.args]
-                    if (
-                        layer := _unhanded(name, [one for one in values if type(one).__name__ == "Tensor"])
-                    ) is not None:
+                    tensors = [value for value in values if type(value).__name__ == "Tensor"]
+                    if (layer := _unhanded(name, tensors)) is not None:
                         layers.append(layer)
     return [Layer(**{**vars(layer), "name": f"{layer.name} {place}"}) for place, layer in enumerate(layers)]
 
 
 def _nodes(payload: bytes) -> Iterator[tuple[str, dict[str, Any], dict[int, dict[str, Any]]]]:
-    """The nodes of an XNNPACK graph, each with its type, its fields, and the values of the graph by number."""
+    """Each node of an XNNPACK graph: its type, its fields, and the values of the whole graph by number."""
     from executorch.backends.xnnpack import serialization
     from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
     from executorch.exir._serialize._flatbuffer import _flatc_decompile
@@ -60,7 +62,7 @@ def _nodes(payload: bytes) -> Iterator[tuple[str, dict[str, Any], dict[int, dict
         binary.write_bytes(payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
         _flatc_decompile(work, str(schema), str(binary))
         text = re.sub(r":\s*(-?(?:inf|nan))\b", r': "\1"', (Path(work) / "graph.json").read_text())
-        graph = json.loads(text)  # flatc writes numbers that JSON has not
+        graph = json.loads(text)  # flatc writes inf and nan, which JSON lacks
     values: dict[int, dict[str, Any]] = {}
     for value in graph["xvalues"]:
         tensor = value["xvalue_union"]
@@ -71,12 +73,14 @@ def _nodes(payload: bytes) -> Iterator[tuple[str, dict[str, Any], dict[int, dict
 
 
 def _handed(kind: str, node: dict[str, Any], values: dict[int, dict[str, Any]]) -> Layer | None:
+    """The layer of a node of an XNNPACK graph, None where it multiplies nothing."""
+
     def dims(name: str) -> Sequence[int]:
         return values[node.get(name, 0)].get("dims", ())
 
     def format(name: str) -> str:
-        told = values[node.get(name, 0)].get("datatype", "xnn_datatype_invalid")
-        return FORMATS.get(told, told.removeprefix("xnn_datatype_"))
+        datatype = values[node.get(name, 0)].get("datatype", "xnn_datatype_invalid")
+        return FORMATS.get(datatype, datatype.removeprefix("xnn_datatype_"))
 
     bare = kind.removeprefix("_").removeprefix("XNN")
     if bare in ("Conv2d", "DepthwiseConv2d", "ConvTranspose2d"):
@@ -87,8 +91,8 @@ def _handed(kind: str, node: dict[str, Any], values: dict[int, dict[str, Any]]) 
         else:
             macs = math.prod(dims("output_id")) * taps * node["group_input_channels"]
         depthwise = bare == "DepthwiseConv2d" or (node.get("groups", 1) > 1 and node["group_input_channels"] == 1)
-        found = "transposed" if bare == "ConvTranspose2d" else "depthwise" if depthwise else "conv2d"
-        return Layer(bare, found, format("input1_id"), format("filter_id"), macs, weights)
+        convolution = "transposed" if bare == "ConvTranspose2d" else "depthwise" if depthwise else "conv2d"
+        return Layer(bare, convolution, format("input1_id"), format("filter_id"), macs, weights)
     if bare == "FullyConnected":
         weights = math.prod(dims("filter_id"))
         macs = math.prod(dims("output_id")) * dims("input1_id")[-1]
@@ -103,27 +107,31 @@ def _handed(kind: str, node: dict[str, Any], values: dict[int, dict[str, Any]]) 
 
 
 def _unhanded(name: str, tensors: Sequence[Any]) -> Layer | None:
-    """An operator of ATen by its tensors: its inputs in order, then what it makes."""
+    """The layer of an ATen operator, None where it holds no weights and multiplies nothing.
+
+    tensors  its inputs in order, then its output.
+    """
     bare = name.removeprefix("aten::")
-    shapes = [tuple(one.sizes) for one in tensors]
+    shapes = [tuple(tensor.sizes) for tensor in tensors]
     if bare == "convolution" and len(shapes) >= 3:
         x, weight, y = shapes[0], shapes[1], shapes[-1]
         transposed = weight[0] == x[1] and weight[0] != y[1]
         macs = math.prod(x if transposed else y) * math.prod(weight[1:])
         grouped = weight[1] == 1 and x[1] > 1
         kind = "transposed" if transposed else "depthwise" if grouped else CONVOLUTIONS.get(len(x), "conv2d")
-        return _own(bare, kind, tensors[0], macs, math.prod(weight))
+        return _portable(bare, kind, tensors[0], macs, math.prod(weight))
     if bare in ("mm", "bmm", "addmm", "baddbmm", "linear"):
         first, second = (1, 2) if bare in ("addmm", "baddbmm") else (0, 1)
         constant = tensors[second].data_buffer_idx > 0
         macs = math.prod(shapes[-1]) * shapes[first][-1]
         weights = math.prod(shapes[second]) if constant else 0
-        return _own(bare, "linear" if constant else "matmul", tensors[first], macs, weights)
+        return _portable(bare, "linear" if constant else "matmul", tensors[first], macs, weights)
     if bare == "embedding":
-        return _own(bare, "embedding", tensors[0], 0, math.prod(shapes[0]))
+        return _portable(bare, "embedding", tensors[0], 0, math.prod(shapes[0]))
     return None
 
 
-def _own(name: str, kind: str, factor: Any, macs: int, weights: int) -> Layer:
+def _portable(name: str, kind: str, factor: Any, macs: int, weights: int) -> Layer:
+    """A layer of ExecuTorch's own kernels, in the format of its factor."""
     held = PORTABLE.get(factor.scalar_type.name, factor.scalar_type.name.lower())
     return Layer(name, kind, held, held, macs, weights, UNHANDED)

@@ -30,7 +30,7 @@ PROGRAM = "model.pt2"
 
 
 class Inductor(Engine):
-    """The artefact is a state dict, or for INT8 the quantized exported program; compiling is part of the first call."""
+    """The artefact is a state dict, or for INT8 the quantized exported program; the first call compiles it."""
 
     packages = ("torch",)
     format = "state_dict or pt2"
@@ -46,7 +46,7 @@ class Inductor(Engine):
     activations = ("static", "dynamic")
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: no compiler, INT8 on another processor than x86."""
+        """Return the reason why not: no C++ compiler, a part of a network, INT8 on a processor other than x86."""
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "cl")):
             return "torch.compile needs a C++ compiler on the PATH; install g++"
         if recipe.partial:
@@ -56,15 +56,15 @@ class Inductor(Engine):
         return pt2e.missing() if recipe.number_format == "int8" else None
 
     def settings(self) -> Facts:
-        """Whether activations keep to 7 bits, and which package quantizes."""
+        """Whether activations keep to 7 bits, and the package that quantizes."""
         return {"reduce_range": saturates(), "quantizer": pt2e.package()}
 
     def environment(self, threads: int) -> dict[str, str]:
-        """Freezing folds weights into the kernels, without which INT8 patterns are not lowered."""
+        """Freezing is on: it folds weights into the kernels, and INT8 patterns are not lowered without it."""
         return super().environment(threads) | {"TORCHINDUCTOR_FREEZING": "1"}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Write the state dict, or export, calibrate, convert and write the program, with a free batch."""
+        """Write the state dict; for INT8 export, calibrate, convert and write the program, its batch size free."""
         import torch
 
         if recipe.number_format != "int8":
@@ -82,7 +82,7 @@ class Inductor(Engine):
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Session:
-        """Set the compilation up for exactly the example's shape."""
+        """Open a session that is compiled, at its first call, for exactly the shape of that call."""
         import torch
 
         torch.set_num_threads(threads)
@@ -98,20 +98,22 @@ class Inductor(Engine):
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Operation]:
-        """The operators of a call by PyTorch's profiler, each with the time that is its own."""
+        """The operators of a call by PyTorch's profiler, each with its self time."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The program itself, not compiled: float operators between those that quantize and dequantize."""
+        """The program itself, not compiled: float operators between quantize and dequantize operators."""
         return pt2e.emulation(folder / PROGRAM)
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What a call of the network or of the exported program multiplies; in INT8, what the compiled code calls so: a
-        quantized pattern that Inductor did not find is computed in floating point.
+        """The multiplications of a call of the network or of the exported program.
+
+        INT8 are those that the compiled code calls in INT8: a quantized pattern that Inductor did not find is computed
+        in floating point.
         """
         import torch
 
@@ -133,7 +135,7 @@ class Inductor(Engine):
 
 
 def quantizer(dynamic: bool) -> Any:
-    """PT2E's quantizer for x86."""
+    """PT2E's quantizer for x86, with scales of the call (`dynamic`) or of calibration."""
     import torch
 
     x86 = pt2e.functions().x86

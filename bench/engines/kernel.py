@@ -1,9 +1,9 @@
-"""Whether an engine's INT8 kernels compute what the quantized network says: loss by quantization and by erring kernels.
+"""Whether an engine's INT8 kernels compute the quantized network: noise by quantization and by erring kernels.
 
-Both noises are measured on the same inputs: the quantized network's, computed in floating point, against FP32, and the
-engine's against the quantized network. A right kernel differs from floating point where a sum lies next to the middle
-of two steps, then by one step, and what follows rounds other sums otherwise. At the worst all roundings differ: two
-that have nothing to do with each other differ by twice the variance of one, 3 dB more noise than rounding makes.
+Both noises are measured on the same inputs: the quantized network, computed in floating point, against FP32, and the
+engine against the quantized network. A right kernel differs from floating point by one step where a sum lies near the
+middle of two steps; later sums then round differently. At worst all roundings differ: independent roundings differ by
+twice the variance of a single rounding, 3 dB more noise than rounding makes.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ if TYPE_CHECKING:
     from bench.engines.engine import Emulation
     from bench.spec.interface import Output, Predict
 
-ITEMS = 8
-# 3 dB by two roundings, 3 more for few outputs
-WORSE_DB = 6.0
-NAMED = 3
+ITEMS = 8  # inputs compared, in whole batches, at least a batch
+WORSE_DB = 6.0  # 3 dB by two roundings, 3 more for few outputs
+NAMED = 3  # erring layers that a record names
 
 
 def compared(predict: Predict, emulation: Emulation, batches: Sequence[np.ndarray], known: np.ndarray) -> Kernel:
-    """What a record says of the kernels.
+    """The record's entry on the kernels.
 
-    batches  inputs, each of the shape that both sessions are open for; known  FP32's outputs for their first items,
-    (k, values), those of several outputs behind each other.
+    batches  inputs, each of the shape that both sessions are open for.
+    known    (k, values), FP32's outputs for the first k items, several outputs concatenated.
     """
     import numpy as np
 
-    found = np.concatenate([_rows(predict(batch.copy())) for batch in batches])
+    actual = np.concatenate([_rows(predict(batch.copy())) for batch in batches])
     wanted = np.concatenate([_rows(emulation.predict(batch.copy())) for batch in batches])
-    facts = replace(_figures(found, wanted, known.reshape(len(known), -1)[: len(wanted)]), by=emulation.by)
+    facts = replace(_figures(actual, wanted, known.reshape(len(known), -1)[: len(wanted)]), by=emulation.by)
     if facts.kernel_db is not None and not np.isfinite(facts.kernel_db):
         return replace(facts, kernel_db=None, reason="outputs that are not finite, or 0 throughout, have no SQNR")
     if errs(facts) and emulation.layers is not None:
@@ -47,36 +46,36 @@ def compared(predict: Predict, emulation: Emulation, batches: Sequence[np.ndarra
     return facts
 
 
-def _figures(found: np.ndarray, wanted: np.ndarray, known: np.ndarray) -> Kernel:
+def _figures(actual: np.ndarray, wanted: np.ndarray, fp32: np.ndarray) -> Kernel:
     import numpy as np
 
     from bench.statistics import sqnr_db
 
-    equal = bool(np.array_equal(found, wanted))
+    equal = bool(np.array_equal(actual, wanted))
     if not np.issubdtype(wanted.dtype, np.floating):
         return Kernel(
             equal=equal,
-            agreement=float(np.mean(found == wanted)),
-            quantized_agreement=float(np.mean(wanted[: len(known)] == known)),
+            agreement=float(np.mean(actual == wanted)),
+            quantized_agreement=float(np.mean(wanted[: len(fp32)] == fp32)),
         )
-    quantized_db = sqnr_db(wanted[: len(known)], known)
+    quantized_db = sqnr_db(wanted[: len(fp32)], fp32)
     return Kernel(
-        kernel_db=None if equal else sqnr_db(found, wanted),
+        kernel_db=None if equal else sqnr_db(actual, wanted),
         equal=equal,
         quantized_db=quantized_db if np.isfinite(quantized_db) else None,
     )
 
 
 def _rows(output: Output) -> np.ndarray:
-    """(n, values): each item's outputs behind each other, in their own number format."""
+    """(n, values): each item's outputs concatenated, in their number format."""
     import numpy as np
 
     outputs = output if isinstance(output, tuple) else (output,)
-    return np.concatenate([one.reshape(len(one), -1) for one in outputs], axis=1)
+    return np.concatenate([values.reshape(len(values), -1) for values in outputs], axis=1)
 
 
 def errs(facts: Kernel) -> bool:
-    """Whether kernels add surely more noise than the quantization that they compute."""
+    """Whether kernels surely add more noise than the quantization does."""
     if facts.agreement is not None and facts.quantized_agreement is not None:
         return 1 - facts.agreement > 2 * (1 - facts.quantized_agreement) + 0.01
     if facts.kernel_db is None or facts.quantized_db is None:
@@ -85,7 +84,7 @@ def errs(facts: Kernel) -> bool:
 
 
 def doubts(facts: Kernel | None) -> Iterable[str]:
-    """Lines for a record's warnings, where the kernels err."""
+    """Warnings for a record; none where the kernels do not err."""
     if facts is None or facts.reason is not None or not errs(facts):
         return
     if facts.agreement is not None:

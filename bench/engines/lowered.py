@@ -1,4 +1,4 @@
-"""What of a network an artefact holds in which number format, counted from the artefact itself."""
+"""The number format of each part of a network in an artefact, counted from the artefact itself."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ UNFOUND = "quantized, but not found as a pattern: computed in floating point"
 class Layer:
     """One multiplication of a network as an artefact holds it; or an embedding, which has weights alone.
 
-    name     the module's name in the network where the artefact tells it, else the operation's own.
+    name     the module's name in the network where the artefact holds it, else the operation's name.
     kind     one of KINDS; "matmul" is a product of two activations, as in attention.
     format   the number format that its products are computed in: "fp32", "bf16", "fp16", "int8".
     stored   the number format that its weights are stored in.
-    macs     multiply-accumulates for one item.
-    weights  how many numbers its weights are; 0 for a product of activations.
-    reason   why it is not in the format that the recipe asks for, where that is known.
+    macs     multiply-accumulates per item.
+    weights  the count of its weights; 0 for a product of activations.
+    reason   why it is not in the recipe's format; None where that is unknown.
     """
 
     name: str
@@ -37,8 +37,10 @@ class Layer:
 
 
 def lowered(layers: Sequence[Layer], wanted: str, promised: float = 1.0) -> Lowered | None:
-    """What a record says of an artefact's layers, where the format `wanted` is asked for and the recipe promises the
-    share `promised` of the multiply-accumulates in it; None where nothing multiplies.
+    """The record's entry on an artefact's layers; None where nothing multiplies.
+
+    wanted    the number format that the recipe asks for.
+    promised  the share 0..1 of the multiply-accumulates that the recipe promises in it.
     """
     macs, weights = sum(layer.macs for layer in layers), sum(layer.weights for layer in layers)
     if not macs:
@@ -62,8 +64,8 @@ def lowered(layers: Sequence[Layer], wanted: str, promised: float = 1.0) -> Lowe
 
 
 def promised(layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str]) -> float:
-    """The share 0..1 of a network's multiply-accumulates that a recipe promises in its number format: all, but for the
-    modules that it leaves, and with activations quantized at run time, but for kinds of layers not in `dynamic`.
+    """The share 0..1 of a network's multiply-accumulates that a recipe promises in its number format: all but the
+    modules that it leaves and, with activations quantized at run time, all but the kinds of layers not in `dynamic`.
 
     layers  of the FP32 network, by its modules' names.
     """
@@ -75,19 +77,20 @@ def promised(layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str]) ->
 def with_reasons(
     layers: Sequence[Layer], recipe: Recipe, dynamic: Sequence[str], unlowered: Mapping[str, str]
 ) -> list[Layer]:
-    """The layers, those that are not in the recipe's format with the reason where it is known: left by the recipe, not
-    of the kinds in `dynamic`, or by `unlowered`, which tells by kind why an engine leaves them. A reason that the count
-    itself gave goes first, unless it is UNFOUND.
+    """The layers, each that is not in the recipe's format with a reason. The first of these that there is: the count's
+    reason other than UNFOUND, left by the recipe, of a kind not in `dynamic`, the engine's reason in `unlowered` (by
+    kind), UNFOUND.
     """
 
     def reason(layer: Layer) -> str | None:
-        known = None if layer.reason == UNFOUND else layer.reason
-        return known or _unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind) or layer.reason
+        counted = None if layer.reason == UNFOUND else layer.reason
+        return counted or _unpromised(layer, recipe, dynamic) or unlowered.get(layer.kind) or layer.reason
 
     return [replace(layer, reason=None if layer.format == recipe.number_format else reason(layer)) for layer in layers]
 
 
 def _unpromised(layer: Layer, recipe: Recipe, dynamic: Sequence[str]) -> str | None:
+    """Why a recipe does not promise a layer in its number format; None where it does."""
     if recipe.left and within(layer.name, recipe.left):
         return "left in FP32 by the recipe, to keep the quality"
     if recipe.only and not within(layer.name, recipe.only):
@@ -98,30 +101,25 @@ def _unpromised(layer: Layer, recipe: Recipe, dynamic: Sequence[str]) -> str | N
 
 
 def within(name: str, modules: Sequence[str]) -> bool:
-    """Whether a module of that name is one of the modules or inside one."""
+    """Whether the named module is among the modules or inside any of them."""
     return f"{name}.".startswith(tuple(f"{module}." for module in modules))
 
 
-NAMED = 3
-NOT_LOWERED_DB = 90.0
-
-
-NOT_FP32_DB = 60.0
-
-
+NAMED = 3  # layers that a message names
+NOT_LOWERED_DB = 90.0  # FP32 keeps some 120 dB of FP32 PyTorch's outputs, bfloat16 some 40, INT8 fewer than 60
+NOT_FP32_DB = 60.0  # between FP32's 120 dB and bfloat16's 40
 NOT_FP32_AGREEMENT = 0.95  # near ties fall either way: 1 of 64 labels is 1.6%
 
 
 def contradiction(recipe: Recipe, outputs: Likeness, counted: Lowered | None = None) -> str | None:
-    """Give the reason why what was computed cannot be of the recipe's number format, or is no number at all.
+    """Return why the outputs cannot come from the recipe's number format or are not finite; None where they can.
 
-    outputs  against FP32 PyTorch's.
-    counted  what the artefact holds in which number format; None where it could not be counted.
+    outputs  likeness to FP32 PyTorch's outputs.
+    counted  the artefact's layers by number format; None where they could not be counted.
 
-    A figure under a wrong name is worse than none: engines are known to leave a network in FP32 without a word, and
-    to compute FP32 in bfloat16. Where the artefact was counted, the count decides what is lowered. Else outputs do:
-    FP32 keeps some 120 dB, bfloat16 some 40, INT8 fewer than 60; but equal whole numbers, as of a label map, tell
-    nothing of the number format.
+    A figure under a wrong name is worse than none: engines leave a network in FP32 without a warning and compute FP32
+    in bfloat16. Where the artefact was counted, the count decides. Otherwise the outputs decide: FP32 keeps some
+    120 dB, bfloat16 some 40, INT8 fewer than 60. Equal whole numbers, as of a label map, show no number format.
     """
     if not outputs.finite:
         return "the outputs hold NaN or infinity"
@@ -143,7 +141,7 @@ def contradiction(recipe: Recipe, outputs: Likeness, counted: Lowered | None = N
 
 
 def _misnamed(recipe: Recipe, counted: Lowered) -> str | None:
-    """Give the reason why the shares of multiply-accumulates by number format do not bear the recipe's name."""
+    """Return why the shares of multiply-accumulates contradict the recipe's number format; None where they do not."""
     wanted, left = recipe.number_format, counted.left
     if wanted != "fp32" and not counted.macs.get(wanted):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in left if layer.reason))

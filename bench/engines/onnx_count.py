@@ -1,5 +1,5 @@
-"""The multiplications of an ONNX file as ONNX Runtime executes it: of its optimized graph, each with the number format
-of the operator that computes it.
+"""The multiplications of an ONNX file as ONNX Runtime executes them: those of its optimized graph, each with the number
+format of the operator that computes it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ PRODUCTS = (
 )
 FORMATS = {"float": "fp32", "double": "fp64", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 PARAMETER = (".weight", ".in_proj_weight", ".weight_ih_l0", ".weight_hh_l0")
-FUSED_NONE = "it is written as INT8, with operators that quantize and dequantize, and ONNX Runtime computes it so"
+FUSED_NONE = "written as INT8 with operators that quantize and dequantize, which ONNX Runtime did not fuse into an INT8 kernel"
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node that was executed: as the graph has it, and the shapes and number formats that it met.
+    """An executed node of the graph, with the shapes and number formats of the call.
 
-    inputs   (format, shape) of what it was given, but for constants that were packed before.
-    outputs  the same of what it made.
+    inputs   (format, shape) of each input; constants that were packed before are missing.
+    outputs  (format, shape) of each output.
     """
 
     proto: onnx.NodeProto
@@ -43,7 +43,7 @@ class Node:
 
 
 class Graph:
-    """The constants of a graph and of those inside it, and which node makes which value."""
+    """The constants of a graph and its inner graphs, and the node that makes each value."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.constants: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -64,7 +64,7 @@ class Graph:
                     self._learn(inner)
 
     def constant(self, name: str) -> tuple[str, tuple[int, ...]] | None:
-        """The format and shape of a constant, also one that is dequantized, cast or turned first; None for others."""
+        """The format and shape of a constant, also if it is dequantized, cast or reordered first; None for others."""
         while name not in self.constants:
             maker = self.makers.get(name)
             if maker is None or maker.op_type not in ("DequantizeLinear", "Cast", "Identity", "ReorderInput"):
@@ -73,7 +73,7 @@ class Graph:
         return self.constants[name]
 
     def parameter(self, node: onnx.NodeProto) -> str | None:
-        """The module that a weight among the node's inputs belongs to, by the name that PyTorch's exporter gives it."""
+        """The module of a weight among the node's inputs, by the name from PyTorch's exporter; None without a weight."""
         for name in node.input:
             while name not in self.constants and name in self.makers:
                 if self.makers[name].op_type not in ("DequantizeLinear", "Cast", "Identity"):
@@ -85,24 +85,24 @@ class Graph:
         return None
 
     def dequantized(self, node: onnx.NodeProto) -> bool:
-        """Whether what the node multiplies was dequantized just before."""
+        """Whether both factors of the node were dequantized just before."""
         makers = [self.makers.get(name) for name in node.input[:2]]
         return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
 def batch_of(example: Any) -> int:
-    """How many items there are in an example, an array or several whose first axis they are."""
+    """The count of items in an example: the first axis of an array, or of the first of several."""
     return len(example[0]) if isinstance(example, (tuple, list)) else len(example)
 
 
 def executed(file: Path, overrides: dict[str, int], example: Any) -> tuple[Graph, list[Node]]:
-    """The optimized graph of an ONNX or ORT file and the nodes that one call of it executes, in order.
+    """The optimized graph of an ONNX or ORT file and the nodes that a call executes, in order.
 
-    overrides  free dimensions by name.
+    overrides  {name of a free dimension: its size}.
     example    the input, or the inputs in the session's order.
 
-    Optimizations are those that hold on every machine, which choose the number formats; the ones left out, for this
-    processor's layouts, pad channels, which would be counted.
+    Only the optimizations that hold on every machine run; they choose the number formats. Those for this processor's
+    layouts are left out: they pad channels, which would be counted.
     """
     import onnx
     import onnxruntime
@@ -118,28 +118,28 @@ def executed(file: Path, overrides: dict[str, int], example: Any) -> tuple[Graph
         options.enable_profiling, options.profile_file_prefix = True, str(Path(work) / "profile")
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         given = example if isinstance(example, (tuple, list)) else (example,)
-        session.run(None, dict(zip((one.name for one in session.get_inputs()), given, strict=True)))
+        session.run(None, dict(zip((port.name for port in session.get_inputs()), given, strict=True)))
         events = json.loads(Path(session.end_profiling()).read_text())
         graph = Graph(onnx.load(Path(work) / "optimized.onnx"))
     nodes = []
     for event in events:
         name = event["name"].removesuffix("_kernel_time")
         if event.get("cat") == "Node" and event["name"] != name and name in graph.nodes:
-            told = event["args"]
-            shapes = (_shapes(told.get(f"{side}_type_shape", [])) for side in ("input", "output"))
+            facts = event["args"]
+            shapes = (_shapes(facts.get(f"{side}_type_shape", [])) for side in ("input", "output"))
             nodes.append(Node(graph.nodes[name], *shapes))
     return graph, nodes
 
 
 def layers_of(graph: Graph, nodes: Sequence[Node], batch: int) -> list[Layer]:
-    """The multiplications among nodes as layers for one item of a batch, without reasons."""
+    """The multiplications among the nodes as layers, counted per item of the batch; no reasons but FUSED_NONE."""
     counted: set[str] = set()
     layers = []
     for node in nodes:
-        found = counted_node(graph, node)
-        if found is None:
+        multiplication = counted_node(graph, node)
+        if multiplication is None:
             continue
-        kind, format, macs, weights = found
+        kind, format, macs, weights = multiplication
         fresh = [name for name in weights if name not in counted]
         counted.update(fresh)
         held = [graph.constant(name) for name in fresh]
@@ -158,7 +158,7 @@ def layers_of(graph: Graph, nodes: Sequence[Node], batch: int) -> list[Layer]:
 
 
 def counted_node(graph: Graph, node: Node) -> tuple[str, str, int, list[str]] | None:
-    """Kind, format, multiply-accumulates and the names of the weights of a node; None where it multiplies nothing."""
+    """A node's kind, format, multiply-accumulates and names of weights; None where it multiplies nothing."""
     proto, operator = node.proto, node.proto.op_type
     format = "int8" if operator.startswith(INTEGER) else next((FORMATS.get(f, f) for f, _ in node.inputs), "fp32")
     if operator in RECURRENT:
@@ -202,12 +202,12 @@ def _product(graph: Graph, node: Node, format: str) -> tuple[str, str, int, list
     held = [graph.constant(name) for name in factors]
     first = node.inputs[0][1] if held[0] is None else held[0][1]
     summed = first[-2] if turned and len(first) > 1 else first[-1]
-    weights = [name for name, one in zip(factors, held, strict=True) if one is not None]
+    weights = [name for name, constant in zip(factors, held, strict=True) if constant is not None]
     return "linear" if weights else "matmul", format, math.prod(node.outputs[0][1]) * summed, weights
 
 
 def _attention(graph: Graph, node: Node, format: str) -> tuple[str, str, int, list[str]]:
-    """Queries, keys and values of one input (n, length, planes) by one matrix, or three inputs; and both products."""
+    """Both products, and for a single input (n, length, planes) the one matrix that makes queries, keys and values."""
     proto, shapes = node.proto, [shape for _, shape in node.inputs]
     count, length, planes = shapes[0][0], shapes[0][-2], shapes[0][-1]
     held = graph.constant(proto.input[1])
@@ -230,8 +230,8 @@ def _einsum(equation: str, shapes: Sequence[tuple[int, ...]]) -> int:
     return math.prod(sizes.values())
 
 
-def _shapes(told: Sequence[dict[str, list[int]]]) -> list[tuple[str, tuple[int, ...]]]:
-    return [(element, tuple(shape)) for one in told for element, shape in one.items()]
+def _shapes(ports: Sequence[dict[str, list[int]]]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(element, tuple(shape)) for port in ports for element, shape in port.items()]
 
 
 def _element(data_type: int) -> str:
@@ -241,8 +241,8 @@ def _element(data_type: int) -> str:
 
 
 def _integer(node: onnx.NodeProto, name: str, otherwise: int = 0) -> int:
-    return next((int(one.i) for one in node.attribute if one.name == name), otherwise)
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), otherwise)
 
 
 def _text(node: onnx.NodeProto, name: str) -> str:
-    return next((one.s.decode() for one in node.attribute if one.name == name), "")
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == name), "")

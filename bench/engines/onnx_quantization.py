@@ -1,4 +1,4 @@
-"""ONNX files made and quantized for ONNX Runtime."""
+"""Export and quantize ONNX files for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import torch
 
 
-BATCH = "batch"
+BATCH = "batch"  # the name of the free batch axis
 
 
 def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
-    """Write the network to one ONNX file with a free batch axis; the example has a batch of two or more."""
+    """Write the network to an ONNX file with a free batch axis; the example has a batch of two or more."""
     import torch
 
     with quiet(), torch.no_grad():
@@ -37,7 +37,7 @@ def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
 
 
 def forget_weight_shapes(file: Path) -> None:
-    """Take the shapes of weights out of an ONNX file: the dynamic quantizer transposes weights and trips over them."""
+    """Remove the weights' shapes from an ONNX file: the dynamic quantizer transposes weights and fails on old shapes."""
     import onnx
 
     model = onnx.load(file)
@@ -49,7 +49,7 @@ def forget_weight_shapes(file: Path) -> None:
 
 
 def operators(file: Path) -> Counter[str]:
-    """How often each operator stands in the graph of an ONNX file."""
+    """{operator: its count in the graph of an ONNX file}."""
     import onnx
 
     return Counter(node.op_type for node in onnx.load(file, load_external_data=False).graph.node)
@@ -61,9 +61,10 @@ def has_int8(file: Path) -> bool:
 
 
 def unshare_weights(file: Path) -> None:
-    """Give each product and table of an ONNX file weights of its own. The exporter makes equal weights one; the dynamic
-    quantizer transposes them in place, twice where two layers share them, and the static one writes scales per channel
-    for one of them, which the other cannot take.
+    """Give each product and table of an ONNX file separate weights.
+
+    The exporter merges equal weights. Where two layers share them, the dynamic quantizer transposes them in place
+    twice, and the static quantizer writes scales per channel for a single layer, which the other cannot take.
     """
     import onnx
 
@@ -81,24 +82,24 @@ def unshare_weights(file: Path) -> None:
 
 
 def nodes_of(file: Path, modules: list[str]) -> list[str]:
-    """The names of the nodes that were exported from these modules, by the scopes that the exporter noted."""
+    """The names of the nodes exported from these modules, by the exporter's scopes."""
     import ast
 
     import onnx
 
-    wanted, found = set(modules), []
+    wanted, names = set(modules), []
     for node in onnx.load(file).graph.node if wanted else ():
         scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
         if scopes and wanted.intersection(ast.literal_eval(scopes[0])):
-            found.append(node.name)
-    return found
+            names.append(node.name)
+    return names
 
 
 def quantize(prepared: Path, file: Path, samples: np.ndarray, left: list[str]) -> None:
     """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...);
     the nodes named in `left` stay FP32. Weights have 7 bits where kernels saturate: 19 dB became 37 (AVX2, 1.31.1).
 
-    s8 activations would fall to slow kernels: 49 against 874 GOP/s on an AVX512-VNNI machine.
+    s8 activations run on slow kernels: 49 against 874 GOP/s with u8 (AVX512-VNNI).
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -126,21 +127,19 @@ def quantize(prepared: Path, file: Path, samples: np.ndarray, left: list[str]) -
 
 def check_weights(prepared: Path, file: Path) -> None:
     """Raise BuildError where the quantizer wrote other weights than the network's, as ONNX Runtime's does where two
-    Gemm nodes share theirs: it transposes them for each (1.31.1).
+    Gemm nodes share weights: it transposes them for each (1.31.1).
 
-    Rounding to the nearest of levels of which 0 is one never errs by more than the weight itself: 0 dB. Others' weights
-    are at -3 dB.
+    Rounding to the nearest level, where 0 is a level, never errs by more than the weight itself: 0 dB. Unrelated
+    weights are at -3 dB.
     """
-    strayed = {name: own_db for name, own_db in weights_db(prepared, file).items() if own_db < 0}
+    strayed = {name: weight_db for name, weight_db in weights_db(prepared, file).items() if weight_db < 0}
     if strayed:
-        told = ", ".join(f"{name} ({own_db:.1f} dB)" for name, own_db in strayed.items())
-        raise BuildError(f"ONNX Runtime's quantizer wrote other weights than the network's: {told}")
+        names = ", ".join(f"{name} ({weight_db:.1f} dB)" for name, weight_db in strayed.items())
+        raise BuildError(f"ONNX Runtime's quantizer wrote other weights than the network's: {names}")
 
 
 def weights_db(prepared: Path, file: Path) -> dict[str, float]:
-    """The SQNR in dB of each weight of a convolution or product in a quantized file against the file that it was made
-    of, by the name there.
-    """
+    """{weight's name in `prepared`: its SQNR in dB in the quantized `file`}, for convolutions and products."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -148,14 +147,16 @@ def weights_db(prepared: Path, file: Path) -> dict[str, float]:
     from bench.statistics import sqnr_db
 
     before, after = onnx.load(prepared).graph, onnx.load(file).graph
-    known, stored = ({one.name: numpy_helper.to_array(one) for one in graph.initializer} for graph in (before, after))
+    original, stored = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer} for graph in (before, after)
+    )
     dequantized = {node.input[0]: node for node in after.node if node.op_type == "DequantizeLinear"}
     turned_before, turned_after = (
         {node.input[1] for node in graph.node if _transposes(node)} for graph in (before, after)
     )
-    found = {}
+    sqnr = {}
     for name in {node.input[1] for node in before.node if node.op_type in ("Conv", "Gemm", "MatMul")}:
-        if name not in known or (whole := stored.get(f"{name}_quantized")) is None:
+        if name not in original or (whole := stored.get(f"{name}_quantized")) is None:
             continue
         scale, zero, axis = stored[f"{name}_scale"], stored[f"{name}_zero_point"], 0
         node = dequantized.get(f"{name}_quantized")
@@ -164,10 +165,10 @@ def weights_db(prepared: Path, file: Path) -> dict[str, float]:
         shape = [-1 if place == axis % whole.ndim else 1 for place in range(whole.ndim)]
         meant = (whole.astype(np.float64) - zero.astype(np.float64).reshape(shape)) * scale.reshape(shape)
         turned = (name in turned_before) != (node is not None and node.output[0] in turned_after)
-        wanted = known[name].T if turned else known[name]
-        found[name] = sqnr_db(meant, wanted) if meant.shape == wanted.shape else -np.inf
-    return found
+        wanted = original[name].T if turned else original[name]
+        sqnr[name] = sqnr_db(meant, wanted) if meant.shape == wanted.shape else -np.inf
+    return sqnr
 
 
 def _transposes(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Gemm" and any(one.name == "transB" and one.i for one in node.attribute)
+    return node.op_type == "Gemm" and any(item.name == "transB" and item.i for item in node.attribute)

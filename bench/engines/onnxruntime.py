@@ -42,7 +42,7 @@ MODEL = "model.onnx"
 
 
 class OnnxRuntime(Engine):
-    """The artefact is one ONNX file with a free batch axis."""
+    """The artefact is an ONNX file with a free batch axis."""
 
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
@@ -58,18 +58,18 @@ class OnnxRuntime(Engine):
     )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: bfloat16."""
+        """Refuse bfloat16."""
         if recipe.number_format == "bf16":
             return "ONNX Runtime's CPU provider has no bfloat16 kernels for convolutions"
         return None
 
     def settings(self) -> Facts:
-        """Whether weights keep to 7 bits."""
+        """Whether weights have 7 bits."""
         return {"reduce_range": saturates()}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Export the network; quantize it after ONNX Runtime's own pre-processing, its transposed convolutions as
-        convolutions: there are no INT8 kernels for ConvTranspose.
+        """Export the network. For INT8, write transposed convolutions as convolutions, since there are no INT8 kernels
+        for ConvTranspose, and quantize after ONNX Runtime's pre-processing.
         """
         with tempfile.TemporaryDirectory() as work:
             exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
@@ -87,8 +87,8 @@ class OnnxRuntime(Engine):
             unshare_weights(prepared)
             if recipe.activations == "dynamic":
                 forget_weight_shapes(prepared)
-                # u8 weights: ConvInteger took 19 ms with them against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI)
-                # its LSTM saturates with them: 20 dB became 39 with 7 bits (AVX2, 1.31.1); its products do not
+                # u8 weights: ConvInteger took 19 ms against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI); the LSTM
+                # saturates with them: 20 dB became 39 with 7 bits (AVX2, 1.31.1); products do not
                 short = saturates() and operators(prepared)["LSTM"] > 0
                 quantize_dynamic(prepared, folder / MODEL, weight_type=QuantType.QUInt8, reduce_range=short)
             else:
@@ -102,7 +102,7 @@ class OnnxRuntime(Engine):
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Session:
-        """Open a session with one pool of `threads` threads, for exactly the example's batch."""
+        """Open a session with a single pool of `threads` threads, for exactly the example's batch."""
         session = self._opened(folder, example, threads)
         name = session.get_inputs()[0].name
 
@@ -121,7 +121,7 @@ class OnnxRuntime(Engine):
         return Session(predict, pools)
 
     def _opened(self, folder: Path, example: np.ndarray, threads: int, profile: Path | None = None) -> Any:
-        """A session on the artefact, one that writes a profile where a path for it is given."""
+        """A session on the artefact; it writes a profile to the path `profile`, if given."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -136,7 +136,7 @@ class OnnxRuntime(Engine):
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Operation]:
-        """The median over calls of each node of the optimized graph, by ONNX Runtime's profile."""
+        """The median time over calls of each node of the optimized graph, by ONNX Runtime's profile."""
         with tempfile.TemporaryDirectory() as work:
             session = self._opened(folder, example, threads, Path(work) / "profile")
             name = session.get_inputs()[0].name
@@ -159,8 +159,8 @@ class OnnxRuntime(Engine):
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The artefact's own graph without optimizations, so that quantized layers stay what they are written as: float
-        operations between QuantizeLinear and DequantizeLinear; what is written as whole-number products, as float ones.
+        """The artefact's graph without optimizations, so that quantized layers stay as written: float operations
+        between QuantizeLinear and DequantizeLinear. Whole-number products become float products.
         """
         import onnx
         import onnxruntime
@@ -195,7 +195,7 @@ class OnnxRuntime(Engine):
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What ONNX Runtime's optimized graph multiplies in a call."""
+        """The multiplications of ONNX Runtime's optimized graph in a call."""
         from bench.engines.onnx_count import batch_of, executed, layers_of
 
         batch = batch_of(example)
@@ -203,9 +203,9 @@ class OnnxRuntime(Engine):
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
 
-def _in_int8(told: dict[str, Any]) -> bool:
-    """Whether a node of a profile computed in whole numbers: whether an input was of 8 bits."""
-    kinds = {kind for shapes in told.get("input_type_shape", []) for kind in shapes}
+def _in_int8(facts: dict[str, Any]) -> bool:
+    """Whether a node of a profile computed in whole numbers: whether an input had 8 bits."""
+    kinds = {kind for shapes in facts.get("input_type_shape", []) for kind in shapes}
     return bool(kinds & {"int8", "uint8"})
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime from its own .ort format, which its builds for phones read; quantized as ONNX is."""
+"""ONNX Runtime from its .ort format, which its builds for phones read; quantized as the ONNX file is."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ORT = "model.ort"
 
 
 class OnnxRuntimeMobile(OnnxRuntime):
-    """The artefact is one .ort file: the graph with the optimizations that hold on every machine already made."""
+    """The artefact is a .ort file: the graph after the optimizations that hold on every machine."""
 
     format = "ort"
     file = ORT
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Write the .ort file in place of the .onnx."""
+        """Write the .ort file instead of the .onnx."""
         import onnxruntime
 
         super().build(network, recipe, samples, folder)

@@ -1,4 +1,4 @@
-"""Multi-head attention told by linear layers and a product."""
+"""Multi-head attention made of linear layers and a product."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def open_attention(box: torch.nn.MultiheadAttention, itself: bool) -> torch.nn.Module:
-    """Attention of `num_heads` heads; of a sequence to itself with one linear layer for query, key and value."""
+    """The attention of `box`, opened; for self-attention (`itself`) a single layer makes query, key and value."""
     import torch
     from torch import nn
 
@@ -54,12 +54,12 @@ def open_attention(box: torch.nn.MultiheadAttention, itself: bool) -> torch.nn.M
             if need_weights:
                 products = torch.matmul(q * (size // heads) ** -0.5, k.transpose(-2, -1))
                 weights = torch.softmax(products if mask is None else products + mask, -1)
-                found = torch.matmul(weights, v)
+                mixed = torch.matmul(weights, v)
                 weights = weights.mean(1) if average_attn_weights else weights
             else:
-                found = nn.functional.scaled_dot_product_attention(q, k, v, mask)
-            found = self.out_proj(found.transpose(1, 2).flatten(2))
-            return found if box_batch_first else found.transpose(0, 1), weights
+                mixed = nn.functional.scaled_dot_product_attention(q, k, v, mask)
+            output = self.out_proj(mixed.transpose(1, 2).flatten(2))
+            return output if box_batch_first else output.transpose(0, 1), weights
 
     box_batch_first, heads = box.batch_first, box.num_heads
     return Attention().eval()

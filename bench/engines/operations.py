@@ -1,4 +1,4 @@
-"""Why a case is as fast as it is: what one call really executed, in which number format, and a sentence on it."""
+"""Why a case is as fast as it is: the operations that a call executed, their number formats, and a sentence on them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from bench.spec.outcome import Executed, Explained
 
 INT8, FLOAT, CONVERSION, LAYOUT = "int8", "float", "conversion", "layout"
-CALLS, SHOWN = 7, 12  # calls that are profiled, operations that are kept
-WORTH_SAYING = 0.03
+CALLS, SHOWN = 7, 12  # calls profiled, operations kept
+WORTH_SAYING = 0.03  # share of a call's time from which the sentence names a format or operation
 WORDS = {
     INT8: "in INT8",
     FLOAT: "in floating point",
@@ -37,11 +37,11 @@ BOOKKEEPING = (
 class Operation:
     """One kind of operation that a runtime executed in a call.
 
-    kind    the runtime's own name of it.
-    format  one of INT8, FLOAT, CONVERSION, LAYOUT: what it computed in, or that it only changed numbers or places.
-    time_s  in all of a call, seconds, as the runtime's profiler tells.
-    count   how many there were in a call.
-    kernel  what implements it, with its instruction set, where the runtime tells.
+    kind    the runtime's name for it.
+    format  INT8 or FLOAT, which it computed in; CONVERSION or LAYOUT, where it only changed formats or places.
+    time_s  seconds, its total in a call by the runtime's profiler.
+    count   how many a call executed.
+    kernel  its implementation with the instruction set; None where the runtime does not name it.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Operation:
 
 
 def format_of(kind: str, int8: bool) -> str:
-    """What an operation of this name is; `int8` where its numbers were."""
+    """The format of an operation by its name; `int8` states whether its numbers are INT8."""
     bare = kind.lower().rpartition("::")[2]
     if any(bare.startswith(word) for word in CONVERSIONS):
         return CONVERSION
@@ -62,45 +62,43 @@ def format_of(kind: str, int8: bool) -> str:
 
 
 def together(operations: Iterable[Operation]) -> list[Operation]:
-    """Operations of one kind, format and kernel as one, the longest first."""
-    found: dict[tuple[str, str, str | None], Operation] = {}
-    for one in operations:
-        key = (one.kind, one.format, one.kernel)
-        known = found.get(key)
-        found[key] = (
-            one if known is None else replace(known, time_s=known.time_s + one.time_s, count=known.count + one.count)
-        )
-    return sorted(found.values(), key=lambda one: -one.time_s)
+    """Operations summed by kind, format and kernel, the longest first."""
+    sums: dict[tuple[str, str, str | None], Operation] = {}
+    for new in operations:
+        key = (new.kind, new.format, new.kernel)
+        old = sums.get(key)
+        sums[key] = new if old is None else replace(old, time_s=old.time_s + new.time_s, count=old.count + new.count)
+    return sorted(sums.values(), key=lambda total: -total.time_s)
 
 
 def explained(operations: Sequence[Operation], lowered: bool) -> Explained | None:
-    """What a record says of them; None where they took no time.
+    """The record's entry on the operations; None where they took no time.
 
-    lowered  whether INT8 was asked for: then the sentence says what did not become it.
+    lowered  whether INT8 was asked for: then the sentence names what is not INT8.
     """
-    found = together(operations)
-    whole_s, count = sum(one.time_s for one in found), sum(one.count for one in found)
-    if not found or whole_s <= 0:
+    totals = together(operations)
+    whole_s, count = sum(total.time_s for total in totals), sum(total.count for total in totals)
+    if not totals or whole_s <= 0:
         return None
-    shares = {name: sum(one.time_s for one in found if one.format == name) / whole_s for name in WORDS}
+    shares = {name: sum(total.time_s for total in totals if total.format == name) / whole_s for name in WORDS}
     return Explained(
         time=shares,
-        count_int8=sum(one.count for one in found if one.format == INT8) / count,
-        operations=tuple(Executed(**asdict(one), share=one.time_s / whole_s) for one in found[:SHOWN]),
-        diagnosis=_diagnosis(found, shares, whole_s, lowered),
+        count_int8=sum(total.count for total in totals if total.format == INT8) / count,
+        operations=tuple(Executed(**asdict(total), share=total.time_s / whole_s) for total in totals[:SHOWN]),
+        diagnosis=_diagnosis(totals, shares, whole_s, lowered),
     )
 
 
-def _diagnosis(found: Sequence[Operation], shares: dict[str, float], whole_s: float, lowered: bool) -> str:
+def _diagnosis(totals: Sequence[Operation], shares: dict[str, float], whole_s: float, lowered: bool) -> str:
     parts: list[str] = []
     order = (INT8, FLOAT, CONVERSION, LAYOUT) if not lowered else (FLOAT, CONVERSION, LAYOUT, INT8)
     for name in order:
         if shares[name] < WORTH_SAYING:
             continue
         part = f"{shares[name]:.0%} of the time {WORDS[name]}" if not parts else f"{shares[name]:.0%} {WORDS[name]}"
-        kinds = [one for one in found if one.format == name and one.time_s / whole_s >= WORTH_SAYING]
-        if name in (FLOAT, LAYOUT) and lowered and kinds:
-            part += ": " + ", ".join(dict.fromkeys(one.kind for one in kinds))
+        named = [total for total in totals if total.format == name and total.time_s / whole_s >= WORTH_SAYING]
+        if name in (FLOAT, LAYOUT) and lowered and named:
+            part += ": " + ", ".join(dict.fromkeys(total.kind for total in named))
         parts.append(part)
-    kernels = [one.kernel for one in found if one.kernel]
+    kernels = [total.kernel for total in totals if total.kernel]
     return "; ".join([*parts, *([f"most by {kernels[0]}"] if kernels else [])])

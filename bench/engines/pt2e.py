@@ -1,4 +1,4 @@
-"""PT2E, PyTorch's flow of quantizing exported programs: what the engines that use it have in common."""
+"""PT2E, PyTorch's flow of quantizing exported programs: the common part of the engines that use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def package() -> str:
-    """The package that has PT2E for this torch: torchao from torch 2.10, before that torch itself."""
+    """The package that has PT2E for this torch: torchao from torch 2.10 on, torch itself before."""
     if not needed():
         return "torch.ao"
     return "no torchao" if missing() else f"torchao {importlib.metadata.version('torchao')}"
@@ -34,12 +34,12 @@ def needed() -> tuple[str, ...]:
 
 
 def missing() -> str | None:
-    """Give the reason why PT2E cannot be had here, None where it can."""
+    """Return the reason why PT2E is missing here, None where it is installed."""
     return lacking(needed())
 
 
 def functions() -> SimpleNamespace:
-    """PT2E's `prepare`, `convert` and its quantizer for `x86`, from whichever package has them."""
+    """PT2E's `prepare`, `convert` and the module of its quantizer for x86 (`x86`), from the package that has them."""
     with quiet():
         if package().startswith("torchao"):
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -51,15 +51,16 @@ def functions() -> SimpleNamespace:
 
 
 def exported(network: torch.nn.Module, example: np.ndarray, batch: Any = None) -> torch.export.ExportedProgram:
-    """A network as a program for the example's shape, its first axis `batch`, a torch.export.Dim, where one is given.
-    Raises BuildError.
+    """The network as an exported program for the example's shape. Raises BuildError where it cannot be traced.
+
+    batch  a torch.export.Dim for the first axis; without it that axis is fixed too.
     """
     import torch
 
     shapes = None if batch is None else ({0: batch},)
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one closed operator, which is quantized and lowered nowhere
-    try:  # strict: up to torch 2.11 the quantizers find their patterns only by what Dynamo notes
+    torch.backends.mha.set_fastpath_enabled(False)  # its single closed operator is never quantized or lowered
+    try:  # strict: up to torch 2.11 the quantizers find their patterns only by Dynamo's notes
         return torch.export.export(network, (torch.from_numpy(example),), dynamic_shapes=shapes, strict=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0]
@@ -71,15 +72,16 @@ def exported(network: torch.nn.Module, example: np.ndarray, batch: Any = None) -
 def quantized(
     module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: np.ndarray, batch: int = CALIBRATION_BATCH
 ) -> torch.nn.Module:
-    """An exported module with quantize and dequantize operators, calibrated on samples (n, ...) where static, so many
-    at a time. Raises Unsupported where nothing is quantized.
+    """An exported module with quantize and dequantize operators. Raises Unsupported where nothing is quantized.
+
+    With static scales it is calibrated on samples (n, ...), `batch` at a time.
     """
     import torch
 
     pt2e = functions()
     prepared = pt2e.prepare(module, quantizer)
-    for some in torch.from_numpy(samples).split(batch):
-        prepared(some)
+    for items in torch.from_numpy(samples).split(batch):
+        prepared(items)
         if recipe.activations == "dynamic":
             break
     converted = pt2e.convert(prepared)
@@ -88,12 +90,12 @@ def quantized(
     used = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*converted.named_parameters(), *converted.named_buffers()) if name not in used]:
         owner, _, leaf = name.rpartition(".")
-        delattr(converted.get_submodule(owner), leaf)  # FP32 weights that INT8 ones replaced would be saved with them
+        delattr(converted.get_submodule(owner), leaf)  # else the FP32 weights would be saved beside their INT8 ones
     return converted
 
 
 def emulation(file: Path) -> Emulation:
-    """The emulation of a quantized program: itself in eager mode. Raises Unsupported where one of its operators
+    """The emulation of a quantized program: the program itself in eager mode. Raises Unsupported where an operator
     multiplies whole numbers.
     """
     import torch

@@ -1,4 +1,4 @@
-"""PyTorch eager: the network as it is, in bfloat16, or quantized by torch.ao's FX graph mode on the x86 kernels."""
+"""PyTorch eager: the network in FP32, in bfloat16, or quantized by torch.ao's FX graph mode on the x86 kernels."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.spec.interface import Predict
     from bench.store import Facts
 
+# parts of the names of operators that compute in INT8
 WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
 
 
@@ -38,19 +39,18 @@ class Torch(Engine):
     unlowered = MappingProxyType(
         {
             "matmul": "torch.ao has no INT8 kernel for a product of two activations",
-            "transposed": "torch.ao's INT8 kernels for transposed convolutions err, and no convolution tells this one",
+            "transposed": "torch.ao's INT8 kernels for transposed convolutions err; no convolution replaces this one",
             **dict.fromkeys(("lstm", "gru", "rnn"), "torch.ao's static INT8 leaves recurrent layers"),
         }
     )
     whole = False
 
     def settings(self) -> Facts:
-        """The quantized kernels, and whether they saturate, so that activations keep to 7 bits."""
+        """The name of the INT8 kernels, and whether they saturate (activations then keep to 7 bits)."""
         return {"quantized_engine": quantized_engine(), "saturates": saturates()}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
         """Lower the network, calibrated for static INT8, and write its state dict."""
-
         save(lowered(network, recipe, samples[:1], samples), folder / STATE)
 
     def load(
@@ -67,13 +67,13 @@ class Torch(Engine):
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Operation]:
-        """The operators of a call by PyTorch's profiler, each with the time that is its own."""
+        """The operators of a call by PyTorch's profiler, each with its self time."""
         return profiled(self.load(folder, recipe, network, example, threads), example)
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What a call of the lowered network multiplies, by what PyTorch's dispatcher is asked for."""
+        """The multiplications of a call of the lowered network, counted at PyTorch's dispatcher."""
         from bench.engines.torch_count import batch_of, layers_of, products_of
 
         predict = self.load(folder, recipe, network, example, threads)
@@ -83,7 +83,7 @@ class Torch(Engine):
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The same lowered network, with the stored scales and weights, its INT8 operators in floating point."""
+        """The same lowered network with the stored scales and weights; its INT8 operators compute in floating point."""
         from bench.engines.emulation_torch import emulation
 
         module = lowered(network(), recipe, example[:1])
@@ -92,7 +92,7 @@ class Torch(Engine):
 
 
 def pools() -> dict[str, Setting]:
-    """The sizes of PyTorch's two thread pools."""
+    """The sizes of PyTorch's two thread pools, within and between operators."""
     import torch
 
     return {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()}
@@ -102,11 +102,11 @@ ENGINE = Torch()
 
 
 def profiled(predict: Predict, example: np.ndarray) -> list[Operation]:
-    """The operators of a call by PyTorch's profiler, each with the time that is its own, the mean over calls."""
+    """The operators of a call by PyTorch's profiler, each with its self time, the mean over calls."""
     from torch.profiler import ProfilerActivity, profile
 
     predict(example)
-    with quiet(), profile(activities=[ProfilerActivity.CPU]) as found:
+    with quiet(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(CALLS):
             predict(example)
     return [
@@ -116,6 +116,6 @@ def profiled(predict: Predict, example: np.ndarray) -> list[Operation]:
             event.self_cpu_time_total / 1e6 / CALLS,
             round(event.count / CALLS),
         )
-        for event in found.key_averages()
+        for event in profiler.key_averages()
         if event.self_cpu_time_total > 0
     ]

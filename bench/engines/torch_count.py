@@ -1,5 +1,5 @@
-"""The multiplications of a call in PyTorch, by what its dispatcher is asked for: eager modules, TorchScript's archives,
-exported programs, and what Inductor's compiled code calls.
+"""The multiplications of a call in PyTorch, counted at its dispatcher: eager modules, TorchScript archives, exported
+programs, and the calls of Inductor's compiled code.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from bench.errors import BuildError
 if TYPE_CHECKING:
     import torch
 
-_WRAPPED = "network."  # what bench's own module that casts inputs and outputs calls the one inside it
+_WRAPPED = "network."  # the name of the network inside the module that casts inputs and outputs (between_float32)
 
 
 @dataclass(frozen=True)
 class Product:
-    """One multiplication that the dispatcher was asked for.
+    """A multiplication that the dispatcher was asked for.
 
     module      the name of the innermost module that was running, "" where there was none.
-    box         the class of the outermost module of PyTorch's own that holds others, in which it ran.
+    box         the class of the outermost running PyTorch module that FX takes for one operation; None without any.
     operator    the operator's name.
     kind        one of bench.engines.lowered.KINDS.
     format      the number format of its factors.
-    stored      that of its weights; the factors' where it has none.
+    stored      the number format of its weights; that of its factors where it has no weights.
     macs        multiply-accumulates.
-    weights     how many numbers its weights are; 0 where another product with the same weights came before.
-    dequantized whether all its factors came out of INT8 just before: what a quantized program's float operators are.
+    weights     how many numbers its weights are; 0 where an earlier product has the same weights.
+    dequantized whether all its factors came out of INT8 just before, as those of a quantized program's float operators.
     """
 
     module: str
@@ -57,13 +57,13 @@ class Product:
 
 @contextmanager
 def tally(compiled: bool = False) -> Iterator[list[Product]]:
-    """Gather the multiplications of what is called inside, in order.
+    """Gather the multiplications of the calls inside, in order.
 
-    compiled  what is called was compiled by Inductor: what its graphs call is gathered, without modules. Its guards
-              refuse a mode that is on around it, so the mode is on inside the graphs.
+    compiled  the code that is called was compiled by Inductor: the calls of its graphs are gathered, without modules.
+              Its guards refuse a dispatch mode around it, so the mode is on inside the graphs.
 
-    PyTorch's fast path of attention is off meanwhile, which hides products in one operator of a whole layer. A weight
-    is a tensor that no operator has made in the meantime, or made of such tensors alone.
+    PyTorch's fast path of attention is off meanwhile: it hides products in a single operator for a whole layer. A
+    weight is a tensor that no operator inside has made, or that is made only of such tensors.
     """
     import torch
     from torch._library.custom_ops import OPDEFS
@@ -84,7 +84,7 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
                 (id(part), name.removeprefix("_orig_mod.").removeprefix(_WRAPPED))
                 for name, part in module.named_modules()
             )
-            origins.update((place_of(one), _Origin(False, False)) for one in tensors_in(given))
+            origins.update((place_of(tensor), _Origin(False, False)) for tensor in tensors_in(given))
         running.append(module)
 
     def leave(*_: Any) -> None:
@@ -95,13 +95,13 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
             kwargs = kwargs or {}
             if isinstance(func, HigherOrderOperator) or func.namespace == "prim" or func._schema.name in _ASKING:
                 return func(*args, **kwargs)
-            if func._schema.name in OPDEFS:  # an operator of a user's own: what its Python function calls counts
+            if func._schema.name in OPDEFS:  # a user's custom operator: the calls of its Python function count
                 with self:
                     return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
             formula = FORMULAS.get(func._schema.name)
             given = tensors_in((args, kwargs))
-            # PyTorch's decompositions know no quantized tensors, and what moves those multiplies nothing
-            if formula is None and not _counts(func) and not any(one.is_quantized for one in given):
+            # PyTorch's decompositions fail on quantized tensors, and operators that move those multiply nothing
+            if formula is None and not _counts(func) and not any(tensor.is_quantized for tensor in given):
                 with self:
                     whole = func.decompose(*args, **kwargs)
                 if whole is not NotImplemented:
@@ -110,36 +110,42 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
             made_of = [origins.get(place, _Origin(True, False)) for place in map(place_of, given)]
             if formula is not None or _counts(func):
                 named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
-                found = (by_registry if formula is None else formula)(func, args, named | kwargs, output)
-                if found is not None:
-                    products.append(self._product(func, found, given, made_of))
+                count = (by_registry if formula is None else formula)(func, args, named | kwargs, output)
+                if count is not None:
+                    products.append(self._product(func, count, given, made_of))
             _learn(func, given, made_of, output, origins)
             return output
 
-        def _product(self, func: Any, found: Counted, given: list[torch.Tensor], made_of: list[_Origin]) -> Product:
-            weights = found.weights
+        def _product(self, func: Any, count: Counted, given: list[torch.Tensor], made_of: list[_Origin]) -> Product:
+            weights = count.weights
             if weights is None:
-                weights = [one for one, origin in zip(given, made_of, strict=True) if origin.constant and one.dim() > 1]
-                if found.kind not in ("embedding", "lstm", "gru", "rnn"):  # a factor; biases and masks are none
-                    weights = [one for one in weights if any(one is factor for factor in found.factors)]
-            fresh = [one for one in weights if place_of(one) not in counted]
+                pairs = zip(given, made_of, strict=True)
+                weights = [tensor for tensor, origin in pairs if origin.constant and tensor.dim() > 1]
+                if count.kind not in (
+                    "embedding",
+                    "lstm",
+                    "gru",
+                    "rnn",
+                ):  # weights are factors, unlike biases and masks
+                    weights = [weight for weight in weights if any(weight is factor for factor in count.factors)]
+            fresh = [weight for weight in weights if place_of(weight) not in counted]
             counted.update(map(place_of, fresh))
             module = running[-1] if running else None
-            kind = found.kind
-            if kind == "linear" and not weights and not found.count:
+            kind = count.kind
+            if kind == "linear" and not weights and not count.count:
                 kind = "matmul"
             kind = next(filter(None, map(recurrent_kind, running)), kind)
-            stored = found.stored or (format_of_dtype(weights[0].dtype) if weights else found.format)
-            places = [place_of(one) for one in found.factors]
+            stored = count.stored or (format_of_dtype(weights[0].dtype) if weights else count.format)
+            places = [place_of(factor) for factor in count.factors]
             return Product(
                 "" if module is None else names.get(id(module), ""),
-                next((type(one).__name__ for one in running if _closed(one)), None),
+                next((type(outer).__name__ for outer in running if _closed(outer)), None),
                 func._schema.name,
                 kind,
-                found.format,
+                count.format,
                 stored,
-                found.macs,
-                found.count if found.count is not None else sum(map(numbers_in, fresh)),
+                count.macs,
+                count.count if count.count is not None else sum(map(numbers_in, fresh)),
                 bool(places) and all(origins.get(place, _Origin(True, False)).dequantized for place in places),
             )
 
@@ -175,9 +181,9 @@ def products_of(call: Callable[[], Any]) -> list[Product]:
 
 
 def interpreted(program: torch.fx.GraphModule, run: Callable[[Callable[..., Any]], Any]) -> list[Product]:
-    """The multiplications of an exported program, run node by node, by the modules that it notes of its nodes.
+    """The multiplications of an exported program, run node by node, with the module names that its nodes carry.
 
-    run  calls what it is given with the program's inputs.
+    run  calls its argument with the program's inputs.
     """
     import torch
 
@@ -196,30 +202,35 @@ def interpreted(program: torch.fx.GraphModule, run: Callable[[Callable[..., Any]
 
 
 def as_compiled(products: Sequence[Product], called: Sequence[Product]) -> list[Product]:
-    """The products of a quantized program, those in INT8 that compiled code calls so: by order and how much each is.
+    """The products of a quantized program, in INT8 where compiled code calls them in INT8.
 
-    Raises BuildError where the compiled code calls one that the program has not.
+    They are matched by order and number of multiply-accumulates. Raises BuildError where the program lacks a product
+    that the compiled code calls.
     """
-    found = list(products)
+    matched = list(products)
     for product in called:
         if product.format != "int8":
             continue
-        alike = [place for place, one in enumerate(found) if one.format != "int8" and one.macs == product.macs]
-        best = next((place for place in alike if found[place].dequantized), alike[0] if alike else None)
+        alike = [
+            place
+            for place, candidate in enumerate(matched)
+            if candidate.format != "int8" and candidate.macs == product.macs
+        ]
+        best = next((place for place in alike if matched[place].dequantized), alike[0] if alike else None)
         if best is None:
-            raise BuildError(f"the compiled code's {product.operator} of {product.macs} is not in the program")
-        found[best] = replace(found[best], format="int8", stored="int8")
-    return found
+            raise BuildError(f"the compiled code's {product.operator} of {product.macs} MACs is not in the program")
+        matched[best] = replace(matched[best], format="int8", stored="int8")
+    return matched
 
 
 def batch_of(example: Any) -> int:
-    """How many items there are in an example, an array or several whose first axis they are."""
+    """How many items an example has: the length of the first axis of an array, or of the first of several arrays."""
     return len(example[0]) if isinstance(example, (tuple, list)) else len(example)
 
 
 def layers_of(products: Sequence[Product], batch: int) -> list[Layer]:
-    """The products as layers for one item of a batch: those of one module, kind and format as one; others by their
-    operator and a number.
+    """The products as layers for one item of a batch: those of the same module, kind and format are added up; those
+    without a module are named by their operator and a number.
     """
     layers: dict[tuple[str, ...], Layer] = {}
     for number, product in enumerate(products):
@@ -227,23 +238,28 @@ def layers_of(products: Sequence[Product], batch: int) -> list[Layer]:
         reason = reason if product.box is None else f"inside {product.box}, which FX takes for one operation"
         name = product.module or f"{product.operator.rpartition('::')[2]} {number}"
         key = (name, product.kind, product.format)
-        known = layers.get(key)
+        earlier = layers.get(key)
         layers[key] = (
             Layer(name, product.kind, product.format, product.stored, product.macs, product.weights, reason)
-            if known is None
-            else replace(known, macs=known.macs + product.macs, weights=known.weights + product.weights)
+            if earlier is None
+            else replace(earlier, macs=earlier.macs + product.macs, weights=earlier.weights + product.weights)
         )
     return [replace(layer, macs=round(layer.macs / batch)) for layer in layers.values()]
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Of a storage: whether it is there before the call, or made of such alone; whether it came out of INT8."""
+    """Where the numbers of a storage come from.
+
+    constant     whether it was there before the call, or is made only of such storages.
+    dequantized  whether it came out of INT8.
+    """
 
     constant: bool
     dequantized: bool
 
 
+# operators that only read a tensor's shape and layout
 _ASKING = frozenset(
     f"aten::{name}"
     for name in (
@@ -255,6 +271,7 @@ _ASKING = frozenset(
 
 
 def _counts(func: Any) -> bool:
+    """Whether PyTorch's flop counter has a formula for an operator."""
     from torch.utils.flop_counter import flop_registry
 
     return func._overloadpacket in flop_registry
@@ -263,11 +280,11 @@ def _counts(func: Any) -> bool:
 def _learn(
     func: Any, given: list[torch.Tensor], made_of: list[_Origin], output: Any, origins: dict[int, _Origin]
 ) -> None:
-    """Note of each storage that an operator has filled what it was made of; a view's stays what it was."""
-    places = {place_of(one) for one in given}
+    """Note the origin of each storage that an operator has filled; the storage of a view keeps its origin."""
+    places = {place_of(tensor) for tensor in given}
     dequantizes = "dequantize" in func._schema.name
-    for one in tensors_in(output):
-        place = place_of(one)
+    for tensor in tensors_in(output):
+        place = place_of(tensor)
         if place in places and not dequantizes:
             origins.setdefault(place, _Origin(True, False))
         else:
@@ -278,14 +295,14 @@ def _learn(
 
 
 def _moves(func: Any) -> bool:
-    """Whether an operator only changes the places of numbers."""
+    """Whether an operator only moves numbers."""
     bare = func._schema.name.rpartition("::")[2]
     return bare in ("clone", "contiguous", "permute", "transpose", "t", "view", "reshape", "_unsafe_view", "expand")
 
 
 def _closed(module: torch.nn.Module) -> bool:
-    """Whether FX takes a module for one operation although it holds others."""
+    """Whether FX takes a module for one operation although it holds other modules."""
     import torch
 
-    own = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
-    return own and not isinstance(module, torch.nn.Sequential) and any(True for _ in module.children())
+    of_pytorch = type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
+    return of_pytorch and not isinstance(module, torch.nn.Sequential) and any(True for _ in module.children())

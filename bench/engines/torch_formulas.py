@@ -1,4 +1,4 @@
-"""How many multiplications each of PyTorch's operators makes, and in which number format."""
+"""How many multiplications each PyTorch operator makes, and in which number format."""
 
 from __future__ import annotations
 
@@ -12,14 +12,26 @@ if TYPE_CHECKING:
 
 Keywords = dict[str, Any]  # as PyTorch hands them to an operator
 
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # matrices of weights per recurrent layer, for inputs and for states
 
 
+# by the number of axes of the input
 CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
 
 
 @dataclass(frozen=True)
 class Counted:
+    """The multiplications of a call of an operator.
+
+    kind     one of bench.engines.lowered.KINDS; "linear" stands for any matrix product.
+    format   the number format that it computes in.
+    macs     multiply-accumulates.
+    factors  the tensors that are multiplied.
+    weights  those that are weights; None where they must be picked from the operator's tensors.
+    stored   the number format of the weights; None where it is that of the tensors.
+    count    how many numbers the weights are; None where the tensors tell.
+    """
+
     kind: str
     format: str
     macs: int
@@ -37,19 +49,19 @@ def tensors_in(values: Any) -> list[torch.Tensor]:
 
 
 def place_of(tensor: torch.Tensor) -> int:
-    """What tells tensors apart that are kept in different places: views of one have the same."""
+    """A number for the storage of a tensor: views of the same storage have the same number."""
     import torch
 
     if tensor.layout is not torch.strided:
         return id(tensor)
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):  # a tensor of a class of its own, without storage
+    except (RuntimeError, NotImplementedError):  # a subclass of Tensor without storage
         return id(tensor)
 
 
 def numbers_in(tensor: torch.Tensor) -> int:
-    """How many numbers there are behind a tensor: an expanded axis repeats the same."""
+    """How many numbers a tensor stores: an expanded axis repeats the same numbers and does not count."""
     import torch
 
     strides = tensor.stride() if tensor.layout is torch.strided else (1,) * tensor.dim()
@@ -57,6 +69,7 @@ def numbers_in(tensor: torch.Tensor) -> int:
 
 
 def recurrent_kind(module: torch.nn.Module) -> str | None:
+    """The kind of a recurrent layer or cell of PyTorch, "lstm", "gru" or "rnn"; None for other modules."""
     bare = type(module).__name__.removesuffix("Cell").lower()
     return bare if bare in GATES and type(module).__module__.startswith("torch.") else None
 
@@ -85,7 +98,7 @@ def _convolution(weight: torch.Tensor, transposed: bool, groups: int, planes_in:
 
 
 def by_registry(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
-    """What PyTorch's own counter of operations knows."""
+    """The count by PyTorch's own flop counter; a multiply-accumulate is two of its operations."""
     from torch.utils.flop_counter import flop_registry
 
     packet = func._overloadpacket
@@ -111,7 +124,7 @@ def _names(func: Any) -> list[str]:
 
 
 def _pair(first: str, second: str) -> Callable[..., Counted]:
-    """Products of two tensors by name: the last axis of the first is summed over."""
+    """The formula for a product of two arguments by name, summed over the last axis of the first."""
 
     def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         a, b = named[first], named[second]
@@ -121,6 +134,8 @@ def _pair(first: str, second: str) -> Callable[..., Counted]:
 
 
 def _vectors(first: str, second: str) -> Callable[..., Counted]:
+    """The formula for a product with a vector: a multiplication for each number of the first argument."""
+
     def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         a, b = named[first], named[second]
         return Counted("linear", format_of_dtype(a.dtype), a.numel(), (a, b))
@@ -152,7 +167,7 @@ def _packed_embedding(func: Any, args: Any, named: Keywords, output: Any) -> Cou
 
 
 def _packed_convolution(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
-    """torch.ao's: the weights are in an object that unpacks them."""
+    """A convolution of torch.ao: its weights are in an object that unpacks them."""
     x, packed = args[0], next(value for value in args if hasattr(value, "unpack"))
     weight = packed.unpack()[0]
     transposed = "transpose" in func._schema.name
@@ -177,45 +192,45 @@ def _packed_matmul(func: Any, args: Any, named: Keywords, output: Any) -> Counte
 
 
 def _prepacked(kind: str) -> Callable[..., Counted]:
-    """oneDNN's and MKL's, which Inductor calls: the weights' layout is their own, their number is not."""
+    """The formula for oneDNN's and MKL's operators, which Inductor calls: repacking keeps the number of weights."""
 
     def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         x = args[0]
         weight = args[2] if kind == "mkl" else next(named[name] for name in ("qw", "W", "weight") if name in named)
         result = next(iter(tensors_in(output)))
-        found = kind
+        operation = kind
         if kind in ("linear", "mkl"):
-            found, macs = "linear", result.numel() // result.shape[-1] * weight.numel()
+            operation, macs = "linear", result.numel() // result.shape[-1] * weight.numel()
         elif kind == "transposed":
             macs = x.numel() // x.shape[1] * weight.numel()
         else:
             groups = int(named.get("groups", 1))
-            found = _convolution(weight, False, groups, x.shape[1], x.dim())
+            operation = _convolution(weight, False, groups, x.shape[1], x.dim())
             macs = result.numel() // result.shape[1] * weight.numel()
         held = "int8" if func.namespace == "onednn" else format_of_dtype(x.dtype)
-        return Counted(found, held, macs, (), [weight], held)
+        return Counted(operation, held, macs, (), [weight], held)
 
     return formula
 
 
 def _recurrent_sizes(kind: str, size_in: int, hidden: int, layers: int, directions: int) -> int:
-    """How many weights multiply at each step: of the first layer and those that see the outputs of one before."""
+    """How many weights multiply at each step, in the first layer and in those that read the layer before."""
     later = (hidden * directions + hidden) * (layers - 1)
     return GATES[kind] * hidden * directions * (size_in + hidden + later)
 
 
 def _mkldnn_rnn(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
-    """One layer in one direction: weight0 of the inputs, weight1 of the hidden state."""
+    """A single layer in one direction: weight0 for the inputs, weight1 for the hidden state."""
     x, weights = named["input"], (named["weight0"], named["weight1"])
     steps = x.numel() // x.shape[-1]
     kind = {2: "lstm", 3: "gru"}.get(int(named["mode"]), "rnn")
     return Counted(
-        kind, format_of_dtype(x.dtype), steps * sum(one.numel() for one in weights), (x, *weights), list(weights)
+        kind, format_of_dtype(x.dtype), steps * sum(weight.numel() for weight in weights), (x, *weights), list(weights)
     )
 
 
 def _whole_recurrence(kind: str) -> Callable[..., Counted]:
-    """Dynamically quantized, with weights in objects."""
+    """The formula for a dynamically quantized recurrent layer, whose weights are in objects."""
 
     def formula(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
         import torch
@@ -245,7 +260,7 @@ def _attention(func: Any, args: Any, named: Keywords, output: Any) -> Counted:
     query, key = named["query"], named["key"]
     count, length, planes = query.shape
     weights = [named["qkv_weight"], named["proj_weight"]]
-    macs = count * (length * sum(one.numel() for one in weights) + 2 * length * key.shape[1] * planes)
+    macs = count * (length * sum(weight.numel() for weight in weights) + 2 * length * key.shape[1] * planes)
     return Counted("linear", format_of_dtype(query.dtype), macs, (query, *weights), weights)
 
 
@@ -254,10 +269,11 @@ def _encoder_layer(func: Any, args: Any, named: Keywords, output: Any) -> Counte
     x = named["src"]
     count, length, planes = x.shape
     weights = [named[name] for name in ("qkv_weight", "proj_weight", "ffn_weight_1", "ffn_weight_2")]
-    macs = count * (length * sum(one.numel() for one in weights) + 2 * length * length * planes)
+    macs = count * (length * sum(weight.numel() for weight in weights) + 2 * length * length * planes)
     return Counted("linear", format_of_dtype(x.dtype), macs, (x, *weights), weights)
 
 
+# operators that the flop counter lacks; others go to by_registry
 FORMULAS: dict[str, Callable[..., Counted | None]] = {
     "aten::mv": _vectors("self", "vec"),
     "aten::addmv": _vectors("mat", "vec"),

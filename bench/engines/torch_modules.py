@@ -1,4 +1,4 @@
-"""PyTorch modules in a file, those of quantized modules too, without pickled code; and as what predicts."""
+"""The state of PyTorch modules, quantized too, in a file without pickled code; and modules as `Predict`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STATE = "state.pt"
 
 
 def save(module: torch.nn.Module, file: Path) -> None:
-    """Write the state of a lowered network. Raises BuildError where it cannot be read without unpickling objects.
+    """Write the state of a lowered network. Raises BuildError where reading it would unpickle objects.
 
-    Weights that torch.ao packed as objects are written as the numbers they were packed from. Some of torch.ao's modules
+    Weights that torch.ao packed as objects are written as the numbers that they were packed from. Some torch.ao modules
     (ELU, LeakyReLU) keep scales and weights out of their state dict: those are written beside it.
     """
     import torch
@@ -46,7 +46,7 @@ def save(module: torch.nn.Module, file: Path) -> None:
 
 
 def restore(module: torch.nn.Module, file: Path) -> None:
-    """Fill a lowered network with a state that was written."""
+    """Fill a lowered network with the state in a file of `save`."""
     import torch
 
     with quiet():
@@ -60,13 +60,13 @@ def restore(module: torch.nn.Module, file: Path) -> None:
 
 
 def _unpacked(packed: Any) -> tuple[str, tuple[Any, ...]]:
-    """What torch.ao packed for a layer, as a kind and the tensors and numbers that `_packed` makes it from."""
+    """An object that torch.ao packed for a layer, as a kind and the tensors and numbers that `_packed` takes."""
     import torch
 
     kind, functions = packed._type().name(), torch.ops.quantized
     if kind == "LinearPackedParamsBase":
         return "linear", functions.linear_unpack(packed)
-    if kind == "CellParamsBase":  # of an LSTM or a GRU; the last of its numbers tells whether sums keep to 7 bits
+    if kind == "CellParamsBase":  # LSTM or GRU; the last number says whether activations keep to 7 bits
         _, biases, _, numbers, layers = packed.__getstate__()[0]
         return "cell", (*(functions.linear_unpack(layer)[0] for layer in layers), *biases, bool(numbers[-1]))
     if kind in ("Conv2dPackedParamsBase", "Conv3dPackedParamsBase"):
@@ -79,7 +79,7 @@ def _unpacked(packed: Any) -> tuple[str, tuple[Any, ...]]:
 
 
 def _packed(kind: str, parts: tuple[Any, ...]) -> torch.ScriptObject:
-    """The object that was unpacked, packed for the kernels that are set now."""
+    """The reverse of `_unpacked`: the object, packed for the kernels that are set now."""
     import torch
 
     functions = torch.ops.quantized
@@ -93,7 +93,7 @@ def _packed(kind: str, parts: tuple[Any, ...]) -> torch.ScriptObject:
 
 
 def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
-    """A session of a module: (batch, ...) in and out, no gradients; a tuple where it has several outputs."""
+    """A function that runs a module without gradients: (batch, ...) in and out, a tuple for several outputs."""
     import torch
 
     def predict(inputs: np.ndarray) -> Output:
@@ -107,4 +107,5 @@ def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
     return predict
 
 
+# attributes that some torch.ao modules keep out of their state dict
 APART = ("scale", "zero_point", "weight")

@@ -1,4 +1,4 @@
-"""A network lowered by torch.ao: INT8 with scales of calibration or of the call, and bfloat16."""
+"""A network lowered by torch.ao: INT8 with scales from calibration or from each call, and bfloat16."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 
-CALIBRATION_BATCH = 8
+CALIBRATION_BATCH = 8  # items that pass the network at once
 
 
+# operations whose result may share memory with their input
 VIEWS = (
     *("getitem", "view", "view_as", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze"),
     *("chunk", "split", "unbind", "narrow", "select", "t", "expand", "swapaxes", "movedim", "contiguous", "detach"),
@@ -34,11 +35,11 @@ def quantized_engine() -> str:
 
 
 def saturating(network: torch.nn.Module) -> bool:
-    """Whether activations must keep to 7 bits lest sums of 8-bit products saturate in 16.
+    """Whether activations must keep to 7 bits, because sums of 8-bit products would saturate in 16 bits.
 
-    So it is without VNNI, and in convolutions of more than 100 groups, which "x86" hands to FBGEMM's kernels and not to
-    oneDNN's (PyTorch 2.15.0, found by their pace and error at 100 and 104 groups): MobileNetV2 kept 62% of its answers
-    with 8 bits, 84% with 7.
+    They saturate without VNNI, and in convolutions of more than 100 groups: "x86" hands these to FBGEMM's kernels
+    instead of oneDNN's (PyTorch 2.15.0, measured by speed and error at 100 and 104 groups). MobileNetV2 kept 62% of its
+    answers with 8 bits, 84% with 7.
     """
     import torch
 
@@ -74,10 +75,10 @@ def lowered(
 
 
 def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
-    """The network with its linear and recurrent layers in INT8, weights per channel, activations' scales from each
-    input. Raises Unsupported where it has none.
+    """The network with its linear and recurrent layers in INT8. Raises Unsupported where it has none.
 
-    torch.ao has no INT8 for nn.RNN, nor for recurrent layers without biases or with projections: they stay in FP32.
+    Weights have scales per channel, activations a scale from each input. torch.ao has no INT8 for nn.RNN, nor for
+    recurrent layers without biases or with projections: they stay in FP32.
     """
     from torch import nn
 
@@ -90,11 +91,13 @@ def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> to
 
         alone = recipe.left_alone(network)
         network = with_open_attention(network, example)
-        closed = {part for box in closed_attention(network) for part in box.modules()}  # they read their parts' weights
+        closed = {
+            part for box in closed_attention(network) for part in box.modules()
+        }  # closed boxes read the weights of their parts
         layers = [(name, module) for name, module in network.named_modules() if has_kernel(module)]
         names = [name for name, module in layers if name not in alone and module not in closed]
         if names == [""]:
-            network, names = nn.Sequential(network), ["0"]  # a layer is exchanged in what it is part of
+            network, names = nn.Sequential(network), ["0"]  # a layer is replaced in its parent
         if not names:
             raise Unsupported(
                 "torch.ao quantizes activations at run time in linear layers, LSTM and GRU with biases, and recurrent "
@@ -104,12 +107,11 @@ def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> to
 
 
 def patterns() -> Any:
-    """torch.ao's table of what has INT8 kernels, without those that err or that compute in FP32 (PyTorch 2.15.0).
+    """torch.ao's table of INT8 patterns, without kernels that err or that compute in FP32 (PyTorch 2.15.0).
 
-    Transposed convolutions give rubbish,
-    oneDNN's where they change the number of channels, FBGEMM's for 2x2 at stride 2; normalization is folded wrongly
-    into those of several groups. The product of two activations is computed in FP32 between a dequantization and a
-    quantization: that is no INT8.
+    Transposed convolutions give wrong results: oneDNN's where they change the number of channels, FBGEMM's for 2x2 at
+    stride 2. Normalization is folded wrongly into those of several groups. The product of two activations is computed
+    in FP32 between a dequantization and a quantization, which is not INT8.
     """
     import torch
     from torch.ao.quantization.backend_config import BackendConfig, get_native_backend_config
@@ -131,12 +133,12 @@ def patterns() -> Any:
 
 
 def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.ndarray | None = None) -> torch.nn.Module:
-    """The network with its floating input cast to its own number format, and its floating outputs to float32; whole
-    numbers stay as they are.
+    """The network with its floating input cast to `dtype` and its floating outputs to float32.
 
-    An input that must be exact (see Interface) is not cast at the network's door: there each module that has weights
-    casts what it is given. Raises Unsupported where the network cannot be called so on an example (1, ...): where it
-    multiplies by such an input outside of its modules, and where this processor lacks a kernel, as oneDNN's LSTM.
+    Whole numbers stay as they are. An input that must be exact (see Interface) is not cast at the network's entry:
+    each module that has weights casts its own inputs instead. Raises Unsupported where such a call on an example
+    (1, ...) fails: where the network multiplies by an exact input outside of its modules, or where this processor
+    lacks a kernel, such as oneDNN's LSTM.
     """
     import torch
 
@@ -158,7 +160,7 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
             outputs = self.network(x if late else cast(x))
             if isinstance(outputs, torch.Tensor):
                 return outputs.to(torch.float32) if outputs.is_floating_point() else outputs
-            return tuple(one.to(torch.float32) if one.is_floating_point() else one for one in outputs)
+            return tuple(output.to(torch.float32) if output.is_floating_point() else output for output in outputs)
 
     whole = Cast().eval()
     if late:
@@ -173,21 +175,20 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
             if not late or "primitive" in line:
                 raise Unsupported(f"PyTorch cannot compute this network in bfloat16 here: {line}") from error
             raise Unsupported(
-                f"bfloat16 would round the network's input ({example.dtype}), which it must have exactly, and it "
-                "multiplies by that outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
+                f"bfloat16 would round the network's input ({example.dtype}), which must stay exact, and the network "
+                "multiplies by it outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
                 f"{line}"
             ) from error
     return whole
 
 
 def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.fx.GraphModule:
-    """The network with observers where static INT8 will be, not yet calibrated. Raises BuildError where FX cannot trace
-    it.
+    """The network with observers where static INT8 will be, uncalibrated. Raises BuildError where FX cannot trace it.
 
-    Weights per channel and symmetric. What FX or the kernels do not know is told by what they do.
-    Fewer than 8 bits are simulated by fewer levels in the storage and kernels of 8: weights keep to 2^bits - 1 about 0,
-    activations to 2^bits over the range that calibration saw. What lies beyond that range is not cut off, for these
-    kernels know no such limit.
+    Weights have symmetric scales per channel. Modules that FX or the kernels lack are replaced by equivalents.
+    Fewer than 8 bits are simulated by fewer levels in the storage and kernels of 8 bits: weights keep to 2^bits - 1
+    levels about 0, activations to 2^bits over the range that calibration saw. Values beyond that range are not cut off,
+    because these kernels have no such limit.
     """
     import torch
 
@@ -210,7 +211,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
         usual = QConfig(activations, default_per_channel_weight_observer.with_args(**weights))
         mapping = QConfigMapping() if recipe.only else get_default_qconfig_mapping(quantized_engine())
         mapping.set_global(None if recipe.only else usual)
-        # in 256 levels of a sigmoid sure boxes tie: SCRFD's COCO AP is 0.28, not 0.34
+        # a sigmoid of 256 levels gives confident boxes equal scores: SCRFD's COCO AP drops from 0.34 to 0.28
         for sigmoid in (torch.sigmoid, torch.nn.Sigmoid, "sigmoid", "sigmoid_"):
             mapping.set_object_type(sigmoid, None)
         for name in recipe.only:
@@ -218,7 +219,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
         for name in recipe.left:
             mapping.set_module_name(name, None)
         network = without_transposed(with_open_attention(network, example), example)
-        # the kernel of nn.PReLU scales what is above zero as well: 3 dB of signal to noise, not 35 (PyTorch 2.15.0)
+        # the kernel of nn.PReLU scales values above zero too: 3 dB of signal to noise instead of 35 (PyTorch 2.15.0)
         network = without_prelu(without_padding_modes(network))
         try:
             example_tensor = (torch.from_numpy(example),)
@@ -233,9 +234,11 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
 
 
 def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
-    """Take observers from what is no float, which they cannot observe; give convolutions that are called as functions
-    all their arguments, without which conversion fails; and name products of activations so that conversion leaves them
-    in FP32, see `patterns`.
+    """Mend three things in the observed graph, in place.
+
+    Observers of values that are not floats are removed: they cannot observe them. Convolutions that are called as
+    functions get all their arguments: conversion fails without. Products of activations become an operator that
+    conversion leaves in FP32, see `patterns`.
     """
     import torch
     from torch.ao.quantization import ObserverBase
@@ -272,10 +275,11 @@ def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
 
 
 def in_order(network: torch.nn.Module) -> torch.nn.Module:
-    """The network, traced, in which what follows a write into a tensor takes the write's result; the network itself
-    where it has none. Raises Unsupported where it writes into a part of a tensor.
+    """The traced network in which each use of a tensor after a write into it takes the write's result.
 
-    FX knows no order but that of results: after `x.sub_(mean)` it quantizes the x of before, and loses all but 2 dB.
+    Returns the network itself where nothing uses a written tensor. Raises Unsupported where it writes into a part of a
+    tensor that is used later. FX orders operations only by their results: after `x.sub_(mean)` it quantizes the x from
+    before the write, and only 2 dB are left.
     """
     from torch.ao.quantization.fx.tracer import QuantizationTracer
     from torch.fx import GraphModule, Node
@@ -298,7 +302,7 @@ def in_order(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def _written(node: torch.fx.Node, network: torch.nn.Module) -> Any:
-    """What a node of a graph writes into, None where it writes into nothing."""
+    """The argument that a node of a graph writes into, None where it writes into nothing."""
     if isinstance(node.kwargs.get("out"), type(node)):
         return node.kwargs["out"]
     name = str(getattr(node.target, "__name__", node.target)) if node.op.startswith("call_") else ""
@@ -310,5 +314,5 @@ def _written(node: torch.fx.Node, network: torch.nn.Module) -> Any:
 
 
 def _is_part(node: torch.fx.Node) -> bool:
-    """Whether a node's result may share memory with what it is made of."""
+    """Whether a node's result may share memory with its input."""
     return str(getattr(node.target, "__name__", node.target)) in VIEWS

@@ -23,12 +23,12 @@ ARCHIVE = "model.pt"
 
 
 class TorchScript(Torch):
-    """The artefact is one frozen archive that holds the network too."""
+    """The artefact is a single frozen archive: the network and its weights."""
 
     format = "torchscript"
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Lower the network as PyTorch eager does, trace it on two samples (a free batch) and freeze it."""
+        """Lower the network as PyTorch eager does, trace it on two samples (the batch stays free) and freeze it."""
         import torch
 
         module = lowered(network, recipe, samples[:1], samples)
@@ -39,7 +39,7 @@ class TorchScript(Torch):
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Session:
-        """Open a session on the archive; INT8 weights are packed for the engine that is set now."""
+        """Open a session on the archive; its INT8 weights are packed for the kernels that are set here."""
         import torch
 
         torch.set_num_threads(threads)
@@ -50,8 +50,10 @@ class TorchScript(Torch):
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What a call of the archive multiplies; an archive keeps no modules' names, so they are those of the same
-        network in PyTorch eager, where it multiplies the same in the same order.
+        """The multiplications of a call of the archive.
+
+        An archive keeps no module names: they come from the same network in PyTorch eager, if it multiplies the same in
+        the same order.
         """
         from bench.engines.torch_count import batch_of, layers_of, products_of
 
@@ -59,15 +61,15 @@ class TorchScript(Torch):
         products = products_of(lambda: predict(example))
         eager = predictor(lowered(network(), recipe, example[:1]))
         named = products_of(lambda: eager(example))
-        if [(one.kind, one.macs) for one in named] == [(one.kind, one.macs) for one in products]:
+        if [(twin.kind, twin.macs) for twin in named] == [(product.kind, product.macs) for product in products]:
             pairs = zip(products, named, strict=True)
-            products = [replace(one, module=other.module, box=other.box) for one, other in pairs]
+            products = [replace(product, module=twin.module, box=twin.box) for product, twin in pairs]
         return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The archive itself, its INT8 operators in floating point; its scales and packed weights are its own."""
+        """The archive with its own scales and packed weights, its INT8 operators compute in floating point."""
         from bench.engines.emulation_torch import emulation
 
         return emulation(self.load(folder, recipe, network, example, threads))

@@ -1,4 +1,4 @@
-"""PyTorch's transformer layers and their stacks, told by open attention."""
+"""PyTorch's transformer layers and their stacks, made of open attention, the names of their parts kept."""
 
 from __future__ import annotations
 

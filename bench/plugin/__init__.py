@@ -1,4 +1,4 @@
-"""The thin face to pytest: its hooks, and the fixture `measure`."""
+"""The thin interface to pytest: its hooks, and the fixture `measure`."""
 
 from bench.plugin.cases import (
     pytest_collection_modifyitems,

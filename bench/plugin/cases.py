@@ -1,4 +1,4 @@
-"""One test of each case of the grids, and what its item tells of it."""
+"""One test per case of the grids, and the case and baseline of a test item."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bench.spec.case import COUNTED_AXES, Axes, Case, Grid, baseline_of
 if TYPE_CHECKING:
     pass
 
-SHARED = "_bench_shared"  # as a fixture's name: the everyday ones are its users'
+SHARED = "_bench_shared"  # a fixture's name; everyday names are left to users
 
 
 CLOCK: pytest.StashKey[Replay] = pytest.StashKey()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one test of each case of the function's grids, as the options narrow or widen them.
+    """Make one test per case of the function's grids, after the options narrow or widen them.
 
-    A grid that a function has from its class or module is for those of their tests that take a `case`. A mark of this
-    name without a Grid, on a test that does not measure, is another's.
+    A grid on a class or module applies only to those of its tests that take a `case`. A mark of this name without a
+    Grid, on a test that does not measure, belongs to another plugin.
     """
     marked = list(metafunc.definition.iter_markers_with_node("grid"))
     takes_case, measures = "case" in metafunc.fixturenames, SHARED in metafunc.fixturenames
@@ -45,7 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _grid_cases(marks: list[pytest.Mark], takes_case: bool, config: pytest.Config) -> dict[Case, Axes]:
-    """The cases of a test's grid marks, and the axes in which each one's baseline differs from it."""
+    """The cases of a test's grid marks, each with the axes in which its baseline differs from it."""
     if not takes_case:
         raise BadCase("it has a grid, but no argument 'case'; write def test(case, measure)")
     for mark in marks:
@@ -66,9 +66,9 @@ def _marks(case: Case, differs: Axes) -> list[pytest.MarkDecorator]:
 
 
 class Replay:
-    """A clock that shows, at two readings a round, samples that were taken by another clock in a worker.
+    """A clock that replays, with two readings a round, samples that another clock took in a worker.
 
-    With it as its timer pytest-benchmark makes an ordinary record of them: each round lasts exactly one sample.
+    With it as the timer, pytest-benchmark makes an ordinary record: each round lasts exactly one sample.
     """
 
     __name__ = "Replay"
@@ -85,36 +85,37 @@ class Replay:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put cases with the same baseline beside each other, so that its workers need to be started once, and have
-    pytest-benchmark show each by its clock, in the group that its suite names.
+    """Sort cases with the same baseline together, and give each item its clock and group.
+
+    Sorted so, a baseline's workers are started once. pytest-benchmark shows a case in the group that its suite names.
     """
-    places = [place for place, item in enumerate(items) if case_of(item) is not None]
+    positions = [position for position, item in enumerate(items) if case_of(item) is not None]
     order: dict[Case, int] = {}
     try:
-        for place in places:
-            order.setdefault(baseline_case(items[place]), len(order))
+        for position in positions:
+            order.setdefault(baseline_case(items[position]), len(order))
     except BenchError as error:
         raise pytest.UsageError(str(error)) from None
-    for place, item in zip(
-        places, sorted((items[p] for p in places), key=lambda i: order[baseline_case(i)]), strict=True
+    for position, item in zip(
+        positions, sorted((items[p] for p in positions), key=lambda i: order[baseline_case(i)]), strict=True
     ):
-        items[place] = item
+        items[position] = item
         if config.pluginmanager.has_plugin(BENCHMARKS):
             _show_by_clock(item)
 
 
 def _show_by_clock(item: pytest.Item) -> None:
-    case, own = case_of(item), item.get_closest_marker("benchmark")
+    case, suite_mark = case_of(item), item.get_closest_marker("benchmark")
     assert case is not None
     clock = item.stash[CLOCK] = Replay()
-    arguments, words = ((), {}) if own is None else (own.args, own.kwargs)
-    group = words.get("group", f"{case.model} b{case.batch} t{case.threads}")
-    words = {"group": group, "timer": clock, "cprofile": False}  # a profile would be that of showing the samples
-    item.add_marker(pytest.mark.benchmark(*arguments, **words), append=False)
+    arguments, keywords = ((), {}) if suite_mark is None else (suite_mark.args, suite_mark.kwargs)
+    group = keywords.get("group", f"{case.model} b{case.batch} t{case.threads}")
+    keywords = {"group": group, "timer": clock, "cprofile": False}  # a profile would be of the replay, not the case
+    item.add_marker(pytest.mark.benchmark(*arguments, **keywords), append=False)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say which words of a suite's own benchmark marks have no effect on what is timed elsewhere."""
+    """Report the keywords of a suite's own benchmark marks that have no effect, since workers do the timing."""
     if config.option.verbose < 0:
         return []
     idle: dict[str, str] = {}
@@ -140,10 +141,10 @@ def cases_of(session: pytest.Session) -> list[Case]:
 
 
 def differs_of(item: pytest.Item) -> Axes:
-    """The axes in which an item's baseline differs from its case: the option's, else those of the case's grid."""
-    chosen = item.config.option.bench_baseline
+    """The axes in which an item's baseline differs from its case: by the option, else by the case's grid."""
+    option = item.config.option.bench_baseline
     marker = item.get_closest_marker("baseline")
-    return chosen if chosen is not None else {} if marker is None else dict(marker.kwargs)
+    return option if option is not None else {} if marker is None else dict(marker.kwargs)
 
 
 def baseline_case(item: pytest.Item) -> Case:
@@ -153,5 +154,5 @@ def baseline_case(item: pytest.Item) -> Case:
 
 
 def baselines_of(session: pytest.Session) -> list[Case]:
-    """The cases that those among the collected tests are compared with."""
+    """The baselines of the collected cases, each once."""
     return list(dict.fromkeys(baseline_case(item) for item in session.items if case_of(item) is not None))

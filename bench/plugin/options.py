@@ -1,4 +1,4 @@
-"""The options of the harness, and what a session of pytest keeps of them."""
+"""The harness's pytest options, and the keys under which a session keeps its state."""
 
 from __future__ import annotations
 
@@ -17,25 +17,15 @@ if TYPE_CHECKING:
     from bench.records.record import Record
     from bench.timing.bench import Bench
 
-BENCHMARKS = "pytest-benchmark"
+BENCHMARKS = "pytest-benchmark"  # its name among pytest's plugins
 
+COMPARED: pytest.StashKey[Any] = pytest.StashKey()  # --benchmark-compare, put off until the machine's id is set
+JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()  # None until cases are to be measured
+FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of interrupted runs, by test; --bench-resume
+BENCH: pytest.StashKey[Bench] = pytest.StashKey()  # one a session: it remembers what failed
+RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of this session, by test
 
-COMPARED: pytest.StashKey[Any] = pytest.StashKey()
-
-
-JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()
-
-
-FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
-
-
-BENCH: pytest.StashKey[Bench] = pytest.StashKey()
-
-
-RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()
-
-
-NAMED_AXES = ("model", "precision", "engine", "device")
+NAMED_AXES = ("model", "precision", "engine", "device")  # the other axes are COUNTED_AXES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,11 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             f"--bench-{axis}",
             type=options.names,
             metavar="NAME,...",
-            help=f"take these for the {axis} axis of each grid",
+            help=f"values for the {axis} axis of each grid",
         )
     for axis in COUNTED_AXES:
         group.addoption(
-            f"--bench-{axis}", type=options.counts, metavar="N,...", help=f"take these for the {axis} axis of each grid"
+            f"--bench-{axis}", type=options.counts, metavar="N,...", help=f"values for the {axis} axis of each grid"
         )
     group.addoption(
         "--bench-cache", metavar="DIR", help="where built artefacts are kept (BENCH_CACHE; default: the user's cache)"
@@ -62,33 +52,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bench-baseline",
         type=options.axes,
         metavar="AXIS=VALUE,...",
-        help="the case that each is compared with, by the axes in which it differs (default: the suite's, else "
+        help="each case's baseline, by the axes in which it differs from the case (default: the suite's, else "
         "engine=torch,precision=fp32)",
     )
     group.addoption(
         "--bench-gate",
         type=options.limits,
         metavar="NAME=LIMIT,...",
-        help="fail cases that do not surely reach it: speedup=1.5 and the most that a metric may drop, top1=0.01",
+        help="fail cases that do not surely reach a limit: speedup=1.5, or the most that a metric may drop, top1=0.01",
     )
     group.addoption(
         "--bench-baseline-python",
         metavar="PATH",
-        help="run the baselines in this interpreter, of another environment with other versions",
+        help="run the baselines in this interpreter, which has its own environment and versions",
     )
     group.addoption(
         "--bench-interval",
         type=options.percent,
         default=0.005,
         metavar="PERCENT",
-        help="stop when a speed-up's 95%% interval is this half-width (default 0.5%%)",
+        help="stop when half the width of a speed-up's 95%% interval is at most this (default 0.5%%)",
     )
     group.addoption(
         "--bench-budget",
         type=options.positive,
         default=20.0,
         metavar="S",
-        help="begin no further launch of a case after so long (default 20)",
+        help="begin no further launch of a case after this time (default 20)",
     )
     group.addoption("--bench-quick", action="store_true", help="one launch a case: figures without an interval")
     group.addoption(
@@ -100,7 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--bench-explain",
         action="store_true",
-        help="tell what each case executed, in which number format, by the runtime's profiler",
+        help="show what each case executed, in which number format, by the runtime's profiler",
     )
     group.addoption(
         "--bench-resume",
@@ -118,7 +108,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=options.positive,
         default=120.0,
         metavar="S",
-        help="give a case up that hangs for so long (default 120)",
+        help="give up a case that hangs for this time (default 120)",
     )
     group.addoption(
         "--bench-reports",
@@ -131,8 +121,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and make room for the session's records.
 
-    pytest looks for its ini file before it knows the options of plugins: a folder that follows one after a space is
-    then taken for the place of the tests, and the ini file is not found. Such a run is refused.
+    Raises UsageError where a folder follows its option after a space and pytest finds no ini file for that reason: it
+    looks for the ini file before it knows the options of plugins, and takes the folder for the place of the tests.
     """
     for option in ("--bench-cache", "--bench-data", "--bench-reports"):
         if option in config.invocation_params.args and config.inipath is None:
@@ -154,17 +144,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[JOURNAL] = None
     config.stash[FINISHED] = {}
     config.stash[COMPARED] = None if beside_others(config) else getattr(config.option, "benchmark_compare", None)
-    if config.stash[COMPARED]:  # found once it is known by which machine's name to look
+    if config.stash[COMPARED]:  # looked up once the machine's id is set
         config.option.benchmark_compare = []
 
 
 def benchmarks_of(config: pytest.Config) -> Any:
-    """pytest-benchmark's session, which has no public name of its own; None where that plugin is switched off."""
+    """pytest-benchmark's session, which has no public name; None where that plugin is switched off."""
     return config.pluginmanager.get_plugin(BENCHMARKS)
 
 
 def why_off(config: pytest.Config) -> str | None:
-    """Why nothing is to be measured: pytest-benchmark is told to skip, or not to time."""
+    """Why nothing is measured: an option has pytest-benchmark skip or not time; None where cases are measured."""
     benchmarks, option = benchmarks_of(config), config.option
     if benchmarks is not None and benchmarks.skip:
         return "benchmarks are skipped (--benchmark-skip)"
@@ -174,12 +164,12 @@ def why_off(config: pytest.Config) -> str | None:
 
 
 def beside_others(config: pytest.Config) -> bool:
-    """Whether pytest-xdist runs tests in several processes at once, of which this is one, or which this controls."""
+    """Whether pytest-xdist runs tests in several processes at once: this is one of them, or controls them."""
     return hasattr(config, "workerinput") or getattr(config.option, "dist", "no") != "no"
 
 
 def bench_of(config: pytest.Config) -> Bench:
-    """The Bench that the options and the environment describe, one for the whole session: it remembers what failed."""
+    """The session's only Bench, by the options and the environment; it remembers what failed."""
     if BENCH in config.stash:
         return config.stash[BENCH]
     from platformdirs import user_cache_path
@@ -208,7 +198,7 @@ def folder_of(config: pytest.Config, name: str) -> Path | None:
 
 
 def _interpreter(given: str | None) -> str | None:
-    """The interpreter that an option names, by its path or as a command; its links are kept, they make it a venv's."""
+    """The interpreter that an option names, by path or as a command; links are kept, since they make it a venv's."""
     if not given:
         return None
     return shutil.which(given) or str(Path(given).expanduser().absolute())

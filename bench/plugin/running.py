@@ -1,4 +1,4 @@
-"""A session from its collected cases to their records: all is built, then each is measured by its test."""
+"""A session from its collected cases to their records: all are built first, then each is measured by its test."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse the run in one line where a name is unknown, a model's data are not there or a mark asks for what cannot
-    be; find what it is compared with.
+    """Check the cases, then load the saved run to compare with.
+
+    Raises UsageError in one line for an unknown name, a model's missing data or an impossible mark.
     """
     cases, config = cases_of(session), session.config
     if (cases or any(getattr(config.option, f"bench_{axis}") for axis in NAMED_AXES)) and why_off(config) is None:
@@ -70,7 +71,7 @@ def _check(session: pytest.Session, cases: list[Case]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Build what the chosen cases need before the first of them is measured."""
+    """Build what the collected cases need, before the first of them is measured."""
     cases, config = cases_of(session), session.config
     broken = session.testsfailed and not config.option.continue_on_collection_errors
     if not cases or broken or config.option.collectonly or config.option.setuponly or why_off(config) is not None:
@@ -119,7 +120,7 @@ def _refuse_unwritable(config: pytest.Config) -> None:
 
 
 def _store_by_machine(benchmarks: Any) -> None:
-    """Have pytest-benchmark save runs, and look for them, by this machine instead of by its Python's version."""
+    """Have pytest-benchmark save and look up runs by this machine's fingerprint, not by the Python version."""
     from bench.machine.facts import describe
 
     benchmarks.machine_id = benchmarks.storage.default_machine_id = describe().fingerprint
@@ -127,7 +128,7 @@ def _store_by_machine(benchmarks: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """End the journal of a run that came to its end; an interrupted one is left to be resumed."""
+    """End the journal of a finished run; an interrupted run keeps its journal open, to be resumed."""
     journal = session.config.stash[JOURNAL]
     whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     if journal is not None and whole and not (session.shouldfail or session.shouldstop):
@@ -136,7 +137,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session", name=SHARED)
 def shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
-    """What the cases share: the sessions of their baselines, the control probes; ended with the session."""
+    """What the cases share, until the session ends: their baselines' sessions and the control probes."""
     from bench.timing.baseline import Shared
 
     with Shared(bench_of(pytestconfig)) as common:
@@ -147,7 +148,7 @@ def shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
 def measure(
     case: Case, benchmark: Any, _bench_shared: Shared, request: pytest.FixtureRequest
 ) -> Callable[[Case], Record]:
-    """Measure a case in turn with its baseline and enter it as this test's benchmark; give its Record.
+    """Measure a case in turn with its baseline and enter it as this test's benchmark; return its Record.
 
     The test is skipped with the reason on record where the case's engine cannot run it here, and where pytest-benchmark
     is told not to time; it fails with the reason where the case breaks.
@@ -193,8 +194,8 @@ def measure(
         if record.status != "ok":
             pytest.fail(record.reason or record.status, pytrace=False)
         clock.show(record.samples_s)
-        own = {name: value for name, value in node.callspec.params.items() if name != "case"}
-        benchmark.params = own | case.axes()  # a Case would be saved as UNSERIALIZABLE[...]
+        other_params = {name: value for name, value in node.callspec.params.items() if name != "case"}
+        benchmark.params = other_params | case.axes()  # a Case would be saved as UNSERIALIZABLE[...]
         benchmark.extra_info |= record.saved()
         benchmark.pedantic(lambda: None, rounds=len(record.samples_s), iterations=1)
         wanted = _gate(node)
@@ -206,44 +207,46 @@ def measure(
 
 
 class _NoFigures(Exception):
-    """What a benchmark ends with that has no samples to show."""
+    """Ends a benchmark that has no samples to show."""
 
 
 def _enter_without_figures(benchmark: Any) -> None:
-    """Enter a benchmark that broke, as pytest-benchmark knows them: it has no row, but a run of such is saved too."""
+    """Enter a benchmark as broken: pytest-benchmark shows no row for it, but saves a run of such benchmarks alone."""
 
     def broken() -> None:
         raise _NoFigures
 
-    with contextlib.suppress(_NoFigures, StopIteration):  # the clock, which has nothing to show, breaks it already
+    with contextlib.suppress(_NoFigures, StopIteration):  # the clock, with no samples, may end it first
         benchmark.pedantic(broken)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a test must reach: see `shortfalls`."""
+    """The limits that a test must reach; see `shortfalls`."""
 
     speedup: float | None
     max_drop: Mapping[str, float]
 
 
 def _gate(item: pytest.Item) -> Gate | None:
-    """What a test must reach: its marker's words, each replaced by the option's where that has it.
+    """The limits that a test must reach: its marker's, overridden by the option's; None where there are neither.
 
-    Raises BadLimit for a marker that does not say what it wants.
+    Raises BadLimit for a malformed marker.
     """
     marker, option = item.get_closest_marker("gate"), item.config.option.bench_gate
     if marker is None and option is None:
         return None
-    words = {} if marker is None else marker.kwargs
-    speedup, drops = words.get("speedup"), words.get("max_drop", {})
-    known = words.keys() <= {"speedup", "max_drop"} and isinstance(drops, Mapping) and not (marker and marker.args)
-    limits = [1.0 if speedup is None else speedup, *drops.values()] if known else []
+    keywords = {} if marker is None else marker.kwargs
+    speedup, drops = keywords.get("speedup"), keywords.get("max_drop", {})
+    well_formed = (
+        keywords.keys() <= {"speedup", "max_drop"} and isinstance(drops, Mapping) and not (marker and marker.args)
+    )
+    limits = [1.0 if speedup is None else speedup, *drops.values()] if well_formed else []
     if marker is not None and (not all(map(_is_limit, limits)) or not limits or limits[0] <= 0):
         given = ", ".join([*map(repr, marker.args), *(f"{name}={value!r}" for name, value in marker.kwargs.items())])
         raise BadLimit(f"{item.nodeid}: a gate reads gate(speedup=1.5, max_drop={{'top1': 0.01}}), not gate({given})")
-    asked = dict(option or {})
-    return Gate(asked.pop("speedup", speedup), {**drops, **asked})
+    overrides = dict(option or {})
+    return Gate(overrides.pop("speedup", speedup), {**drops, **overrides})
 
 
 def _is_limit(value: Any) -> bool:
@@ -254,7 +257,7 @@ def _is_limit(value: Any) -> bool:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep on record that a measured case failed its test, so that it is no baseline for any later run."""
+    """Record that a measured case failed its test, so that no later run is compared with it."""
     report = yield
     records = item.config.stash[RECORDS]
     record = records.get(item.nodeid)

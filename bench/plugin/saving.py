@@ -1,4 +1,4 @@
-"""What is saved and shown at the end."""
+"""What a session saves and shows at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Add what ran the benchmarks."""
+    """Add the facts of the machine that ran the benchmarks."""
     from bench.machine.facts import describe
 
     machine_info["bench"] = dataclasses.asdict(describe())
@@ -25,7 +25,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Add the cases that have no benchmark: those that are unsupported or failed."""
+    """Add the cases without a benchmark: unsupported or failed."""
     from bench.records.record import SCHEMA
 
     records = config.stash[RECORDS].values()
@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("benchmarks")
     try:
         text, path = summary.session(list(records), Path(config.rootpath / config.option.bench_reports))
-    except BenchError as error:  # in a table definition: what was measured is saved all the same
+    except BenchError as error:  # a bad table definition; the measurements are saved all the same
         terminalreporter.write_line(f"bench: no report: {error}", red=True)
         return
     terminalreporter.write_line(text)

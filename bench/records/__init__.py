@@ -1,1 +1,1 @@
-"""What is kept of a case, when, how it is read back and held beside others."""
+"""Records of cases: what is saved and when, how it is read back and compared."""

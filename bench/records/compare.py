@@ -1,7 +1,7 @@
-"""Two or more saved runs, case by case: what differs between the machines, what became faster, slower, better, worse.
+"""Compare saved runs case by case: which cases became faster, slower, better or worse, and how the machines differ.
 
-Speed-ups are compared, each measured in turn with its baseline, since they carry from machine to machine. Where a case
-has none, or is its own baseline, its own times are, between runs of one machine, or where that is asked for.
+Speed-ups are compared: each is measured in turn with its baseline, so they carry from machine to machine. A case that
+has no speed-up, or is its own baseline, is compared by its times, on a single machine or where that is asked for.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from bench.statistics import (
     unlike,
 )
 
-MARGIN = 0.01
-# what one process has from another and one hour from the next, as measured with PyTorch on a quiet day
+MARGIN = 0.01  # a relative change that is no change
+# standard deviation between processes and between hours, measured with PyTorch on a quiet day
 RUNS_SD = 0.02
-UNKNOWN_SD = 0.16  # the same on the worst day that was measured: taken where a run does not tell its own scatter
-KERNEL_DB, LOWERED = 1.0, 0.0005  # changes of kernel_db and of shares that are worth a note
-MEASURED = ("same", "faster", "slower", "unclear")
-LOST = {  # limit -> the verdicts that it counts: a case that has become unsupported is lost under either name
+UNKNOWN_SD = 0.16  # the same on the worst day measured: used where a run does not show its own scatter
+KERNEL_DB, LOWERED = 1.0, 0.0005  # smallest changes of kernel_db (dB) and of shares that are worth a note
+MEASURED = ("same", "faster", "slower", "unclear")  # verdicts of cases that both runs measured
+LOST = {  # limit -> the verdicts it counts; a case that became unsupported counts under both
     "missing": ("missing", "ok -> unsupported"),
     "failed": ("ok -> failed", "ok -> unsupported"),
 }
-FACTS = (
+FACTS = (  # of the machines, shown where they differ
     *("cpu", "cores_physical", "cores_logical", "ram_bytes", "isa", "numa_nodes", "hypervisor", "governor"),
     *("cgroup", "affinity", "system", "python"),
 )
@@ -54,17 +54,17 @@ class Difference:
     """One case in two runs.
 
     verdict   "same", "faster", "slower" or "unclear" where both measured it; "new", "missing"; "ok -> failed" and the
-              like where its status changed; the status where both could not.
-    speedup   how many times as large its speed-up has become, above 1 where it is faster; None where one has none.
-    absolute  how many times as fast its median call has become, None where the machines differ.
-    quality   metric -> how much it rose; those that did not change are left out.
-    answers   of how many items the answer changed, of how many; None where it is not on record.
-    notes     what else is to be said, each a line; the doubt first, then what is computed.
-    doubt     why a change is not called though its figures tell one; None where there is no such doubt.
-    times     where the verdict is by its own times, for want of speed-ups: how many times as fast it has become.
-    computed  what the artefact or its kernels now compute otherwise, each a line.
-    lost      the metrics of quality that it had and has no more.
-    metrics   what each metric is measured in, and which way is better.
+              like where its status changed; the status where neither measured it.
+    speedup   how many times as large its speed-up has become, above 1 where it is faster; None where a run has none.
+    absolute  how many times as fast its median call has become; None where times are not compared.
+    quality   metric -> how much it rose; unchanged metrics are left out.
+    answers   (changed answers, all answers); None where not on record.
+    notes     what else is to be said, each a line; `doubt` first, then `computed`.
+    doubt     why a change is not called though its figures show it; None without a doubt.
+    times     for want of speed-ups, by its own times: how many times as fast it has become.
+    computed  what the artefact or its kernels now compute differently, each a line.
+    lost      the metrics of quality that it had and no longer has.
+    metrics   metric -> its unit, and which way is better.
     """
 
     case: str
@@ -82,27 +82,30 @@ class Difference:
 
     @property
     def judged(self) -> Interval | None:
-        """What the verdict rests on: how many times as fast it has become."""
+        """The interval behind the verdict: how many times as fast it has become."""
         return self.times if self.speedup is None else self.speedup
 
 
 def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: float = MARGIN) -> list[list[Difference]]:
-    """The differences of each of the other runs from the base, in the base's order, new cases last.
+    """The differences of each other run from the base, in the base's order, new cases last.
 
-    A case is faster or slower where Holm's correction over all comparisons leaves the p-value of a change within the
-    margin below 5%; same where the whole 95% interval is within twice the margin; else unclear. So is a change where
-    control probes say that the machine itself was slower in one of the runs: INT8 and FP32 do not suffer alike.
+    A case is faster or slower where the p-value of a change within the margin is below 5% after Holm's correction over
+    all comparisons; same where the whole 95% interval is within twice the margin; else unclear. A change is unclear too
+    where control probes show that the machine itself was slower in either run: INT8 and FP32 do not suffer alike.
     """
     pairs = [_pairs(base, other) for other in others]
-    here = [absolute or other.fingerprint == base.fingerprint for other in others]
+    use_times = [absolute or other.fingerprint == base.fingerprint for other in others]
     changes = [
-        [(None, None) if was is None or now is None else _changes(was, now, margin, own) for was, now in pair.values()]
-        for pair, own in zip(pairs, here, strict=True)
+        [
+            (None, None) if was is None or now is None else _changes(was, now, margin, use_time)
+            for was, now in pair.values()
+        ]
+        for pair, use_time in zip(pairs, use_times, strict=True)
     ]
-    judged = [one for row in changes for by_pairs, by_times in row if (one := by_pairs or by_times) is not None]
-    corrected = iter(holm([one.p for one in judged]))
-    found = []
-    for other, pair, row, own in zip(others, pairs, changes, here, strict=True):
+    judged = [tested for row in changes for by_pairs, by_times in row if (tested := by_pairs or by_times) is not None]
+    corrected = iter(holm([tested.p for tested in judged]))
+    compared = []
+    for other, pair, row, use_time in zip(others, pairs, changes, use_times, strict=True):
         differences = []
         for (name, (was, now)), (by_pairs, by_times) in zip(pair.items(), row, strict=True):
             p = next(corrected) if by_pairs or by_times else None
@@ -110,20 +113,21 @@ def compare(base: Run, others: Sequence[Run], absolute: bool = False, margin: fl
                 None if by_pairs is None else by_pairs.interval,
                 None if by_times is None else by_times.interval,
             )
-            differences.append(_difference(name, was, now, intervals, p, margin, own, (base, other)))
-        found.append(differences)
-    return found
+            differences.append(_difference(name, was, now, intervals, p, margin, use_time, (base, other)))
+        compared.append(differences)
+    return compared
 
 
 def _pairs(base: Run, other: Run) -> dict[str, tuple[Record | None, Record | None]]:
     runs = (base, other)
-    was, now = (dict(zip(called, run.records, strict=True)) for called, run in zip(names(runs), runs, strict=True))
+    was, now = (dict(zip(labels, run.records, strict=True)) for labels, run in zip(names(runs), runs, strict=True))
     return {name: (was.get(name), now.get(name)) for name in dict.fromkeys([*was, *now])}
 
 
-def _changes(was: Record, now: Record, margin: float, here: bool) -> tuple[Change | None, Change | None]:
-    """How the speed-up of a case over the same baseline changed; where they have none in common, how its own pace did,
-    if that may be compared. None for what cannot be told, or is not asked for.
+def _changes(was: Record, now: Record, margin: float, use_time: bool) -> tuple[Change | None, Change | None]:
+    """The change of a case's speed-up over the same baseline, and that of its own pace; never both.
+
+    Pace stands in where the runs share no speed-up, if `use_time`. None for what is unknown or not asked for.
     """
     if {was.status, now.status} != {"ok"}:
         return None, None
@@ -135,7 +139,7 @@ def _changes(was: Record, now: Record, margin: float, here: bool) -> tuple[Chang
         if before and after:
             return change_of_levels(_in_turn(before), _in_turn(after), margin, RUNS_SD, UNKNOWN_SD), None
     old, new = _pace(was), _pace(now)
-    return None, change_of_levels(old, new, margin, RUNS_SD, UNKNOWN_SD) if here and old and new else None
+    return None, change_of_levels(old, new, margin, RUNS_SD, UNKNOWN_SD) if use_time and old and new else None
 
 
 def _ratios(launches: Sequence[Medians]) -> list[float]:
@@ -143,13 +147,13 @@ def _ratios(launches: Sequence[Medians]) -> list[float]:
 
 
 def _in_turn(launches: Sequence[Medians]) -> Level:
-    """The level of a speed-up by its launches, or by the rounds of its only one."""
+    """The level of a speed-up by its launches, or by the rounds of its only launch."""
     rounds = [base / case for case, base in zip(launches[0].case_s, launches[0].baseline_s, strict=True)]
     return _over_launches(_ratios(launches)) or level_of(rounds)
 
 
 def _over_launches(figures: Sequence[float]) -> Level | None:
-    """The level of figures of independent launches; None where fewer than two tell none."""
+    """The level of the figures of independent launches; None for fewer than two."""
     import numpy as np
 
     logs = np.log(figures)
@@ -159,13 +163,13 @@ def _over_launches(figures: Sequence[float]) -> Level | None:
 
 
 def _first(record: Record, launches: Sequence[Medians]) -> int | None:
-    """How many of its launches were of the first stage; None where it is not on record, as in older runs."""
+    """The number of launches of the first stage; None where not on record, as in older runs."""
     first = None if record.speedup is None else record.speedup.first
     return first if first is not None and 0 < first <= len(launches) else None
 
 
 def _pace(record: Record) -> Level | None:
-    """How many calls a second a case makes: by its launches, else by pytest-benchmark's rounds, else by its median."""
+    """The level of a case's calls per second: by launches, else by pytest-benchmark's rounds, else by the median."""
     import numpy as np
 
     by_launch = _over_launches([1 / float(np.median(launch.case_s)) for launch in _launches(record)])
@@ -179,23 +183,25 @@ def _pace(record: Record) -> Level | None:
 
 
 def _p50_s(record: Record) -> float | None:
-    """The median call, None where it is none that a call can have taken."""
+    """The median call in seconds; None where it is no time that a call can take."""
     p50_s = None if record.latency is None else record.latency.p50_s
     return p50_s if is_time(p50_s) else None
 
 
 def _baseline(record: Record) -> Case | None:
-    beside = None if record.speedup is None else record.speedup.baseline
-    return None if beside is None else beside.case
+    baseline = None if record.speedup is None else record.speedup.baseline
+    return None if baseline is None else baseline.case
 
 
 def _launches(record: Record) -> list[Medians]:
-    """The rounds of each launch; none where the record has none, or no such thing."""
+    """The rounds' medians of each launch, without launches whose medians are incomplete or no times."""
     launches = () if record.speedup is None else record.speedup.medians
     return [
-        one
-        for one in launches
-        if one.case_s and len(one.case_s) == len(one.baseline_s) and all(map(is_time, (*one.case_s, *one.baseline_s)))
+        launch
+        for launch in launches
+        if launch.case_s
+        and len(launch.case_s) == len(launch.baseline_s)
+        and all(map(is_time, (*launch.case_s, *launch.baseline_s)))
     ]
 
 
@@ -206,7 +212,7 @@ def _difference(
     intervals: tuple[Interval | None, Interval | None],
     p: float | None,
     margin: float,
-    here: bool,
+    use_time: bool,
     runs: tuple[Run, Run],
 ) -> Difference:
     if was is None or now is None:
@@ -219,14 +225,14 @@ def _difference(
         verdict = states[0] if states[0] == states[1] else " -> ".join(states)
         return Difference(name, verdict, None, None, {}, None, tuple(dict.fromkeys(reasons)))
     before_s, after_s = _p50_s(was), _p50_s(now)
-    ratio = before_s / after_s if here and before_s and after_s else None
+    ratio = before_s / after_s if use_time and before_s and after_s else None
     old, new = (_quality(record) for record in (was, now))
     changed, computed = _answers(was, now), _computed(was, now)
     lost = tuple(metric for metric in old if metric not in new)
     interval = intervals[1] if intervals[0] is None else intervals[0]
-    verdict = "same" if was == now else _verdict(interval, p, margin)  # one measurement, however little it tells
-    alone = {"slower": 1, "faster": 0}.get(verdict) if intervals[0] is None else None
-    why = _doubts(was, now, runs, alone) if verdict in ("faster", "slower") else []
+    verdict = "same" if was == now else _verdict(interval, p, margin)  # equal records are a single measurement
+    slow_run = {"slower": 1, "faster": 0}.get(verdict) if intervals[0] is None else None
+    why = _doubts(was, now, runs, slow_run) if verdict in ("faster", "slower") else []
     doubt = f"{verdict} by its figures, but {' and '.join(why)}" if why else None
     return Difference(
         name,
@@ -257,14 +263,14 @@ def _quality(record: Record) -> dict[str, float]:
 
 
 def _computed(was: Record, now: Record) -> tuple[str, ...]:
-    """Whether outputs have lost all likeness of FP32's, kernels came nearer to what the quantized network says, or
-    farther from it, and more of the network, or less, is in the number format asked for.
+    """Lines on what is computed differently: outputs that lost all likeness of FP32's, kernels nearer to the quantized
+    network or farther from it, and more or less of the network in the number format asked for.
     """
     lines = []
-    like = [not unlike(one.fidelity.get("sqnr_db"), one.fidelity.get("agreement")) for one in (was, now)]
+    like = [not unlike(record.fidelity.get("sqnr_db"), record.fidelity.get("agreement")) for record in (was, now)]
     if like == [True, False]:
         lines.append(f"broken: its outputs keep no likeness of FP32's any more, {now.fidelity['sqnr_db']:.1f} dB")
-    old, new = (None if one.kernel is None else one.kernel.kernel_db for one in (was, now))
+    old, new = (None if record.kernel is None else record.kernel.kernel_db for record in (was, now))
     if old is not None and new is not None and abs(new - old) >= KERNEL_DB:
         lines.append(f"kernel_db {old:.1f} -> {new:.1f} dB")
     elif old is not None and now.kernel is not None and new is None:
@@ -285,26 +291,26 @@ def _verdict(interval: Interval | None, p: float | None, margin: float) -> str:
     return "unclear"
 
 
-def _doubts(was: Record, now: Record, runs: tuple[Run, Run], alone: int | None) -> list[str]:
-    """What control probes say of the machine while the case was measured, of each run in which it was slower itself.
+def _doubts(was: Record, now: Record, runs: tuple[Run, Run], slow_run: int | None) -> list[str]:
+    """Why the machine itself may have made the change: a line for each run in which control probes found it slower.
 
-    alone  of a case that was not measured in turn with its baseline, the place of the run in which it took longer: only
-           what made that run slow is a doubt then, and so is all else that disturbed it.
+    slow_run  for a case that was not measured in turn with its baseline, the place of the run in which it took longer.
+              Only that run is looked at then, and all else that disturbed it is a reason too.
 
-    Runs of one machine with one version of what the probes call are held against the better of both.
+    The reference is the better of both runs where they share the machine and the version of what the probes call.
     """
     noises = [record.noise or Noise() for record in (was, now)]
     best = [_positive(noise.best) for noise in noises]
     machines = [(run.fingerprint, run.machine.versions.get(PROBED_BY)) for run in runs]
     if machines[0] == machines[1]:
-        names = {name for one in best for name in one}
-        best = [{name: max(one.get(name, 0.0) for one in best) for name in names}] * 2
+        probes = {name for figures in best for name in figures}
+        best = [{name: max(figures.get(name, 0.0) for figures in best) for name in probes}] * 2
     doubts = []
-    for place, (run, noise, most) in enumerate(zip(runs, noises, best, strict=True)):
-        if alone not in (None, place):
+    for place, (run, noise, reference) in enumerate(zip(runs, noises, best, strict=True)):
+        if slow_run not in (None, place):
             continue
-        why = fallen([_positive(probe) for probe in noise.probes], most)
-        why += [line for line in noise.why if line not in why] if alone == place else []
+        why = fallen([_positive(probe) for probe in noise.probes], reference)
+        why += [line for line in noise.why if line not in why] if slow_run == place else []
         doubts += [f"in {run.name} {' and '.join(why)}"] if why else []
     return doubts
 
@@ -317,12 +323,12 @@ def _answers(was: Record, now: Record) -> tuple[int, int] | None:
     old, new = was.answers, now.answers
     if not old or not new or len(old) != len(new):
         return None
-    places = range(0, len(old), 4)
-    return sum(old[place : place + 4] != new[place : place + 4] for place in places), len(places)
+    starts = range(0, len(old), 4)  # an answer has four hexadecimal digits
+    return sum(old[start : start + 4] != new[start : start + 4] for start in starts), len(starts)
 
 
 def _notes(was: Record, now: Record, changed: tuple[int, int] | None, runs: tuple[Run, Run]) -> tuple[str, ...]:
-    """Whether the same artefact gave other answers, or another artefact was measured, or other data."""
+    """Lines on other answers of the same artefact, another artefact, other weights or data."""
     lines = []
     digests = [None if record.artifact is None else record.artifact.digest for record in (was, now)]
     same = digests[0] == digests[1] and digests[0] is not None

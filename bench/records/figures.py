@@ -1,4 +1,4 @@
-"""How figures are written, by the names that records have for them."""
+"""Figures as text, by their names in records."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from types import MappingProxyType
 
 from bench.spec.metric import DECIBEL, SHARE, Metric, metric_named
 
-# what this project's tasks had in runs that do not say what their metrics are measured in, before schema 2
+# metrics of this project's tasks, for runs before schema 2, which do not say their units
 UNTOLD = (
     *(Metric(name, SHARE) for name in ("top*", "ap_*", "map*", "miou", "iou.*", "pixel_accuracy", "agreement")),
     Metric("max_error", SHARE, better="lower"),
 )
-SHARES = (
+SHARES = (  # figures from 0 to 1 that are shown in percent
     *("efficiency.share_of_peak", "explained.time", "explained.count_int8", "kernel.agreement"),
     *("lowered.share", "lowered.macs", "lowered.weights", "lowered.promised"),
 )
-
-
-JUDGED = ("quality.", "fidelity.", "drop.")
+JUDGED = ("quality.", "fidelity.", "drop.")  # prefixes of the figures that are metrics
 Metrics = Mapping[str, Metric]
 
 
 def metric_of(name: str, metrics: Metrics = MappingProxyType({})) -> Metric | None:
-    """The metric of a figure of quality or fidelity, by `metrics` where they have it; None of any other figure."""
+    """The metric of a figure of quality, fidelity or drop, from `metrics` if it is there; None for any other figure."""
     prefix = next((prefix for prefix in JUDGED if name.startswith(prefix)), None)
     if prefix is None:
         return None
@@ -32,8 +30,9 @@ def metric_of(name: str, metrics: Metrics = MappingProxyType({})) -> Metric | No
 
 
 def figure_text(name: str, value: float, metrics: Metrics = MappingProxyType({})) -> str:
-    """A figure as text, in its metric's unit, else in that which its name ends with: seconds as ms, bytes as MB,
-    decibel, ratios, shares.
+    """A figure as text, in its metric's unit, else in the unit that its name shows.
+
+    Seconds are written as ms below 1 s, bytes as MB, shares as percent; there are decibels and ratios too.
     """
     metric = metric_of(name, metrics)
     if metric is not None and metric.unit == SHARE:

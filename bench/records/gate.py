@@ -1,4 +1,4 @@
-"""Whether a record is good enough: its speed-up's and its quality's intervals against what is wanted."""
+"""The gate: the intervals of a record's speed-up and quality against the limits asked for."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from bench.spec.outcome import Speedup
 
 
 def shortfalls(record: Record, speedup: float | None, max_drop: Mapping[str, float]) -> list[str]:
-    """Give a line for each thing wanted that the record does not certainly reach, none where it passes.
+    """A line for each limit that the record does not certainly reach; none where it passes.
 
     speedup   the interval's lower end must reach it.
-    max_drop  metric name -> how far it may fall from FP32 PyTorch's; the paired interval's upper end must be within.
+    max_drop  metric name -> how far it may fall from FP32 PyTorch's; the paired interval's upper end must be within it.
     """
     lines: list[str | None] = []
     if speedup is not None:
-        reached = record.speedup or Speedup()
-        ends = (reached.low, reached.ratio, reached.high)
+        measured = record.speedup or Speedup()
+        ends = (measured.low, measured.ratio, measured.high)
         lines.append(_line("speed-up", *ends, speedup, few="one launch", more_is_better=True))
-    for metric, most in max_drop.items():
+    for metric, limit in max_drop.items():
         drop = record.drop.get(metric)
         if drop is None:
-            there = ", ".join(record.drop) or "none"
-            lines.append(f"ambiguous: no drop of {metric!r} is measured for this task; there are: {there}")
+            available = ", ".join(record.drop) or "none"
+            lines.append(f"ambiguous: no drop of {metric!r} is measured for this task; there are: {available}")
         else:
             lines.append(
-                _line(f"drop of {metric}", drop.low, drop.value, drop.high, most, few="one item", more_is_better=False)
+                _line(f"drop of {metric}", drop.low, drop.value, drop.high, limit, few="one item", more_is_better=False)
             )
     return [line for line in lines if line is not None]
 
@@ -41,7 +41,7 @@ def _line(
     few: str,
     more_is_better: bool,
 ) -> str | None:
-    """What is to be said where it does not certainly reach the limit; `few` tells why it may have no interval."""
+    """The line for a figure that may miss its limit, else None; `few` says why it may have no interval."""
     if value is None:
         return f"ambiguous: there is no {name}, wanted {limit:g}"
     if low is None or high is None:

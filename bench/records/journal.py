@@ -1,4 +1,4 @@
-"""What is finished is on disk before the next case begins: one line of JSON for each measured test."""
+"""The journal: each finished test is a line of JSON on disk before the next case begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.typed import of_type, to_json
 
 @dataclass(frozen=True)
 class Line:
-    """A finished test, by pytest's name for it, and when (ISO 8601, UTC); or the end of a run."""
+    """A finished test: its pytest node id, when it ended (ISO 8601, UTC), its record. Or the end of a run."""
 
     node: str = ""
     at: str = ""
@@ -27,7 +27,7 @@ END = Line(end=True)
 
 
 class Journal:
-    """The journals of runs that are alike: below `<root>/<key of made_from>/`, one file a run.
+    """The journals of runs of the same kind: below `<root>/<key of made_from>/`, a file for each run.
 
     made_from  what must be equal for a finished case to be taken over: code, machine, versions, options; plain JSON.
     """
@@ -37,13 +37,14 @@ class Journal:
         self.path = self.folder / f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
 
     def write(self, node: str, record: Record) -> None:
-        """Add a finished test, by pytest's name for it, and have it on disk."""
+        """Add a finished test by its pytest node id, and sync it to disk."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._add(Line(node, now, record), self.path)
 
     def finished(self) -> dict[str, Record]:
-        """The measured tests of those runs of this kind that did not come to their end, the newest of each; `resumed`
-        tells when it was measured.
+        """Node id -> the newest record of each test that interrupted runs of this kind measured.
+
+        `resumed` says when it was measured.
         """
         records: dict[str, Record] = {}
         for path in self._interrupted():
@@ -53,10 +54,10 @@ class Journal:
         return records
 
     def end(self) -> None:
-        """Mark this run as ended, and those of which it has every case: nothing of them is left to take over."""
-        own = {line.node for line in read(self.path)} if self.path.is_file() else set()
+        """Mark this run as ended, and each interrupted run of which it has every case: nothing is left to take over."""
+        finished = {line.node for line in read(self.path)} if self.path.is_file() else set()
         for path in self._interrupted():
-            if {line.node for line in read(path)} <= own:
+            if {line.node for line in read(path)} <= finished:
                 self._add(END, path)
 
     def _interrupted(self) -> list[Path]:
@@ -71,7 +72,7 @@ class Journal:
 
 
 def read(path: Path) -> list[Line]:
-    """The whole lines of a journal; the last of a run that was killed while it wrote is none."""
+    """The complete lines of a journal, up to the line that a killed run left incomplete, if any."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""What is saved of a case."""
+"""The record: what is saved of a case."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from bench.statistics import LARGEST, Drop, Latency
 from bench.store import Json
 
 SCHEMA = 2  # 1 had n, dataset, weights, dataset_s and reason among the metrics of quality
-PLAIN = "-"  # the precision and engine of a benchmark of any other suite
+PLAIN = "-"  # precision and engine of a benchmark of another suite
 
 
 @dataclass(frozen=True)
 class Record:
-    """One case and what came of it. All times in seconds, all sizes in bytes; absent where it was not measured.
+    """A case and its results. Times are in seconds, sizes in bytes; what was not measured is absent.
 
     status      "ok", "unsupported" (the engine cannot, `reason` says why) or "failed" (it should have, but broke).
-    quality     the task's metrics; null where the data have no truth to judge by, or what came of it is no number.
+    quality     the task's metrics; null where the data have no ground truth, or the result is no number.
     judged      what quality was judged on.
-    metrics     what each figure of quality and fidelity is measured in, and which way is better.
-    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of the raw outputs that are no classes, agreement of
-                those that are, and the task's own figures.
+    metrics     unit of each figure of quality and fidelity, and which way is better.
+    fidelity    against FP32 PyTorch on the same inputs: sqnr_db of raw outputs that are no classes, agreement of those
+                that are, and the task's own figures.
     drop        how much worse each metric of quality is than FP32 PyTorch's on the same inputs: value, low, high.
-    answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where it was not judged.
-    pictures    names of the strips of pictures that were written.
+    answers     four hexadecimal digits for each answer (bench.tasks.digests); absent where not judged.
+    pictures    names of the picture strips that were written.
     speedup     against the baseline, measured in turn with it.
     latency     of one call on one batch: see bench.statistics.latency.
-    first_call_s  of the first call after loading; where the engine keeps what it compiles, with that there, and
-                first_call_cold_s with nothing there, as it was when it was compiled; null where nothing is kept.
+    first_call_s  of the first call after loading; where the engine keeps what it compiles, with that in place.
+                first_call_cold_s is without it, as measured at compilation; null where nothing is kept.
     artifact    what ran.
-    lowered     which shares of the network the artefact holds in which number format: see bench.engines.lowered;
+    lowered     shares of the network that the artefact holds in each number format: see bench.engines.lowered;
                 absent where the engine cannot be counted.
     kernel      whether the engine's INT8 kernels compute what the quantized network says: see bench.engines.kernel.
                 Absent where nothing is quantized.
@@ -61,10 +61,10 @@ class Record:
     energy_j_per_call  by RAPL over all packages during exactly the timed calls, idle power included; null where it
                 cannot be read.
     warnings    what makes the figures doubtful, each a line.
-    resumed     from, when it was measured (ISO 8601, UTC), where it was taken over from an interrupted run.
+    resumed     {"from": when it was measured (ISO 8601, UTC)} where it was taken over from an interrupted run.
     test        pytest's node id of the test that measured it, which tells two tests of one case apart.
-    samples_s   timed calls of all launches, evenly taken, in order.
-    calls       what pytest-benchmark's own statistics say of them, of a record that was read from a saved run.
+    samples_s   timed calls of all launches, sampled evenly, in order.
+    calls       pytest-benchmark's own statistics of them, where the record was read from a saved run.
     """
 
     case: Case
@@ -103,18 +103,18 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The case's id; of a benchmark of any other suite its name."""
+        """The case's id; for a benchmark of another suite, its name."""
         return self.case.model if self.case.engine == PLAIN else self.case.id
 
     def facts(self) -> dict[str, Json]:
-        """The record as plain JSON, but for what pytest-benchmark keeps: its samples, and what is made of them."""
+        """The record as plain JSON, without what pytest-benchmark keeps: samples and their statistics."""
         facts = asdict(self)
         del facts["samples_s"], facts["calls"]
         facts = {name: {} if fact is None and name in SECTIONS else finite(fact) for name, fact in facts.items()}
         return {"id": self.id} | facts
 
     def saved(self) -> dict[str, Json]:
-        """The facts, without figures where it has none."""
+        """The facts; of a case without figures only its id, case, status, reason and test."""
         facts = self.facts()
         if not self.samples_s and self.status != "ok":
             return {name: facts[name] for name in ("id", "case", "status", "reason", "test")}
@@ -130,7 +130,7 @@ SECTIONS = {
 
 
 def finite(value: Any) -> Any:
-    """The value with every number that a float64 cannot hold, or JSON cannot (NaN, infinity), as None."""
+    """The value, with None for each number that float64 or JSON cannot hold (too large, NaN, infinity)."""
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Told = dict[str, Any]  # an object of a JSON file, whoever wrote it
-METRICS = "metrics"
+METRICS = "metrics"  # attribute of a frame: metric -> Metric
 STATES = ("ok", "unsupported", "failed")
-LEAST_S, MOST_S = 1e-12, 1e9
-IQR, MEDIAN = 1.349, 1.2533  # of a normal distribution: interquartile range by deviation, errors of median by mean
+LEAST_S, MOST_S = 1e-12, 1e9  # seconds: what is beyond them in a file is no time of a call
+IQR, MEDIAN = 1.349, 1.2533  # normal distribution: interquartile range / deviation, error of median / of mean
 FIGURES = (
     *("throughput_items_per_s", "load_s", "first_call_s", "first_call_cold_s", "peak_rss_bytes", "energy_j_per_call"),
 )
-COLUMNS = (
+COLUMNS = (  # that every frame has, in this order
     *("run", "machine", "when", "name", "id", "test", *AXES, "status", "reason", *FIGURES),
     *("latency.p50_s", "latency.p90_s", "artifact.bytes", "artifact.digest"),
     *("judged.weights", "judged.dataset", "judged.n", "fidelity.sqnr_db"),
@@ -45,7 +45,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One saved run: its records, what ran it (machine_info["bench"]), when, at which commit, its name."""
+    """A saved run: its records, its machine (machine_info["bench"]), when and at which commit it ran, its name."""
 
     records: list[Record]
     machine: Machine = field(default_factory=Machine)
@@ -55,7 +55,7 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """What tells its machine from others, as it was saved, or of what was saved."""
+        """The fingerprint of its machine: as saved, else computed from what was saved."""
         return self.machine.fingerprint or fingerprint(self.machine)
 
 
@@ -68,33 +68,35 @@ def saved_files(names: Iterable[str]) -> list[Path]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = sorted(path.rglob("*.json"))
+            matches = sorted(path.rglob("*.json"))
         else:
-            found = [path] if path.exists() else sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        if not found:
+            matches = [path] if path.exists() else sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not matches:
             raise RunFileError(
                 f"no saved run at {name}; name a .json file that pytest-benchmark saved, or a folder of them"
             )
-        files += found
+        files += matches
     return files
 
 
 def read_all(names: Iterable[str]) -> list[Run]:
-    """The runs that names stand for, each called as its file, as its path where two files are called the same, and with
-    a number where it is the same file.
+    """The runs that names stand for, each named by its file.
+
+    They are named by paths where two files have the same name; a file given again gets a number.
     """
     files = saved_files(names)
     stems = [file.stem for file in files]
-    called = stems if len(set(stems)) == len(stems) else [str(file) for file in files]
-    numbers = [called[:place].count(name) + 1 for place, name in enumerate(called)]
-    called = [name if number == 1 else f"{name} ({number})" for name, number in zip(called, numbers, strict=True)]
-    return [dataclasses.replace(read(file), name=name) for file, name in zip(files, called, strict=True)]
+    labels = stems if len(set(stems)) == len(stems) else [str(file) for file in files]
+    numbers = [labels[:place].count(name) + 1 for place, name in enumerate(labels)]
+    labels = [name if number == 1 else f"{name} ({number})" for name, number in zip(labels, numbers, strict=True)]
+    return [dataclasses.replace(read(file), name=name) for file, name in zip(files, labels, strict=True)]
 
 
 def saved(path: Path) -> Told:
-    """What a file holds that pytest-benchmark saved: its `benchmarks`, a list of dicts, and what this harness added,
-    `bench` with `cases`, a list of dicts too, whatever the file has there. Raises RunFileError where it is no such
-    file.
+    """The content of a file that pytest-benchmark saved, with what this harness added as `bench`.
+
+    `benchmarks` and `cases` in `bench` are lists of dicts, whatever the file has there. Raises RunFileError where it is
+    no such file.
     """
     try:
         content = _parsed(path.read_bytes())
@@ -117,15 +119,14 @@ def saved(path: Path) -> Told:
 
 
 def read(path: Path) -> Run:
-    """Read a file that pytest-benchmark saved. Raises RunFileError where it is none, or holds no benchmark.
+    """Read a file that pytest-benchmark saved. Raises RunFileError where it is no such file, or holds no benchmark.
 
-    Benchmarks of other suites than this harness's are cases too: of the model of their name, without precision or
-    engine.
+    Benchmarks of other suites are cases too: their name is the model, and they have no precision or engine.
     """
     content = saved(path)
     entries = [(entry.get("extra_info"), entry) for entry in content["benchmarks"]]
     entries += [(entry, {}) for entry in content["bench"]["cases"]]
-    records = [record for told, entry in entries if (record := record_of(told, entry)) is not None]
+    records = [record for facts, entry in entries if (record := record_of(facts, entry)) is not None]
     if not records:
         raise RunFileError(f"{path} holds no benchmark among its {len(content['benchmarks'])} entries")
     when, commit = content.get("datetime"), _dict(content.get("commit_info")).get("id")
@@ -139,7 +140,7 @@ def read(path: Path) -> Run:
 
 
 def _parsed(content: bytes) -> Any:
-    """What a JSON file holds; NaN and infinities, which are no JSON but which pytest-benchmark writes, as None."""
+    """The value of a JSON file. NaN and infinities are no JSON, but pytest-benchmark writes them: they become None."""
     import orjson  # five times as fast on raw samples
 
     with contextlib.suppress(orjson.JSONDecodeError):
@@ -152,38 +153,38 @@ def _dict(value: Any) -> Told:
 
 
 def _dicts(value: Any) -> list[Told]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def record_of(told: Any, entry: Told | None = None) -> Record | None:
-    """A saved record, whatever else the file says; None where it is of no case.
+    """The Record of a saved record, without what does not fit; None where it is of no case.
 
-    told   what the harness has saved of it; entry  what pytest-benchmark has.
+    told   what this harness saved of it; entry  what pytest-benchmark saved.
     """
     entry = {} if entry is None else entry
     stats = _dict(entry.get("stats"))
-    known = _dict(told)
-    known = (
-        known | {"status": known["status"] if known.get("status") in STATES else "failed"} if "case" in known else known
+    facts = _dict(told)
+    facts = (
+        facts | {"status": facts["status"] if facts.get("status") in STATES else "failed"} if "case" in facts else facts
     )
     try:
-        record = tolerant(Record, _since_schema_2(known))
+        record = tolerant(Record, _since_schema_2(facts))
     except Unfit:
         return _plain(entry.get("fullname"), stats)
     metrics = {name: metric_named(name, UNTOLD) for name in names_of(record.quality | record.fidelity)} | record.metrics
-    test = entry.get("fullname") if record.test is None else record.test  # of old runs pytest-benchmark alone has it
+    test = entry.get("fullname") if record.test is None else record.test  # in old runs only pytest-benchmark has it
     return dataclasses.replace(
         record, test=test if isinstance(test, str) else None, metrics=metrics, calls=_calls(stats)
     )
 
 
-def _since_schema_2(told: Told) -> Told:
-    """A record as it is saved since schema 2: quality holds metrics alone."""
-    if "judged" in told:
-        return told
-    quality = _dict(told.get("quality"))
-    apart = [one.name for one in dataclasses.fields(Judged)]
-    return told | {
+def _since_schema_2(facts: Told) -> Told:
+    """A saved record in the form of schema 2: quality holds metrics alone."""
+    if "judged" in facts:
+        return facts
+    quality = _dict(facts.get("quality"))
+    apart = [part.name for part in dataclasses.fields(Judged)]
+    return facts | {
         "quality": {name: value for name, value in quality.items() if name not in apart},
         "judged": {name: quality[name] for name in apart if name in quality},
     }
@@ -199,8 +200,9 @@ def _plain(name: Any, stats: Told) -> Record | None:
 
 
 def _calls(stats: Told) -> Calls | None:
-    """The median call of pytest-benchmark's statistics and how sure it is, by its raw data where they are saved, else
-    by the spread of its rounds; nothing where it tells no median.
+    """The median call in pytest-benchmark's statistics and its error; None without a median.
+
+    The error is by raw data where they are saved, else by the spread of the rounds.
     """
     median_s, data, count = stats.get("median"), stats.get("data"), stats.get("rounds")
     if not is_time(median_s):
@@ -210,40 +212,42 @@ def _calls(stats: Told) -> Calls | None:
     if not is_number(count) or count < 2:
         return Calls(median_s)
     spreads = [stats.get("stddev"), iqr / IQR if is_number(iqr := stats.get("iqr")) else None]
-    known = [float(spread) for spread in spreads if is_number(spread) and spread >= 0]
-    error = MEDIAN * max(known) / math.sqrt(count) / median_s if known else None
+    deviations = [float(spread) for spread in spreads if is_number(spread) and spread >= 0]
+    error = MEDIAN * max(deviations) / math.sqrt(count) / median_s if deviations else None
     return Calls(median_s, error, int(count))
 
 
 def is_time(value: Any) -> TypeGuard[float]:
-    """Whether it is a duration in seconds that a call can have taken."""
+    """Whether a value is a time in seconds that a call can take."""
     return is_number(value) and LEAST_S < value < MOST_S
 
 
 def names(runs: Sequence[Run]) -> list[list[str]]:
-    """What to call the records of each run so that no two of one run are called the same: by their ids; by their tests
-    too where one of the runs has an id more than once; by a number where that does not tell either.
+    """Names for the records of each run, unique within the run.
+
+    A name is the record's id, with its test where any of the runs has that id more than once, and with a number where
+    that is not unique either.
     """
     counts = [collections.Counter(record.id for record in run.records) for run in runs]
     ambiguous = {name for count in counts for name, times in count.items() if times > 1}
-    called = []
+    by_run = []
     for run in runs:
-        own: list[str] = []
+        labels: list[str] = []
         for record in run.records:
             name, test = record.id, record.test
             if name in ambiguous and test is not None:
                 name = f"{name} ({test.removesuffix(f'[{name}]')})"
-            own.append(name)
-        known: collections.Counter[str] = collections.Counter()
-        for place, name in enumerate(own):
-            known[name] += 1
-            own[place] = name if known[name] == 1 else f"{name} ({known[name]})"
-        called.append(own)
-    return called
+            labels.append(name)
+        seen: collections.Counter[str] = collections.Counter()
+        for place, name in enumerate(labels):
+            seen[name] += 1
+            labels[place] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        by_run.append(labels)
+    return by_run
 
 
 def _machine(info: Told) -> Machine:
-    """What a run says of its machine; of a run of plain pytest-benchmark, what that says, by this harness's names."""
+    """The machine of a run; for plain pytest-benchmark, what that says, under this harness's names."""
     cpu = _dict(info.get("cpu"))
     plain = {"cpu": cpu.get("brand_raw"), "cores_logical": cpu.get("count"), "system": info.get("system")}
     plain |= {"python": info.get("python_version")}
@@ -251,18 +255,20 @@ def _machine(info: Told) -> Machine:
 
 
 def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
-    """One row a record: its run and machine, its axes by their names, all else by dotted names such as `latency.p50_s`,
-    `quality.top1`; `name`, what tells it from all others of its run; `lowered.share`, the share of the
-    multiply-accumulates in `lowered.format`, the number format below FP32 that its recipe asks for. The columns of
-    COLUMNS are always there. Its attribute METRICS tells of each metric what it is measured in.
+    """A frame with a row for each record.
+
+    Its columns: run and machine, axes by their names, all else by dotted names such as `latency.p50_s`, `quality.top1`;
+    `name`, unique within the run; `lowered.share`, the share of the multiply-accumulates in `lowered.format`, the
+    number format below FP32 that the recipe asks for. COLUMNS are always there. The attribute METRICS has each metric's
+    Metric: its unit, and which way is better.
     """
     import pandas as pd
 
     rows = []
     runs = [runs] if isinstance(runs, Run) else runs
-    for run, called in zip(runs, names(runs), strict=True):
+    for run, labels in zip(runs, names(runs), strict=True):
         shared: dict[str, object] = {"run": run.name, "machine": run.fingerprint, "when": run.when}
-        for record, name in zip(run.records, called, strict=True):
+        for record, name in zip(run.records, labels, strict=True):
             row = dict(shared)
             facts = record.facts()
             del facts["case"], facts["metrics"]
@@ -272,8 +278,8 @@ def frame(runs: Run | Sequence[Run]) -> pd.DataFrame:
             rows.append(row | {"name": name} | record.case.axes())
     table = pd.DataFrame(rows)
     table = table.reindex(columns=[*dict.fromkeys([*COLUMNS, *table.columns])])
-    known = [record.metrics for run in runs for record in run.records]
-    table.attrs[METRICS] = {name: metric for metrics in known for name, metric in metrics.items()}
+    of_records = [record.metrics for run in runs for record in run.records]
+    table.attrs[METRICS] = {name: metric for metrics in of_records for name, metric in metrics.items()}
     return table
 
 
@@ -281,14 +287,14 @@ def is_column(name: str) -> bool:
     """Whether a frame of any run may have a column of this name."""
     if name in COLUMNS or name in ("lowered.format", "lowered.share"):
         return True
-    if name.removeprefix("quality.") in [one.name for one in dataclasses.fields(Judged)]:
-        return False  # as it was called in schema 1
+    if name.removeprefix("quality.") in [part.name for part in dataclasses.fields(Judged)]:
+        return False  # schema 1 had it there
     kind: Any = Record
     for part in name.split("."):
         kinds = [kind, *typing.get_args(kind)]
-        sections = [one for one in kinds if dataclasses.is_dataclass(one)]
-        if any(one is dict or typing.get_origin(one) is dict for one in kinds):
-            return True  # of metrics, versions or number formats, whatever they are called
+        sections = [member for member in kinds if dataclasses.is_dataclass(member)]
+        if any(member is dict or typing.get_origin(member) is dict for member in kinds):
+            return True  # of metrics, versions or number formats: any name may be there
         if not sections or part not in (hints := typing.get_type_hints(sections[0])):
             return False
         kind = hints[part]
@@ -297,7 +303,7 @@ def is_column(name: str) -> bool:
 
 def share_lowered(record: Record) -> tuple[str, float] | None:
     """The number format below FP32 that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that
-    its artefact computes in it; None where none is asked for, or that was not counted.
+    its artefact computes in it; None where no such format is asked for, or that was not counted.
     """
     from bench.spec.recipe import recipes
 

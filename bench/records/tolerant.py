@@ -1,4 +1,4 @@
-"""Typed values of what a file says: what is not of its type is absent, the rest is kept."""
+"""Typed values from any file: what is not of its type is absent, the rest is kept."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Value = TypeVar("Value")
 
 
 class Unfit(BenchError):
-    """What a file says is not of the type that is asked for."""
+    """A value in a file is not of the type asked for."""
 
 
 def tolerant(kind: type[Value], told: Any) -> Value:
-    """A dataclass of what a mapping says: a field whose value is not of its type keeps its default, dicts and tuples of
-    dataclasses or texts lose the items that are not, tuples of numbers are whole or absent.
+    """The mapping `told` as a dataclass.
 
-    Raises Unfit where it is no mapping, or lacks a field that has no default.
+    A field whose value is not of its type keeps its default. Dicts and tuples of dataclasses or texts lose the items
+    that are not of their type; tuples of numbers are whole or absent. Raises Unfit where `told` is no mapping, or lacks
+    a field that has no default.
     """
     value: Value = _fitting(kind, told)
     return value
@@ -33,52 +34,52 @@ def _hints(kind: type) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _fitting(kind: Any, told: Any) -> Any:
+def _fitting(kind: Any, value: Any) -> Any:
     import msgspec
 
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return _first_fitting(args, told)
+        return _first_fitting(args, value)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass(kind, told)
-    if origin is tuple and isinstance(told, (list, tuple)) and args[0] not in (int, float):
-        return tuple(_each(args[0], dict(enumerate(told))).values())
-    if origin is dict and isinstance(told, dict):
-        return _each(args[1], {name: value for name, value in told.items() if isinstance(name, str)})
+        return _dataclass(kind, value)
+    if origin is tuple and isinstance(value, (list, tuple)) and args[0] not in (int, float):
+        return tuple(_each(args[0], dict(enumerate(value))).values())
+    if origin is dict and isinstance(value, dict):
+        return _each(args[1], {name: item for name, item in value.items() if isinstance(name, str)})
     try:
-        return msgspec.convert(told, kind)
+        return msgspec.convert(value, kind)
     except (msgspec.ValidationError, OverflowError) as error:
         raise Unfit(str(error)) from None
 
 
-def _first_fitting(kinds: tuple[Any, ...], told: Any) -> Any:
+def _first_fitting(kinds: tuple[Any, ...], value: Any) -> Any:
     for kind in kinds:
         try:
-            return _fitting(kind, told)
+            return _fitting(kind, value)
         except Unfit:
             continue
-    raise Unfit(f"{told!r} is none of {kinds}")
+    raise Unfit(f"{value!r} is none of {kinds}")
 
 
-def _each(kind: Any, told: Mapping[Any, Any]) -> dict[Any, Any]:
-    found = {}
-    for name, value in told.items():
+def _each(kind: Any, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    fitted = {}
+    for name, value in values.items():
         try:
-            found[name] = _fitting(kind, value)
+            fitted[name] = _fitting(kind, value)
         except Unfit:
             continue
-    return found
+    return fitted
 
 
-def _dataclass(kind: type, told: Any) -> Any:
-    if not isinstance(told, Mapping) or not told:  # what was not measured is an empty object
-        raise Unfit(f"no object with fields: {told!r}")
+def _dataclass(kind: type, fields: Any) -> Any:
+    if not isinstance(fields, Mapping) or not fields:  # what was not measured is an empty object
+        raise Unfit(f"no object with fields: {fields!r}")
     hints = _hints(kind)
-    known = {name: told[name] for name in hints if name in told}
-    found: dict[str, object] = {}
-    for name, value in known.items():
-        found |= _each(hints[name], {name: value})
+    given = {name: fields[name] for name in hints if name in fields}
+    fitted: dict[str, object] = {}
+    for name, value in given.items():
+        fitted |= _each(hints[name], {name: value})
     try:
-        return kind(**found)
-    except (TypeError, BenchError) as error:  # a field is lacking, or none that can be, as of a case
+        return kind(**fitted)
+    except (TypeError, BenchError) as error:  # a field is lacking, or Case refuses its axes
         raise Unfit(str(error)) from None

@@ -1,1 +1,1 @@
-"""How saved runs are shown: tables, pivots, plots, a page. It stands on records alone."""
+"""Shows saved runs as tables, pivots, plots or a page, from records alone."""

@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 
 
 def rendered(found: Sequence[History]) -> str:
-    """The histories as markdown, the rows after a change marked."""
+    """The histories as markdown; the first row after each change is marked."""
     parts = []
-    for one in found:
+    for history in found:
         rows = []
-        times = one.rows["value"] / one.rows["value"].mask(one.rows["noisy"]).ffill().shift()
-        for place, row in enumerate(one.rows.to_dict("records")):
-            told = f"changed, {times[place]:.3f}x the one before" if place in one.changes else ""
+        values = history.rows["value"]
+        ratios = values / values.mask(history.rows["noisy"]).ffill().shift()  # to the last quiet run before
+        for place, row in enumerate(history.rows.to_dict("records")):
+            mark = f"changed, {ratios[place]:.3f}x the one before" if place in history.changes else ""
             rows.append(
                 {
                     "when": row["when"][:19] if isinstance(row["when"], str) else "-",
                     "run": str(row["run"]),
                     "commit": row["commit"][:10] if isinstance(row["commit"], str) else "-",
-                    one.figure: formed(one.figure, row["value"]),
-                    "": "noisy" if row["noisy"] else told,
+                    history.figure: formed(history.figure, row["value"]),
+                    "": "noisy" if row["noisy"] else mark,
                 }
             )
-        parts += [f"### {escaped(one.case)}, machine {escaped(one.machine)}", markdown_table(rows)]
+        parts += [f"### {escaped(history.case)}, machine {escaped(history.machine)}", markdown_table(rows)]
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""Saved runs beside each other, as text."""
+"""A comparison of saved runs, as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.statistics import Interval, is_number
 
 
 def machines(runs: Sequence[Run]) -> str:
-    """What differs between the runs: their machines' facts, versions, settings and commits, as a table."""
+    """A table of the machine facts, versions, settings and commits that differ between the runs."""
     facts: dict[str, list[str]] = {
         "machine": [run.fingerprint for run in runs],
         "commit": [str(run.commit)[:10] for run in runs],
@@ -46,39 +46,43 @@ def _text(value: Any) -> str:
 def rendered(base: Run, others: Sequence[Run], found: Sequence[Sequence[Difference]]) -> str:
     """The comparison as markdown: the machines first, then each run against the base."""
     parts = ["### What differs", machines([base, *others])]
-    count = sum(one.judged is not None and one.judged.low is not None for row in found for one in row)
+    count = sum(diff.judged is not None and diff.judged.low is not None for row in found for diff in row)
     for other, differences in zip(others, found, strict=True):
-        measured = sorted((one for one in differences if one.verdict in MEASURED), key=lambda one: not one.computed)
+        measured = sorted(
+            (diff for diff in differences if diff.verdict in MEASURED), key=lambda diff: not diff.computed
+        )
         parts.append(f"### {escaped(other.name)} against {escaped(base.name)}")
-        table = [_row(one) for one in differences if one.verdict in MEASURED]
+        table = [_row(diff) for diff in differences if diff.verdict in MEASURED]
         parts += [markdown_table(table)] if table else []
-        lines = [f"{one.case}: {'; '.join(one.notes)}" for one in measured if one.notes]
-        lines += [f"{one.case}: {'; '.join([one.verdict, *one.notes])}" for one in differences if one not in measured]
+        lines = [f"{diff.case}: {'; '.join(diff.notes)}" for diff in measured if diff.notes]
+        lines += [
+            f"{diff.case}: {'; '.join([diff.verdict, *diff.notes])}" for diff in differences if diff not in measured
+        ]
         parts += ["\n".join(f"- {escaped(line)}" for line in lines)] if lines else []
-        tally = collections.Counter(one.verdict for one in differences)
-        told = ", ".join(f"{number} {verdict}" for verdict, number in tally.items())
+        tally = collections.Counter(diff.verdict for diff in differences)
+        verdicts = ", ".join(f"{number} {verdict}" for verdict, number in tally.items())
         parts.append(
-            f"{escaped(told)}. Changes of speed-ups with their 95% intervals; verdicts by Holm's correction over "
+            f"{escaped(verdicts)}. Changes of speed-ups with their 95% intervals; verdicts by Holm's correction over "
             f"{count} comparisons."
         )
-        if any(one.speedup is None and one.times is not None for one in measured):
+        if any(diff.speedup is None and diff.times is not None for diff in measured):
             parts.append(
                 "\\* judged by its own times, for want of a speed-up over another case in both runs. The interval "
-                f"holds what its calls scattered, and {RUNS_SD:.0%} (sd) from run to run, or {UNKNOWN_SD:.0%} where a "
-                "run does not tell its scatter; a bad hour differs by more."
+                f"covers the scatter of its calls and {RUNS_SD:.0%} (sd) from run to run, or {UNKNOWN_SD:.0%} where a "
+                "run has no scatter on record; a bad hour differs by more."
             )
     return "\n\n".join(parts)
 
 
-def _row(one: Difference) -> dict[str, str]:
-    quality = [f"{metric} {rise_text(one, metric)}" for metric in one.quality]
-    own = "-" if one.absolute is None else f"{one.absolute:.3f}x"
+def _row(difference: Difference) -> dict[str, str]:
+    quality = [f"{metric} {rise_text(difference, metric)}" for metric in difference.quality]
+    own_time = "-" if difference.absolute is None else f"{difference.absolute:.3f}x"
     return {
-        "case": one.case,
-        "verdict": one.verdict,
-        "speed-up": interval_text(one.speedup),
-        "own time": own if one.times is None else f"{interval_text(one.times)}*",
-        "quality": ", ".join([*quality, *(f"{metric} lost" for metric in one.lost)]) or "-",
+        "case": difference.case,
+        "verdict": difference.verdict,
+        "speed-up": interval_text(difference.speedup),
+        "own time": own_time if difference.times is None else f"{interval_text(difference.times)}*",
+        "quality": ", ".join([*quality, *(f"{metric} lost" for metric in difference.lost)]) or "-",
     }
 
 
@@ -95,9 +99,11 @@ def rise_text(one: Difference, metric: str) -> str:
 
 
 def broken(runs: Sequence[Run], found: Sequence[Sequence[Difference]], limits: Mapping[str, float]) -> list[str]:
-    """What is beyond the limits, a line each: `slower` by more than a share; more than so many cases `missing`, or
-    `failed` that had not, both with those that have become unsupported; a metric of quality that is worse by more than
-    so much, or is lost. Raises BadLimit for a name of none.
+    """A line for each thing beyond its limit. Raises BadLimit for an unknown name.
+
+    slower           the share by which a case may become slower.
+    missing, failed  how many cases may become so; cases that became unsupported count in both.
+    a metric         how much worse it may become; a lost metric is beyond any limit.
     """
     metrics = {name for run in runs for record in run.records for name in record.quality}
     lines = []
@@ -107,32 +113,34 @@ def broken(runs: Sequence[Run], found: Sequence[Sequence[Difference]], limits: M
             raise BadLimit(f"nothing is named {name!r} that could be limited; there are {there}")
         for row in found:
             if name == "slower":
-                lost = [one for one in row if one.verdict == name and one.judged and one.judged.ratio < 1 - limit]
-                lines += [f"{one.case}: slower, {interval_text(one.judged)}" for one in lost]
+                slower = [
+                    diff for diff in row if diff.verdict == name and diff.judged and diff.judged.ratio < 1 - limit
+                ]
+                lines += [f"{diff.case}: slower, {interval_text(diff.judged)}" for diff in slower]
             elif name in LOST:
-                lost = [one for one in row if one.verdict in LOST[name]]
-                lines += [f"{one.case}: {one.verdict}" for one in lost] if len(lost) > limit else []
+                lost = [diff for diff in row if diff.verdict in LOST[name]]
+                lines += [f"{diff.case}: {diff.verdict}" for diff in lost] if len(lost) > limit else []
             else:
-                lines += [f"{one.case}: {name} is lost" for one in row if name in one.lost]
+                lines += [f"{diff.case}: {name} is lost" for diff in row if name in diff.lost]
                 lines += [
-                    f"{one.case}: {name} {rise_text(one, name)}"
-                    for one in row
-                    if name in one.quality and -one.quality[name] * one.metrics.get(name, Metric(name)).sign > limit
+                    f"{diff.case}: {name} {rise_text(diff, name)}"
+                    for diff in row
+                    if name in diff.quality and -diff.quality[name] * diff.metrics.get(name, Metric(name)).sign > limit
                 ]
     return lines
 
 
 def limits_of(text: str) -> dict[str, float]:
-    """`slower:2%,top1:0.5%,missing` as limits by name, shares as fractions, those without a number 0. Raises
-    BadLimit.
+    """Parse `slower:2%,top1:0.5%,missing` into limits by name: a percentage as a fraction, 0 without a number. Raises
+    BadLimit for any other text.
     """
-    found = {}
+    limits = {}
     for part in text.split(","):
         name, _, limit = part.strip().partition(":")
         try:
-            found[name] = float(limit.removesuffix("%")) / (100 if limit.endswith("%") else 1) if limit else 0.0
+            limits[name] = float(limit.removesuffix("%")) / (100 if limit.endswith("%") else 1) if limit else 0.0
         except ValueError:
             raise BadLimit(f"a limit reads NAME:NUMBER or NAME:NUMBER%, not {part!r}") from None
-        if not name or not 0 <= found[name] < float("inf"):
+        if not name or not 0 <= limits[name] < float("inf"):
             raise BadLimit(f"a limit reads NAME:NUMBER or NAME:NUMBER%, not {part!r}")
-    return found
+    return limits

@@ -1,22 +1,22 @@
-"""Tables that a TOML file defines: cases one way, figures the other; or cases both ways and one figure in all cells.
+"""Tables that a TOML file defines: cases against figures, or cases against cases with the same figure in all cells.
 
 title = "..."
-where = { model = "resnet20" }                  # what all its cases have in common; of a list, one of its values
+where = { model = "resnet20" }                  # what all its cases share; a list allows any of its values
 cell = { figure = "latency.p50_s", form = "ms" }  # where both rows and columns are cases
 [[columns]]                                     # or [[rows]]: either may be cases or figures
 label = "FP32"
 case = { precision = "fp32", engine = "torch" }
-[[columns]]                                     # one for each combination of axes that a run has
+[[columns]]                                     # one for each combination of these axes in the run
 axes = ["precision", "engine"]
 label = "{precision} {engine}"
-names = { fp32 = "FP32", int8_static = "INT8" }   # what values are called, first to last; others by registration
+names = { fp32 = "FP32", int8_static = "INT8" }   # labels of values, in this order; then others by registration
 [[rows]]
 label = "accuracy"
-figure = "quality.top1"                         # a column of a run's frame; of several, the first that the case has
-form = "percent"                                # one of FORMS, where the figure's own unit will not do
-ratio = true                                    # beside it, how many times less than in the first case; or in that of
-                                                # these axes: { precision = "fp32", engine = "torch" }
-absent = "..."                                  # instead of a case: why this project has none, told below the table
+figure = "quality.top1"                         # a column of a run's frame; of a list, the first that the case has
+form = "percent"                                # a name in FORMS, instead of the figure's own unit
+ratio = true                                    # beside it, how many times less than in the first case; or than
+                                                # in the case of these axes: { precision = "fp32", engine = "torch" }
+absent = "..."                                  # instead of a case: why this project has none, as a note below
 interval = ["speedup.low", "speedup.high"]      # beside it, the ends of its interval
 """
 
@@ -55,15 +55,16 @@ FORMS: dict[str, Form] = {
     "x": lambda ratio: f"{ratio:.2f}x",
     "dB": lambda decibel: f"{decibel:.2f} dB",
 }
-AXES = ("model", "device", "batch", "threads")  # a table for each of their values
+# a table for each of their values, where the definition does not name them
+AXES = ("model", "device", "batch", "threads")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a cell shows of a case: the first of these figures that it has.
+    """What a cell shows of a case: the first of `names` that the case has.
 
     form      how it is written, None for the figure's own unit.
-    ratio     whether beside it how many times less it is than in the first case, or in that of these axes.
+    ratio     whether to add how many times less it is than in the first case, or than in the case of these axes.
     interval  the figures that are the ends of its interval.
     """
 
@@ -74,7 +75,7 @@ class Figure:
 
     @classmethod
     def read(cls, entry: Told) -> Figure:
-        """A figure as the file tells it. Raises KeyError, TypeError or ValueError where it is none."""
+        """Read a figure from the file. Raises KeyError, TypeError or ValueError where it is invalid."""
         names, interval, form = entry["figure"], entry.get("interval", []), entry.get("form")
         names, ratio = [names] if isinstance(names, str) else names, entry.get("ratio", False)
         if not _texts(names) or not names or not _texts(interval):
@@ -91,15 +92,15 @@ class Figure:
         return cls(tuple(names), None if form is None else FORMS[form], ratio, tuple(interval))
 
     def _of(self, case: Mapping[str, object]) -> tuple[str, float] | None:
-        found = ((name, value) for name in self.names if is_number(value := case.get(name)))
-        return next(found, None)
+        values = ((name, value) for name in self.names if is_number(value := case.get(name)))
+        return next(values, None)
 
     def cell(self, case: Mapping[str, object], first: Mapping[str, object] | None, metrics: Metrics) -> str:
-        """The figure of a case as text; `first` is the case that a ratio is to."""
-        found = self._of(case)
-        if found is None:
+        """The figure of a case as text; a ratio is relative to the case `first`."""
+        named_value = self._of(case)
+        if named_value is None:
             return "-"
-        name, value = found
+        name, value = named_value
         form = self.form or (lambda value: figure_text(name, value, metrics))
         text = form(value)
         base = None if first is None or first is case else self._of(first)
@@ -113,11 +114,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A row or a column: a case, by the axes that tell it from others, or why there is none; or a figure; or a line for
-    each combination of axes that a run has.
+    """A row or a column of the table.
 
-    label  of a line for each combination a pattern: `{precision} {engine}`.
-    names  what values of axes are called in labels, first to last; others follow in the order of their registration.
+    It is a case, by its axes, or why there is none; or a figure; or a line for each combination of `axes` in the run.
+
+    label  its heading; with `axes` a pattern: `{precision} {engine}`.
+    names  labels of axis values, in this order; other values follow in the order of their registration.
     """
 
     label: str
@@ -129,7 +131,7 @@ class Line:
 
     @classmethod
     def read(cls, entry: Told) -> Line:
-        """A row or column as the file tells it. Raises KeyError or TypeError where it is none."""
+        """Read a row or column from the file. Raises KeyError, TypeError or ValueError where it is invalid."""
         if "axes" in entry:
             return cls._read_axes(entry)
         figure = None if "case" in entry or "absent" in entry else Figure.read(entry)
@@ -151,25 +153,25 @@ class Line:
         return line
 
     def labelled(self, case: Mapping[str, object]) -> str:
-        """The label of one combination. Raises TypeError where the pattern names what is not among the axes."""
+        """The label of a combination of axis values. Raises TypeError where the pattern names anything but the axes."""
         try:
             return self.label.format(**{axis: self.names.get(str(value), value) for axis, value in case.items()})
         except (KeyError, IndexError, ValueError) as error:
             raise TypeError(f"the label {self.label!r} may name its axes alone, {', '.join(self.axes)}") from error
 
     def lines(self, cases: pd.DataFrame) -> list[Line]:
-        """The lines of these cases: itself, or one for each combination of its axes that they have."""
+        """The lines of these cases: itself, or a line for each combination of its axes in them."""
         if not self.axes:
             return [self]
-        known = cases[list(self.axes)].drop_duplicates().to_dict("records")
-        combinations = [{str(axis): value for axis, value in one.items()} for one in known]
-        ranks = {axis: _ranks(axis, [one[axis] for one in combinations], self.names) for axis in self.axes}
-        combinations.sort(key=lambda one: [ranks[axis][one[axis]] for axis in self.axes])
-        return [Line(self.labelled(one), one) for one in combinations]
+        records = cases[list(self.axes)].drop_duplicates().to_dict("records")
+        combinations = [{str(axis): value for axis, value in record.items()} for record in records]
+        ranks = {axis: _ranks(axis, [values[axis] for values in combinations], self.names) for axis in self.axes}
+        combinations.sort(key=lambda values: [ranks[axis][values[axis]] for axis in self.axes])
+        return [Line(self.labelled(values), values) for values in combinations]
 
 
 def _ranks(axis: str, values: Sequence[Any], names: Iterable[str]) -> dict[Any, int]:
-    """The place of each value of an axis: of numbers by size, of others as they are named, registered, or come."""
+    """The rank of each value of an axis: numbers by size; others as in `names`, then by registration, then as given."""
     if axis in COUNTED_AXES:
         return {value: place for place, value in enumerate(sorted(set(values)))}
     registries: dict[str, Callable[[], tuple[str, ...]]] = {
@@ -178,8 +180,8 @@ def _ranks(axis: str, values: Sequence[Any], names: Iterable[str]) -> dict[Any, 
         "engine": engines.names,
     }
     order = (*names, *(registries[axis]() if axis in registries else ()))
-    known = [name for name in order if name in set(values)]
-    return {value: place for place, value in enumerate(dict.fromkeys([*known, *values]))}
+    ordered = [name for name in order if name in set(values)]
+    return {value: place for place, value in enumerate(dict.fromkeys([*ordered, *values]))}
 
 
 def _texts(value: Any) -> bool:
@@ -187,7 +189,7 @@ def _texts(value: Any) -> bool:
 
 
 def _read(definition: Told) -> tuple[str, Told, list[Line], list[Line], Figure | None]:
-    """Title, what all cases have in common, rows, columns, the cells' figure. Raises KeyError, TypeError or ValueError
+    """Title, what all cases share, rows, columns, the figure of all cells. Raises KeyError, TypeError or ValueError
     where they make no table: every cell needs one figure and one case.
     """
     title, where = definition["title"], definition.get("where", {})
@@ -211,11 +213,11 @@ def _read(definition: Told) -> tuple[str, Told, list[Line], list[Line], Figure |
 
 
 def defined(path: Path, table: pd.DataFrame) -> list[str]:
-    """Render the table that a file defines, once for each model, device, batch and threads that has figures for it,
-    where its own cases do not name these.
+    """Render the table that a file defines, once for each value of those AXES that its rows and columns do not name.
 
-    Cases that this run has not are left out and named below; a case without figures has its reason there, and so has
-    what the definition itself says to be absent. Raises RunFileError where the file is no such definition.
+    Values without any figures give no table. Cases that this run lacks are left out. Notes below name them, and give
+    the reasons of cases without figures and of those that the definition calls absent. Raises RunFileError where the
+    file cannot be read or defines no table.
     """
     try:
         title, where, rows, columns, shared = _read(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -227,26 +229,26 @@ def defined(path: Path, table: pd.DataFrame) -> list[str]:
     metrics = table.attrs.get(METRICS, {})
     named = {axis for line in (*rows, *columns) for axis in (*line.case, *line.axes)}
     groups = [axis for axis in AXES if axis not in named]
-    chosen = _where(table, where)
+    selected = _where(table, where)
     texts = []
-    for values, cases in chosen.groupby(groups, sort=False) if groups else [((), chosen)]:
-        own = [[one for line in lines for one in line.lines(cases)] for lines in (rows, columns)]
-        body = _body(cases, own[0], own[1], shared, metrics)
+    for values, cases in selected.groupby(groups, sort=False) if groups else [((), selected)]:
+        expanded = [[shown for line in lines for shown in line.lines(cases)] for lines in (rows, columns)]
+        body = _body(cases, expanded[0], expanded[1], shared, metrics)
         if body is not None:
-            told = (
+            group = (
                 f"{axis} {value}" if axis in ("batch", "threads") else str(value)
                 for axis, value in zip(groups, values, strict=True)
             )
-            head = ", ".join(escaped(one) for one in told)
+            head = ", ".join(escaped(value) for value in group)
             texts.append(f"### {escaped(title)}\n\n{head}{body}")
     return texts
 
 
 def judged(case: Any) -> str:
-    """Which weights a case has, what it was judged on, and by how many."""
+    """The weights of a case, the data set it was judged on, and the number of items."""
     weights, dataset, count = (case[f"judged.{name}"] for name in ("weights", "dataset", "n"))
-    known = [name if isinstance(name, str) else "-" for name in (weights, dataset)]
-    return f"weights {known[0]}, {known[1]}, n = {f'{count:.0f}' if is_number(count) else '-'}"
+    texts = [name if isinstance(name, str) else "-" for name in (weights, dataset)]
+    return f"weights {texts[0]}, {texts[1]}, n = {f'{count:.0f}' if is_number(count) else '-'}"
 
 
 def _where(table: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
@@ -260,15 +262,15 @@ def _where(table: pd.DataFrame, wanted: Mapping[str, object]) -> pd.DataFrame:
 def _body(
     cases: pd.DataFrame, rows: list[Line], columns: list[Line], shared: Figure | None, metrics: Metrics
 ) -> str | None:
-    """The table with its sources above and what is missing below, None where no case has figures."""
+    """The table, its sources above, its notes below; None where no case has figures."""
     missing: dict[str, list[str]] = {}
-    found: dict[tuple[int, int], Any] = {}
-    others: dict[str, str] = {}
+    placed: dict[tuple[int, int], Any] = {}  # (row, column) -> the case shown there
+    others: dict[str, str] = {}  # a case that fits a taken cell -> the case shown there
     for (at_row, row), (at_column, column) in itertools.product(enumerate(rows), enumerate(columns)):
         reason = row.absent or column.absent
         cells = cases.iloc[:0] if reason else _where(cases, {**row.case, **column.case})
         if len(cells):
-            found[at_row, at_column] = cells.iloc[0]
+            placed[at_row, at_column] = cells.iloc[0]
             others |= {str(name): str(cells.iloc[0]["name"]) for name in cells["name"][1:]}
         reason = reason or ("not among the cases of this run" if not len(cells) else None)
         if reason is None and cells.iloc[0]["status"] != "ok":
@@ -278,31 +280,31 @@ def _body(
             label = " ".join(line.label for line in (row, column) if line.figure is None)
             if label not in missing.setdefault(reason, []):
                 missing[reason].append(label)
-    known = list({case["name"]: case.to_dict() for case in found.values() if case["status"] == "ok"}.values())
-    if not known:
+    measured = list({case["name"]: case.to_dict() for case in placed.values() if case["status"] == "ok"}.values())
+    if not measured:
         return None
-    shown_rows = [at for at, row in enumerate(rows) if row.absent or at in {place[0] for place in found}]
-    shown_columns = [at for at, column in enumerate(columns) if column.absent or at in {place[1] for place in found}]
+    shown_rows = [at for at, row in enumerate(rows) if row.absent or at in {place[0] for place in placed}]
+    shown_columns = [at for at, column in enumerate(columns) if column.absent or at in {place[1] for place in placed}]
     lines = []
     for at_row in shown_rows:
         line = {"": rows[at_row].label}
         for at_column in shown_columns:
             figure = rows[at_row].figure or columns[at_column].figure or shared
             assert figure is not None
-            # the first case in the way in which the cases go
-            first = found.get((at_row, 0) if columns[0].figure is None else (0, at_column))
+            # the first case of this row where columns are cases, else of this column
+            first = placed.get((at_row, 0) if columns[0].figure is None else (0, at_column))
             if not isinstance(figure.ratio, bool):
                 bases = _where(cases, figure.ratio)
                 first = bases.iloc[0] if len(bases) else None
-            case = found.get((at_row, at_column))
+            case = placed.get((at_row, at_column))
             line[columns[at_column].label] = "-" if case is None else figure.cell(case, first, metrics)
         lines.append(line)
-    sources = dict.fromkeys(f"{case['model']}: {judged(case)}" for case in known)
-    told = [f"{', '.join(labels)}: {reason}" for reason, labels in missing.items()]
-    shown = {str(case["name"]) for case in found.values()}
-    told += [
+    sources = dict.fromkeys(f"{case['model']}: {judged(case)}" for case in measured)
+    remarks = [f"{', '.join(labels)}: {reason}" for reason, labels in missing.items()]
+    shown = {str(case["name"]) for case in placed.values()}
+    remarks += [
         f"{name}: not shown, since {first} fits its cell too" for name, first in others.items() if name not in shown
     ]
-    told += [f"{name}: {'; '.join(lines)}" for name, lines in notes_of(known, worst=True)]
-    notes = "".join(f"\n- {escaped(line)}" for line in told)
+    remarks += [f"{name}: {'; '.join(lines)}" for name, lines in notes_of(measured, worst=True)]
+    notes = "".join(f"\n- {escaped(line)}" for line in remarks)
     return f" ({escaped('; '.join(sources))})\n\n{markdown_table(lines)}{chr(10) if notes else ''}{notes}"

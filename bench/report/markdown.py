@@ -1,4 +1,4 @@
-"""Markdown that holds whatever a file says without becoming it."""
+"""Markdown in which text from files stays text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def escaped(value: Any) -> str:
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
-    """Rows of equal columns as a table; every cell is text already formatted, numbers to the right."""
+    """Rows with the same columns as a table; cells are formatted text, columns of numbers are aligned to the right."""
     import pandas as pd
 
     cells = pd.DataFrame([{name: escaped(cell) for name, cell in row.items()} for row in rows])
@@ -20,4 +20,6 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
         all(cell == "-" or cell[:1].isdigit() or cell[:2].strip("-")[:1].isdigit() for cell in cells[name])
         for name in cells
     ]
-    return cells.to_markdown(index=False, disable_numparse=True, colalign=["right" if r else "left" for r in right])
+    return cells.to_markdown(
+        index=False, disable_numparse=True, colalign=["right" if flag else "left" for flag in right]
+    )

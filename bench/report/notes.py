@@ -1,4 +1,4 @@
-"""What is to be said of a measured case beside its figures, the worst first."""
+"""Notes on measured cases beside their figures, the worst first."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from bench.engines.kernel import errs
 from bench.spec.outcome import Kernel
 from bench.statistics import is_number, unlike
 
-KERNEL = ("kernel_db", "quantized_db", "agreement", "quantized_agreement")  # that tell whether kernels err
-NOTED = (  # the columns of a frame that notes are made of
+# the figures that decide whether kernels err
+KERNEL = ("kernel_db", "quantized_db", "agreement", "quantized_agreement")
+NOTED = (  # the columns of a frame that notes are made from
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in KERNEL)),
     *("lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
     *("artifact.left_in_fp32", "artifact.left_by"),
     *("noise.why", "warnings", "speedup.reason", "judged.reason"),
 )
-NAMED, OTHERS = 3, 2
-LEAST = 0.0005  # of a share that is shown with one decimal: less is no shortfall
+NAMED = 3  # layers that a note names
+OTHERS = 2  # the rank of cases that are neither broken (0) nor below their promise (1)
+LEAST = 0.0005  # half the last digit of a share shown to 0.1%: less is no shortfall
 
 
 def notes_of(rows: Iterable[Mapping[Any, Any]], worst: bool = False) -> list[tuple[str, list[str]]]:
-    """For each row of a frame of which anything is to be said, its name and the lines; broken ones come first, then
-    those of which less is lowered than their recipe promises. Only these where the `worst` are asked for.
+    """The name and lines of each row of a frame that has notes: broken cases first, then those with less lowered than
+    their recipe promises, then others. With `worst`, only the first two groups.
     """
     noted = [(row, lines) for row in rows if (lines := doubts(row)) and (_rank(row) < OTHERS or not worst)]
-    return [(str(row["name"]), lines) for row, lines in sorted(noted, key=lambda one: _rank(one[0]))]
+    return [(str(row["name"]), lines) for row, lines in sorted(noted, key=lambda pair: _rank(pair[0]))]
 
 
 def doubts(row: Mapping[Any, Any]) -> list[str]:
-    """The lines on one case: that it kept no likeness of FP32, what stayed in floating point, its warnings, what it was
-    judged with, what disturbed it.
+    """The lines on a case: no likeness to FP32, what stayed in floating point, noise and warnings, why it has no
+    speed-up or quality.
     """
     lines = []
     if _unlike(row):
         lines.append(f"broken: its outputs keep no likeness of FP32's, {row['fidelity.sqnr_db']:.1f} dB")
-    told = [_texts(row.get(name)) for name in ("noise.why", "warnings")]
-    lines += [*_below(row), *itertools.chain(*(reversed(told) if _erring(row) else told))]
+    remarks = [_texts(row.get(name)) for name in ("noise.why", "warnings")]
+    lines += [*_below(row), *itertools.chain(*(reversed(remarks) if _erring(row) else remarks))]
     layers, by = row.get("artifact.left_in_fp32"), row.get("artifact.left_by")
     if isinstance(by, str) and isinstance(layers, list):
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
@@ -55,19 +57,19 @@ def _unlike(row: Mapping[Any, Any]) -> bool:
 
 
 def _erring(row: Mapping[Any, Any]) -> bool:
-    """Whether the engine's kernels add surely more noise than the quantization that they compute."""
+    """Whether the engine's kernels surely add more noise than the quantization that they compute."""
     figures = [value if is_number(value := row.get(f"kernel.{name}")) else None for name in KERNEL]
     return errs(Kernel(**dict(zip(KERNEL, figures, strict=True))))  # type: ignore[arg-type]
 
 
 def _below(row: Mapping[Any, Any]) -> list[str]:
-    """What is in the number format asked for and which layers are not, where that is less than the recipe promises."""
+    """A line on the lowered share and the layers left out; none where the share is at least what the recipe promises."""
     share, promised = row.get("lowered.share"), row.get("lowered.promised")
     promised = promised if is_number(promised) else 1.0
     if not is_number(share) or share >= promised - LEAST:
         return []
-    told = row.get("lowered.left")
-    layers = [layer for layer in told if isinstance(layer, dict)] if isinstance(told, list) else []
+    left = row.get("lowered.left")
+    layers = [layer for layer in left if isinstance(layer, dict)] if isinstance(left, list) else []
     layers.sort(key=lambda layer: -layer["macs"] if is_number(layer.get("macs")) else 0.0)
     names = [f"{layer.get('name')}{f' ({reason})' if (reason := layer.get('reason')) else ''}" for layer in layers]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -76,5 +78,5 @@ def _below(row: Mapping[Any, Any]) -> list[str]:
     return [f"{share:.1%} of its multiply-accumulates are in {str(row['lowered.format']).upper()}{wanted}{rest}"]
 
 
-def _texts(told: Any) -> list[str]:
-    return [str(line) for line in told] if isinstance(told, list) else []
+def _texts(value: Any) -> list[str]:
+    return [str(line) for line in value] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""One page of saved runs that opens without a network: plots, a table, pictures, all filtered by any axis."""
+"""A page of saved runs that opens without a network: plots, a table and pictures, filtered by any axis."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from bench.statistics import is_number
 from bench.tasks.pictures import panels_of
 
 TEMPLATE = Path(__file__).with_name("page.html")
-PICTURES_BYTES = 2_500_000  # all of the page is to stay below 5 MB; the plotting library takes 1
-SIDE, QUALITY = 320, 80
+PICTURES_BYTES = 2_500_000  # the whole page is to stay below 5 MB; the plotting library takes 1 MB
+SIDE, QUALITY = 320, 80  # of a picture: its longer side in pixels at most, and its JPEG quality
 FIGURES = {
     "latency.p50_s": "median",
     "latency.p90_s": "90th percentile",
@@ -41,9 +41,9 @@ FIGURES = {
 
 
 def page(runs: Sequence[Run], reports: Path | None) -> str:
-    """The page as HTML; the strips of pictures that lie in the `out/pictures` of the reports folder are in it.
+    """The page as HTML, with pictures from the strips in `out/pictures` of the reports folder.
 
-    Whatever a file says is text there: the template escapes it, and data are JSON that holds no markup.
+    Text from files stays text: the template escapes it, and data are JSON without markup.
     """
     import jinja2
 
@@ -70,7 +70,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
 
 
 def _json(value: Any) -> Any:
-    """JSON for a script element: no sign that could end it, or begin another."""
+    """JSON for a script element; signs that could end the element or begin another are escaped."""
     import markupsafe
 
     text = json.dumps(value, allow_nan=False)
@@ -81,7 +81,7 @@ def _json(value: Any) -> Any:
 
 @functools.cache
 def _library() -> Any:
-    """The plotting library, as a script element holds it."""
+    """The plotting library as the text of a script element."""
     import altair
     import markupsafe
     import vl_convert
@@ -92,7 +92,7 @@ def _library() -> Any:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the page's table: its axes for the filters, its cells with what they are sorted by, and notes."""
+    """A row of the page's table: axes for the filters, cells as (text, sort key), and notes."""
 
     axes: dict[str, str]
     cells: dict[str, tuple[str, str]]
@@ -101,7 +101,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Slide:
-    """FP32's picture and the case's of one item, as data addresses, to be slid between."""
+    """Two pictures of an item for the slider, FP32's and the case's, as data URLs."""
 
     case: str
     axes: dict[str, str]
@@ -123,16 +123,18 @@ def _line(case: Mapping[Any, Any], metrics: Metrics) -> Line:
     notes = doubts(case)
     diagnosis, operations = case.get("explained.diagnosis"), case.get("explained.operations")
     notes += [diagnosis] if isinstance(diagnosis, str) else []
-    notes += [_operation(one) for one in operations if isinstance(one, dict)] if isinstance(operations, list) else []
+    notes += (
+        [_operation(entry) for entry in operations if isinstance(entry, dict)] if isinstance(operations, list) else []
+    )
     reason = [str(case["reason"])] if isinstance(case["reason"], str) else []
     return Line({axis: str(case[axis]) for axis in AXES}, cells, [*reason, *notes])
 
 
-def _operation(told: Mapping[str, Any]) -> str:
-    """One of the longest operations that a call executed, in words."""
-    share = f"{told['share']:.1%} " if is_number(told.get("share")) else ""
-    by = f", {told['kernel']}" if told.get("kernel") else ""
-    return f"{share}{told.get('kind')} x {told.get('count')}: {told.get('format')}{by}"
+def _operation(entry: Mapping[str, Any]) -> str:
+    """One of the longest operations of a call, in words."""
+    share = f"{entry['share']:.1%} " if is_number(entry.get("share")) else ""
+    by = f", {entry['kernel']}" if entry.get("kernel") else ""
+    return f"{share}{entry.get('kind')} x {entry.get('count')}: {entry.get('format')}{by}"
 
 
 def _order(value: Any) -> str:
@@ -140,12 +142,12 @@ def _order(value: Any) -> str:
 
 
 def _slides(runs: Sequence[Run], reports: Path | None) -> list[Slide]:
-    """The pictures that can be slid between, of each item of each case, as many as there is room for."""
+    """The slides of all items of all cases, in order, as many as fit in PICTURES_BYTES."""
     if reports is None:
         return []
     folder, spent = reports / "out" / "pictures", 0
-    found: list[Slide] = []
-    known: dict[str, str] = {}
+    slides: list[Slide] = []
+    kept: dict[str, str] = {}  # data address -> itself: cases share one copy, counted once
     writers = _writers(runs)
     for place, (run, called) in enumerate(zip(runs, names(runs), strict=True)):
         for record, case in zip(run.records, called, strict=True):
@@ -157,12 +159,12 @@ def _slides(runs: Sequence[Run], reports: Path | None) -> list[Slide]:
                 parts = {}
                 for caption in ("FP32", "this case"):
                     data = _jpeg(panels[caption])
-                    spent += 0 if data in known else len(data)
-                    parts[caption] = known.setdefault(data, data)
+                    spent += 0 if data in kept else len(data)
+                    parts[caption] = kept.setdefault(data, data)
                 if spent > PICTURES_BYTES:
-                    return found
+                    return slides
                 axes = {"run": run.name, "machine": run.fingerprint} | record.case.axes()
-                found.append(
+                slides.append(
                     Slide(
                         case,
                         {axis: str(value) for axis, value in axes.items()},
@@ -171,19 +173,19 @@ def _slides(runs: Sequence[Run], reports: Path | None) -> list[Slide]:
                         parts["this case"],
                     )
                 )
-    return found
+    return slides
 
 
 def _writers(runs: Sequence[Run]) -> dict[str, int]:
-    """Which run a picture is of, by its file's name: the latest that tells of it. Before names held a digest of what
-    they show, a later run wrote its pictures over an earlier one's of the same name.
+    """Picture file name -> place of its run: the latest run that names it. Before names held a digest of the content,
+    a later run overwrote an earlier run's pictures of the same name.
     """
     order = sorted(range(len(runs)), key=lambda place: (str(runs[place].when or ""), place))
-    return {str(name): place for place in order for one in runs[place].records for name in one.pictures}
+    return {str(name): place for place in order for record in runs[place].records for name in record.pictures}
 
 
 def _jpeg(picture: Any) -> str:
     picture.thumbnail((SIDE, SIDE))
-    held = io.BytesIO()
-    picture.save(held, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The plots of saved runs: one chart a question, of rows that `rows_of` makes; drawn in the page, or as SVG or PNG."""
+"""The plots of saved runs: a chart for each question, from the rows of `rows_of`; for the page, or as SVG or PNG."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     from bench.records.history import History
 
-DATA = "cases"
-WIDTH, HEIGHT, LINE = 320, 220, 13
+DATA = "cases"  # the name of the charts' data, which page.html fills
+WIDTH, HEIGHT, LINE = 320, 220, 13  # pixels: a plot's width and height, and a line of bars
 AXES = ("run", "machine", *cases.AXES)
 FORMATS = (".svg", ".png", ".html")
 
 
 def headline(case: Mapping[Any, Any]) -> str | None:
-    """The figure of quality that a case is placed by: the first of its task, by its name in the frame."""
-    known = (
+    """The column of the quality figure that a case is placed by: the first of its task, or None."""
+    columns = (
         name
         for name, value in case.items()
         if name.startswith("quality.") and name.count(".") == 1 and is_number(value)
     )
-    return next(known, None)
+    return next(columns, None)
 
 
 @dataclass
@@ -86,14 +86,14 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
             value = None if name is None else case.get(name)
             return float(value) * factor if is_number(value) else None
 
-        told = None if metric is None else metric_of(metric, metrics)
+        spec = None if metric is None else metric_of(metric, metrics)
         rows.append(
             Row(
                 **{axis: case[axis] for axis in AXES},
                 case=case["name"],
                 kind=f"{case['engine']} {case['precision']}",
-                metric=None if told is None else told.name,
-                better=1 if told is None else told.sign,
+                metric=None if spec is None else spec.name,
+                better=1 if spec is None else spec.sign,
                 quality=figure(metric),
                 p50_ms=figure("latency.p50_s", 1e3),
                 items_per_s=figure("throughput_items_per_s"),
@@ -131,13 +131,15 @@ def _on_front(row: Row, rows: Sequence[Row]) -> bool:
 
 
 def charts(varied: set[str]) -> dict[str, Any]:
-    """The charts by title, each for data named DATA, so that a page can give all of them the same rows; those by batch
-    and threads only where these are among the axes that have several values.
+    """The charts by title. All read data named DATA, so that a page can give them the same rows. Charts by batch and
+    by threads are made only where these are in `varied`, the axes that have several values.
     """
     import altair as alt
 
-    told = [alt.Tooltip(field) for field in ("case:N", "run:N", "quality:Q", "metric:N", "p50_ms:Q", "items_per_s:Q")]
-    told += [alt.Tooltip(field) for field in ("speedup:Q", "low:Q", "high:Q", "size_mb:Q", "share_of_peak:Q")]
+    tooltip = [
+        alt.Tooltip(field) for field in ("case:N", "run:N", "quality:Q", "metric:N", "p50_ms:Q", "items_per_s:Q")
+    ]
+    tooltip += [alt.Tooltip(field) for field in ("speedup:Q", "low:Q", "high:Q", "size_mb:Q", "share_of_peak:Q")]
     engine, precision = alt.Color("engine:N"), alt.Shape("precision:N")
     base, by_kind = alt.Chart(alt.NamedData(name=DATA)), alt.Step(LINE)  # a line for each engine and precision
 
@@ -153,13 +155,13 @@ def charts(varied: set[str]) -> dict[str, Any]:
             x=alt.X(field, title=title, stack=None),
             y=alt.Y("kind:N", title=None, sort=None),
             color=engine,
-            tooltip=told,
+            tooltip=tooltip,
         )
 
     latency = alt.X("p50_ms:Q", title="median latency, ms", scale=alt.Scale(type="log"))
     quality = alt.Y("quality:Q", title="quality", scale=alt.Scale(zero=False))
     points = base.mark_point(filled=True, size=90).encode(
-        x=latency, y=quality, color=engine, shape=precision, tooltip=told
+        x=latency, y=quality, color=engine, shape=precision, tooltip=tooltip
     )
     front = base.transform_filter("datum.front").mark_line(interpolate="step-after", strokeDash=[4, 3], color="gray")
     front = front.encode(x=latency, y=quality, detail=["batch:N", "threads:N", "run:N"])
@@ -170,7 +172,7 @@ def charts(varied: set[str]) -> dict[str, Any]:
         color=engine,
     )
     ratio = base.mark_point(filled=True, size=60).encode(
-        x="speedup:Q", y=alt.Y("kind:N", sort=None), color=engine, tooltip=told
+        x="speedup:Q", y=alt.Y("kind:N", sort=None), color=engine, tooltip=tooltip
     )
 
     def lines(axis: str, field: str, title: str) -> Any:
@@ -181,7 +183,7 @@ def charts(varied: set[str]) -> dict[str, Any]:
             color=engine,
             strokeDash="precision:N",
             detail=[other, "run:N"],
-            tooltip=told,
+            tooltip=tooltip,
         )
 
     by_axis = {
@@ -217,17 +219,17 @@ def charts(varied: set[str]) -> dict[str, Any]:
 
 
 def over_time(found: Sequence[History]) -> Any:
-    """A chart of histories: a figure by run, noisy ones faint, the first run after each change marked by a rule."""
+    """A chart of histories: a figure by run, noisy runs faint, a rule at the first run after each change."""
     import altair as alt
     import pandas as pd
 
     frames = [
-        one.rows.assign(
-            case=f"{one.case}, machine {one.machine}",
-            place=range(len(one.rows)),
-            changed=[place in one.changes for place in range(len(one.rows))],
+        history.rows.assign(
+            case=f"{history.case}, machine {history.machine}",
+            place=range(len(history.rows)),
+            changed=[place in history.changes for place in range(len(history.rows))],
         )
-        for one in found
+        for history in found
     ]
     if not frames:
         raise RunFileError("these runs have nothing to draw")
@@ -251,8 +253,8 @@ def over_time(found: Sequence[History]) -> Any:
 
 
 def drawn(chart: Any, file: Path, rows: Sequence[Row] | None = None) -> None:
-    """Write a chart as .svg, .png or .html, by the file's name; `rows` are the data of one of `charts`. Raises
-    RunFileError for another name, or where the file cannot be written.
+    """Write a chart as .svg, .png or .html, by the file's name; `rows` are the data of a chart of `charts`. Raises
+    RunFileError for another suffix, or where the file cannot be written.
     """
     import altair
     import vl_convert
@@ -276,10 +278,10 @@ def drawn(chart: Any, file: Path, rows: Sequence[Row] | None = None) -> None:
 
 
 def images(table: pd.DataFrame, folder: Path, kind: str) -> dict[str, Path]:
-    """Draw all the charts of a frame into a folder, as "svg" or "png"; the files by title."""
+    """Draw all the charts of a frame into a folder, as "svg" or "png". Returns the files by title."""
     rows = rows_of(table)
-    found = {}
+    files = {}
     for title, chart in charts({axis for axis in AXES if table[axis].nunique() > 1}).items():
-        found[title] = folder / f"{'-'.join(re.findall('[a-z]+', title.lower()))}.{kind}"
-        drawn(chart, found[title], rows)
-    return found
+        files[title] = folder / f"{'-'.join(re.findall('[a-z]+', title.lower()))}.{kind}"
+        drawn(chart, files[title], rows)
+    return files

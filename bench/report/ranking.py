@@ -1,4 +1,4 @@
-"""What each layer costs, as a table and as a plot."""
+"""The cost of lowering each layer, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def rendered(layers: Sequence[Layer]) -> str:
-    """The ranking as markdown, and below it the layers that stay in floating point, each with the reason."""
+    """The ranking as markdown; below it the layers that stay in floating point, with their reasons."""
     from bench.report.markdown import markdown_table
 
     ranking = [
@@ -25,7 +25,7 @@ def rendered(layers: Sequence[Layer]) -> str:
 
 
 def chart(layers: Sequence[Layer], title: str) -> Any:
-    """The ranking as a chart of bars."""
+    """The ranking as a bar chart of SQNR in dB."""
     import altair as alt
     import pandas as pd
 

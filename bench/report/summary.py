@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from bench.machine.facts import Machine
 
-GENERAL, PIVOT = "cases", "pivot"
-LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
+GENERAL, PIVOT = "cases", "pivot"  # names of tables that no folder defines
+LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"  # columns left out where no case has them
 
 
 def session(records: list[Record], reports: Path) -> tuple[str, Path]:
-    """Render what a session has just measured; give the text and the file it was written to, below `reports/out`."""
+    """Render what a session has just measured into a file below `reports/out`. Returns the text and the file."""
     from bench.machine.facts import describe
 
     now = datetime.datetime.now(datetime.UTC)
@@ -43,7 +43,7 @@ def session(records: list[Record], reports: Path) -> tuple[str, Path]:
 
 
 def summarize(text: str) -> None:
-    """Append markdown to the summary of the GitHub Actions step that this runs in, where it does."""
+    """Append markdown to the summary of the current GitHub Actions step, if there is one."""
     place = os.environ.get("GITHUB_STEP_SUMMARY")
     if place:
         with Path(place).open("a", encoding="utf-8") as summary:
@@ -51,7 +51,7 @@ def summarize(text: str) -> None:
 
 
 def _pictures(run: Run) -> list[str]:
-    """The strips of pictures that the cases left, which lie beside the reports."""
+    """Links to the strips of pictures of the cases, which lie beside the report."""
     cases = zip(names([run])[0], run.records, strict=True)
     shown = [(case, name) for case, record in cases for name in record.pictures]
     links = [f"![{escaped(case)}](pictures/{escaped(name)}) {escaped(case)}" for case, name in shown]
@@ -59,18 +59,18 @@ def _pictures(run: Run) -> list[str]:
 
 
 def render(runs: Sequence[Run], tables: Path | None = None, wanted: str | None = None) -> str:
-    """Runs as markdown: what was measured on which machines, then for each the general table, and each table in the
-    folder `tables` that has something to show of it; or only the one named `wanted`. Raises RunFileError where there
-    is none of that name, or it has nothing to show.
+    """Runs as markdown: what was measured on which machines, then for each run the general table and each table of the
+    folder `tables` that has something to show of it; or only the table named `wanted`. Raises RunFileError where no
+    table has that name, or it has nothing to show.
     """
-    known = {path.stem: path for path in sorted(tables.glob("*.toml"))} if tables is not None else {}
-    if wanted is not None and wanted not in (GENERAL, *known):
-        raise RunFileError(f"no table is named {wanted!r}; there are {', '.join([GENERAL, PIVOT, *known])}")
+    files = {path.stem: path for path in sorted(tables.glob("*.toml"))} if tables is not None else {}
+    if wanted is not None and wanted not in (GENERAL, *files):
+        raise RunFileError(f"no table is named {wanted!r}; there are {', '.join([GENERAL, PIVOT, *files])}")
     parts = [head(runs)]
     for run in runs:
         table = frame(run)
         shown = [general(table)] if wanted in (None, GENERAL) else []
-        shown += [text for name, path in known.items() if wanted in (None, name) for text in defined(path, table)]
+        shown += [text for name, path in files.items() if wanted in (None, name) for text in defined(path, table)]
         parts += [f"## {escaped(run.name)}", *shown] if len(runs) > 1 and shown else shown
     if len(parts) == 1:
         raise RunFileError(f"the table {wanted!r} has nothing to show of these runs")
@@ -78,27 +78,27 @@ def render(runs: Sequence[Run], tables: Path | None = None, wanted: str | None =
 
 
 def head(runs: Sequence[Run]) -> str:
-    """What was measured, on which machines, by which versions, when: a line each."""
+    """A line each on models, machines, versions and times of the runs."""
     table = frame(runs)
     lines = []
     for model, rows in table.groupby("model", sort=False):
-        known = rows[(rows["status"] == "ok") & rows["judged.n"].map(is_number)]
-        if len(known):
-            first = known.iloc[0]
+        judged = rows[(rows["status"] == "ok") & rows["judged.n"].map(is_number)]
+        if len(judged):
+            first = judged.iloc[0]
             weights, dataset = (_text(first[f"judged.{name}"]) for name in ("weights", "dataset"))
             lines.append(f"Model {model}: weights {weights}, judged on {dataset} (n = {first['judged.n']:.0f}).")
     machines: dict[str, list[Run]] = {}
     for run in runs:
         machines.setdefault(run.fingerprint, []).append(run)
-    for key, own in machines.items():
-        label = f"Machine {key}" + (f" ({', '.join(run.name for run in own)})" if len(machines) > 1 else "")
-        lines.append(f"{label}: {described(own[0].machine)}.")
+    for key, group in machines.items():
+        label = f"Machine {key}" + (f" ({', '.join(run.name for run in group)})" if len(machines) > 1 else "")
+        lines.append(f"{label}: {described(group[0].machine)}.")
     versions: dict[str, list[str]] = {}
     for run in runs:
         versions.setdefault(_versions(run.machine, table), []).append(run.name)
-    for told, called in versions.items():
+    for packages, called in versions.items():
         label = f"Versions ({', '.join(called)})" if len(versions) > 1 else "Versions"
-        lines += [f"{label}: {told}."] if told else []
+        lines += [f"{label}: {packages}."] if packages else []
     for run in runs:
         label = f"Measured {run.name}" if len(runs) > 1 else "Measured"
         at = f" at commit {run.commit[:10]}" if run.commit else ""
@@ -112,7 +112,7 @@ def _text(value: Any) -> str:
 
 
 def _resumed(run: Run) -> list[str]:
-    """How many records an interrupted run had measured, and when; no line where none."""
+    """A line on how many records an interrupted run had measured before, and when; no line where there are none."""
     taken = [record.resumed.get("from") for record in run.records]
     times = sorted(at for at in taken if at is not None)
     span = " to ".join(dict.fromkeys([times[0], times[-1]])) if times else ""
@@ -122,14 +122,14 @@ def _resumed(run: Run) -> list[str]:
 def described(machine: Machine) -> str:
     """A machine in words: processor, cores, memory, instructions for INT8, system."""
     isa = machine.isa
-    known = (
+    parts = (
         machine.cpu,
         None if machine.cores_physical is None else f"{machine.cores_physical} cores",
         None if machine.ram_bytes is None else f"{machine.ram_bytes / 1e9:.0f} GB",
         None if isa is None else " ".join(isa) or "no known INT8 instructions",
         machine.system,
     )
-    return ", ".join(value for value in known if value) or "not on record"
+    return ", ".join(part for part in parts if part) or "not on record"
 
 
 def _versions(machine: Machine, table: pd.DataFrame) -> str:
@@ -145,15 +145,15 @@ def _engines_of(table: pd.DataFrame) -> set[str]:
 
 
 def general(table: pd.DataFrame) -> str:
-    """One row a measured case; unsupported and failed ones as notes below, with their reasons.
+    """One row for each measured case; unsupported and failed cases as notes below, with their reasons.
 
-    A case that was measured but failed its test has a row too, marked so; cases that several tests measured have the
-    test beside them. The speed-up is that of paired samples; other ratios go by way of the baseline, and are headed
-    with a star. `lowered` is the share of the multiply-accumulates in the number format of a precision below FP32,
-    counted from the artefact; `time in INT8` that of the time of a call, as the runtime's profiler tells.
+    A case that was measured but failed its test has a row too, marked so. Cases that several tests measured name the
+    test. The speed-up is from paired samples; the other ratios go through the baseline and have a star in the heading.
+    `lowered` is the share of multiply-accumulates in the number format of a precision below FP32, counted from the
+    artefact. `time in INT8` is the share of a call's time in INT8, by the runtime's profiler.
     """
     good = table[table["status"] == "ok"]
-    known = table[[row["status"] == "ok" or is_number(row.get("latency.p50_s")) for _, row in table.iterrows()]]
+    measured = table[[row["status"] == "ok" or is_number(row.get("latency.p50_s")) for _, row in table.iterrows()]]
     columns: dict[str, Callable[[Any], str]] = {
         "model": lambda row: row["model"] if row["status"] == "ok" else f"{row['model']} ({row['status']})",
         "precision": lambda row: row["precision"],
@@ -161,13 +161,13 @@ def general(table: pd.DataFrame) -> str:
         "batch": lambda row: f"{row['batch']:d}",
         "threads": lambda row: f"{row['threads']:d}",
     }
-    if (known["name"] != known["id"]).any():
+    if (measured["name"] != measured["id"]).any():
         columns["test"] = lambda row: row["name"].removeprefix(row["id"]).strip(" ()") or "-"
     for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
-        for column in known.columns:
+        for column in measured.columns:
             metric = column.removeprefix(prefix)
             headline = metric != column and "." not in metric and metric != "sqnr_db"
-            if headline and known[column].map(is_number).any():
+            if headline and measured[column].map(is_number).any():
                 columns[metric + suffix] = partial(_text_of, column, table.attrs.get(METRICS, {}))
     columns |= {
         "SQNR dB": lambda row: _number(row["fidelity.sqnr_db"], "{:.1f}".format),
@@ -186,31 +186,31 @@ def general(table: pd.DataFrame) -> str:
         "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
         COLD: lambda row: _number(row["first_call_cold_s"], lambda s: f"{s * 1e3:.1f}"),
     }
-    if not known["first_call_cold_s"].map(is_number).any():
+    if not measured["first_call_cold_s"].map(is_number).any():
         del columns[COLD]
-    if "explained.diagnosis" not in known:
+    if "explained.diagnosis" not in measured:
         del columns[TIME]
-    if "lowered.share" not in known:
+    if "lowered.share" not in measured:
         del columns[LOWERED]
     lines = ["### All cases"]
-    if len(known):
-        rows = [{name: cell(row) for name, cell in columns.items()} for _, row in known.iterrows()]
+    if len(measured):
+        rows = [{name: cell(row) for name, cell in columns.items()} for _, row in measured.iterrows()]
         lines += [
             "",
             markdown_table(rows),
             "",
-            *_footnotes(known, columns),
+            *_footnotes(measured, columns),
         ]
     lines += ["", *notes(table)] if len(good) < len(table) else []
-    told = [(row["name"], row.get("explained.diagnosis")) for _, row in known.iterrows()]
-    why = [f"- {escaped(case)}: {escaped(text)}" for case, text in told if isinstance(text, str)]
+    diagnoses = [(row["name"], row.get("explained.diagnosis")) for _, row in measured.iterrows()]
+    why = [f"- {escaped(case)}: {escaped(text)}" for case, text in diagnoses if isinstance(text, str)]
     lines += ["", "### What was executed", "", *why] if why else []
     return "\n".join(lines)
 
 
 def plain(table: pd.DataFrame) -> pd.DataFrame:
-    """The frame for programs that read it: lists of texts, such as warnings, as one text, without the columns that hold
-    other lists, or nothing; and without the cases' names and tests where their ids tell them apart.
+    """The frame for other programs. Lists of texts, such as warnings, become a text. Columns of other lists or dicts
+    and empty columns are dropped, and so are the cases' names and tests where ids alone tell cases apart.
     """
     table = table.map(lambda cell: _joined(cell) if isinstance(cell, list) else cell)
     lists = [name for name in table.columns if table[name].map(lambda cell: isinstance(cell, (list, dict))).any()]
@@ -223,7 +223,7 @@ def _joined(cell: list[Any]) -> Any:
 
 
 def notes(table: pd.DataFrame) -> list[str]:
-    """A line for each reason why cases are unsupported or failed, with the cases it holds for."""
+    """A line for each reason why cases are unsupported or failed, with their names."""
     lost = table[table["status"] != "ok"]
     lines = []
     for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
@@ -246,7 +246,7 @@ def _ms(seconds: float) -> str:
 
 
 def _speedup(row: Any) -> str:
-    """The paired speed-up with its interval, or without one where there was one launch."""
+    """The paired speed-up and its interval; a single launch gives no interval."""
     low, ratio, high = (row.get(f"speedup.{name}") for name in ("low", "ratio", "high"))
     if not is_number(ratio):
         return "-"
@@ -254,14 +254,14 @@ def _speedup(row: Any) -> str:
 
 
 def _fp32(good: pd.DataFrame, row: Any, engine: dict[str, str]) -> Any:
-    """The fastest FP32 case of the same model, batch, threads and device, on the engine where one is given."""
+    """The fastest FP32 case of the same model, batch, threads and device, on `engine` where given, or None."""
     wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | {"precision": "fp32"} | engine
-    found = good.loc[(good[list(wanted)] == wanted).all(axis=1)]
-    return None if not len(found) else found.sort_values("latency.p50_s").iloc[0]
+    candidates = good.loc[(good[list(wanted)] == wanted).all(axis=1)]
+    return None if not len(candidates) else candidates.sort_values("latency.p50_s").iloc[0]
 
 
 def _ratio(row: Any, other: Any) -> str:
-    """How many times faster a case is than another: by way of their common baseline, else by their medians."""
+    """How many times as fast a case is as another: through their common baseline, else by their medians."""
     if other is None:
         return "-"
     by_way, other_way = row.get("speedup.ratio"), other.get("speedup.ratio")
@@ -276,24 +276,24 @@ def _baseline(row: Any) -> list[Any]:
     return [row.get(f"speedup.baseline.case.{axis}") for axis in ("engine", "precision", "batch", "threads", "device")]
 
 
-def _footnotes(known: pd.DataFrame, columns: Iterable[str]) -> list[str]:
-    """What the speed-ups are against and how sure, what shares are of, and what makes single cases doubtful."""
+def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """The baseline and certainty of the speed-ups, what the shares are of, and the notes on single cases."""
     lines = []
-    rows = known.to_dict("records")
-    if known["speedup.ratio"].map(is_number).any():
-        told = [base[:2] for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
-        bases = sorted({" ".join(base) for base in told}) or ["a baseline that is not on record"]
+    rows = measured.to_dict("records")
+    if measured["speedup.ratio"].map(is_number).any():
+        named = [base[:2] for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
+        bases = sorted({" ".join(base) for base in named}) or ["a baseline that is not on record"]
         count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
         launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"
         sure = f"with its 95% interval over {launches} launches of fresh processes"
         if count == [1]:
             sure = "in one launch of fresh processes, which gives no interval"
         lines.append(f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, {sure}.")
-    lines.append("\\* by way of the common baseline, or a ratio of medians without one; its interval is wider.")
+    lines.append("\\* through the common baseline, or a ratio of medians without one; its interval is wider.")
     shares = {
         LOWERED: "of the multiply-accumulates, counted in the artefact, in the precision's number format",
         TIME: "of the time of a call, by the runtime's profiler",
     }
     lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
     lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
-    return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(told))}" for name, told in notes_of(rows))]
+    return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(remarks))}" for name, remarks in notes_of(rows))]

@@ -1,1 +1,1 @@
-"""What is asked: cases, models, data sets, recipes. Data types alone; nothing heavy is imported."""
+"""What is asked: cases, models, data sets, recipes. Only data types; nothing heavy is imported."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.errors import BadCase
 
-Axes = dict[str, str | int]  # an axis -> a value of it
-COUNTED_AXES = ("batch", "threads")
-MOST = 1_000_000  # of a counted axis: what is saved with more is not read back
+Axes = dict[str, str | int]  # axis -> value
+COUNTED_AXES = ("batch", "threads")  # their values are whole numbers, all others are names
+MOST = 1_000_000  # of a counted axis; a saved case above it is not read back
 ID = re.compile(
     r"(?P<model>.+)-(?P<precision>[^-]+)-(?P<engine>[^-]+)-b(?P<batch>\d+)-t(?P<threads>\d+)(-(?P<device>.+))?"
 )
@@ -24,7 +24,7 @@ ID = re.compile(
 class Case:
     """One model in one precision on one engine, at a batch size, with a thread budget, on a device.
 
-    `precision` names a recipe. Raises BadCase where a number is below 1 or above a million, or a name is none.
+    `precision` names a recipe. Raises BadCase where a number is not from 1 to a million, or a name is empty or no str.
     """
 
     model: str
@@ -52,13 +52,13 @@ class Case:
 
     @classmethod
     def named(cls, name: str) -> Case:
-        """The case of an id. Raises BadCase where it is none."""
-        found = ID.fullmatch(name)
-        if found is None:
+        """The case of an id. Raises BadCase where the text is no id."""
+        match = ID.fullmatch(name)
+        if match is None:
             raise BadCase(
                 f"{name!r} is no case; one reads MODEL-PRECISION-ENGINE-bBATCH-tTHREADS, as --collect-only lists"
             )
-        axes: Axes = dict(found.groupdict(default="cpu"))
+        axes: Axes = dict(match.groupdict(default="cpu"))
         return cls(**(axes | {axis: int(axes[axis]) for axis in COUNTED_AXES}))  # type: ignore[arg-type]
 
     def axes(self) -> Axes:
@@ -67,11 +67,11 @@ class Case:
 
 
 AXES = tuple(field.name for field in fields(Case))
-BASELINE: Axes = {"engine": "torch", "precision": "fp32"}
+BASELINE: Axes = {"engine": "torch", "precision": "fp32"}  # of a grid that states none
 
 
 def baseline_of(case: Case, differs: Axes) -> Case:
-    """The case that this one is compared with. Raises BadCase where `differs` names an axis that there is not."""
+    """The baseline of a case, which differs from it in the axes `differs`. Raises BadCase for an unknown axis."""
     unknown = differs.keys() - set(AXES)
     if unknown:
         raise BadCase(f"a baseline has no axis {', '.join(sorted(unknown))}; there are {', '.join(AXES)}")
@@ -82,8 +82,8 @@ class Grid:
     """The product of its axes, in the order in which they are given.
 
     Each axis is one value or several: `Grid(model="resnet20", precision=["fp32", "int8_static"], engine="torch")`.
-    baseline names the axes in which the case that each is compared with differs from it: FP32 in PyTorch unless told.
-    Raises BadCase where an axis has no value or one that cannot be, or the baseline names none of the axes.
+    `baseline` gives the axes in which each case's baseline differs from it; the default is FP32 in PyTorch.
+    Raises BadCase where an axis has no value or an invalid one, or the baseline names an unknown axis.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Grid:
         self.baseline = dict(BASELINE if baseline is None else baseline)
         given = (model, precision, engine, batch, threads, device)
         self.axes = {axis: _values(axis, value) for axis, value in zip(AXES, given, strict=True)}
-        for case in self:  # a grid that cannot be is refused where it is written
+        for case in self:  # an invalid grid is refused where it is written
             baseline_of(case, self.baseline)
 
     def __iter__(self) -> Iterator[Case]:
@@ -107,19 +107,19 @@ class Grid:
             yield Case(**dict(zip(self.axes, point, strict=True)))
 
     def chosen(self, **choices: tuple[Any, ...] | None) -> Grid:
-        """The grid with the chosen axes put in place of its own; a choice of None leaves the axis.
+        """A copy of the grid with the given axes in place of its own; None leaves an axis as it is.
 
-        The model axis only narrows: a suite about one model does not become one about another. None may be left.
+        The model axis only narrows, even to nothing: a suite about one model must not become a suite about another.
         """
-        chosen = copy.copy(self)
-        chosen.axes = self.axes | {axis: values for axis, values in choices.items() if values is not None}
+        grid = copy.copy(self)
+        grid.axes = self.axes | {axis: values for axis, values in choices.items() if values is not None}
         if choices.get("model") is not None:
-            chosen.axes["model"] = tuple(name for name in self.axes["model"] if name in chosen.axes["model"])
-        return chosen
+            grid.axes["model"] = tuple(name for name in self.axes["model"] if name in grid.axes["model"])
+        return grid
 
 
 def _values(axis: str, given: Any) -> tuple[Any, ...]:
-    """What a grid is given for an axis, one value or several, as plain values; numbers of numpy's become Python's."""
+    """The values given for an axis, a single value or several, as a tuple; numpy's whole numbers become Python's."""
     several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
     values = tuple(
         int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value

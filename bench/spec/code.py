@@ -1,7 +1,7 @@
-"""The code that a thing is made by: the files that a module reaches by its imports, and the installed packages.
+"""The code behind a thing: the files that a module reaches by its imports, and the installed packages.
 
-Nothing is imported to know it: imports are read from the source, those inside functions too, so that the harness and
-its workers come to the same, before anything is built and after.
+Nothing is imported for this. Imports are read from the source, inside functions too, so that the harness and its
+workers get the same result, before and after a build.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from typing import Any
 
 from bench.store import source_digest
 
-INSTALLED = ("site-packages", "dist-packages")
+INSTALLED = ("site-packages", "dist-packages")  # folders that pip installs to; the latter on Debian
 STDLIB = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))
 HARNESS = Path(__file__).parents[1]
-NEVER_BUILT_FROM = ("pytest", "_pytest")
-NEVER_SHAPING = ("errors.py", "progress.py", "__init__.py")  # of the harness: what it says, not what it makes
+NEVER_BUILT_FROM = ("pytest", "_pytest")  # they run tests, and shape no artefact
+NEVER_SHAPING = (
+    "errors.py",
+    "progress.py",
+    "__init__.py",
+)  # of the harness: they shape what it says, not what it makes
 
 
 @dataclass(frozen=True)
@@ -42,30 +46,30 @@ class Import:
 
 @dataclass
 class Code:
-    """Files with the names of their modules, and the distributions of what they import from installed packages."""
+    """Files with their module names, and the distributions of the installed packages that they import."""
 
     files: dict[Path, str] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
 
     def digests(self) -> list[list[str]]:
-        """The name of each module and the sha256 of its file, in the names' order: two modules may bear one name."""
+        """[name, sha256 of the file] of each module, sorted; a list, since two modules may have the same name."""
         return sorted([name, source_digest(file)] for file, name in self.files.items())
 
 
 def is_installed(file: Path | str) -> bool:
-    """Whether a file belongs to Python, or to a package that pip installed: its version tells of it."""
+    """Whether a file belongs to Python or to a package that pip installed: its version stands for it."""
     path = Path(file)
     return any(part in INSTALLED for part in path.parts) or str(path).startswith(STDLIB)
 
 
 def is_users(file: Path | str) -> bool:
-    """Whether a file is a user's own: neither installed nor of this harness, nor a name that is no place."""
+    """Whether a file is a user's own: an absolute path that is neither installed nor of this harness."""
     path = Path(file)
     return path.is_absolute() and not is_installed(path) and HARNESS not in path.parents
 
 
 def distributions(top: str) -> list[str]:
-    """The installed distributions that a top-level module may come from, none where none does."""
+    """The installed distributions that a top-level module may come from; empty where there are none."""
     return _same_named(top) or sorted(set(_distributions(tuple(sys.path)).get(top, ())))
 
 
@@ -84,38 +88,38 @@ def _distributions(path: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def code_of(starts: Iterable[tuple[str, Path]]) -> Code:
-    """What modules, each given by its name and its file, reach by their imports, and by those of what they import.
+    """The files and distributions that modules, given as (name, file), reach by their imports, recursively.
 
-    Of an installed package its distribution counts, but the package that a start itself is of counts by its files.
-    Of a package's own `__init__` only those imports are followed that bind what is taken from it: else each model of a
-    package would be made by all of them. Of this harness the files that are named count, if they shape anything, and
-    nothing that they import.
+    An installed package counts by its distribution, but the package of a start counts by its files.
+    In a package's own `__init__` only the imports that bind the imported name are followed: otherwise each model of a
+    package would depend on all of them. Of this harness the imported files count, if they shape anything; what these
+    import does not.
     """
-    found = Code()
+    code = Code()
     waiting = list(starts)
-    own = {name.partition(".")[0] for name, _ in waiting}
+    start_packages = {name.partition(".")[0] for name, _ in waiting}
     followed: set[Path | tuple[str, str | None]] = set()
     while waiting:
         name, file = waiting.pop()
         if file in followed:
             continue
         followed.add(file)
-        found.files[file] = name
+        code.files[file] = name
         for imported in imports_of(file):
-            _reach(imported, name, file, own, found, waiting, followed)
-    return found
+            _reach(imported, name, file, start_packages, code, waiting, followed)
+    return code
 
 
 def _reach(
     imported: Import,
     importer: str,
     file: Path,
-    own: set[str],
-    found: Code,
+    start_packages: set[str],
+    code: Code,
     waiting: list[tuple[str, Path]],
     followed: set[Path | tuple[str, str | None]],
 ) -> None:
-    """Add what one import brings: files to be read, or a distribution."""
+    """Add what an import brings: files to be read, or a distribution."""
     module = _absolute(imported, importer, file)
     top = module.partition(".")[0]
     if not top or top in sys.stdlib_module_names or top in NEVER_BUILT_FROM:
@@ -125,36 +129,36 @@ def _reach(
         for name in (module, f"{module}.{imported.name}"):
             inner = file_of(name)
             if inner is not None and inner.name not in NEVER_SHAPING:
-                found.files[inner] = name
+                code.files[inner] = name
         return
-    if top not in own and place is not None:
-        found.packages.update(distributions(top) if is_installed(place) else _same_named(top))
+    if top not in start_packages and place is not None:
+        code.packages.update(distributions(top) if is_installed(place) else _same_named(top))
         if is_installed(place):
             return
     for parent in _parents(module):
         package = file_of(parent)
         if package is not None and not _only_passes_on(package):
-            found.files[package] = parent
+            code.files[package] = parent
     inner = None if imported.name is None else file_of(f"{module}.{imported.name}")
     if inner is not None:
         waiting.append((f"{module}.{imported.name}", inner))
         if place is not None and not _only_passes_on(place):
-            found.files[place] = module
+            code.files[place] = module
     elif place is not None:
-        passing = [one for one in imports_of(place) if one.bound == imported.name and one.name is not None]
-        if place.name == "__init__.py" and passing:
+        binding = [entry for entry in imports_of(place) if entry.bound == imported.name and entry.name is not None]
+        if place.name == "__init__.py" and binding:
             if not _only_passes_on(place):
-                found.files[place] = module
+                code.files[place] = module
             if (module, imported.name) not in followed:
                 followed.add((module, imported.name))
-                for one in passing:
-                    _reach(one, module, place, own, found, waiting, followed)
+                for passed_on in binding:
+                    _reach(passed_on, module, place, start_packages, code, waiting, followed)
         else:
             waiting.append((module, place))
 
 
 def _absolute(imported: Import, importer: str, file: Path) -> str:
-    """The name of the module that an import names, without dots before it; empty where it leads out of the package."""
+    """The absolute name of the module that an import names; empty where its dots lead out of the package."""
     if imported.level == 0:
         return imported.module
     parts = importer.split(".")
@@ -168,7 +172,7 @@ def _parents(module: str) -> Iterator[str]:
 
 
 def file_of(module: str) -> Path | None:
-    """The file of a module, as this process has imported it or else would; None where it has none."""
+    """The file of a module, as this process has imported it or would import it; None where it has none."""
     loaded = getattr(sys.modules.get(module), "__file__", None)
     if loaded is None:
         spec = _spec(module)
@@ -177,29 +181,29 @@ def file_of(module: str) -> Path | None:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """What an import of the module would find; no package above it is imported for that."""
+    """The spec that an import of the module would use; the packages above it are not imported for this."""
     parent, _, _ = module.rpartition(".")
     try:
         if not parent:
             return importlib.util.find_spec(module)
-        known = sys.modules.get(parent)
-        above = known.__spec__ if known is not None and known.__spec__ is not None else _spec(parent)
-        places = None if above is None else above.submodule_search_locations
+        package = sys.modules.get(parent)
+        parent_spec = package.__spec__ if package is not None and package.__spec__ is not None else _spec(parent)
+        places = None if parent_spec is None else parent_spec.submodule_search_locations
         if places is None:
             return None
-        found = (finder.find_spec(module, list(places), None) for finder in sys.meta_path)
-        return next((spec for spec in found if spec is not None), None)
-    except (ImportError, ValueError, AttributeError):  # of a module that is half there, or was made by hand
+        specs = (finder.find_spec(module, list(places), None) for finder in sys.meta_path)
+        return next((spec for spec in specs if spec is not None), None)
+    except (ImportError, ValueError, AttributeError):  # a module that is half imported, or was made by hand
         return None
 
 
 def imports_of(file: Path) -> tuple[Import, ...]:
-    """The imports in a source, wherever they stand in it, but for those that are for type checkers alone."""
+    """All imports in a source, inside functions too, except those for type checkers alone."""
     return _read(file)[0]
 
 
 def _only_passes_on(file: Path) -> bool:
-    """Whether a package's `__init__` does nothing but import names and state a version: it shapes nothing."""
+    """Whether a package's `__init__` only imports names and states a version: it shapes nothing."""
     return file.name == "__init__.py" and _read(file)[1]
 
 
@@ -214,7 +218,7 @@ def _read(file: Path) -> tuple[tuple[Import, ...], bool]:
 def _read_as_of(file: Path, size: int, mtime_ns: int) -> tuple[tuple[Import, ...], bool]:
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # Python 2, or no Python: whoever imports it learns so
+    except (SyntaxError, ValueError):  # Python 2, or no Python: its import will say so
         return (), False
     return tuple(_imports(tree)), all(_passes_on(statement) for statement in tree.body)
 
@@ -250,7 +254,7 @@ def _passes_on(statement: ast.stmt) -> bool:
 
 
 def functions_in(value: Any) -> Iterator[Callable[..., Any]]:
-    """The Python functions that a value is or holds: itself, a partial's, a method's, a data class's fields'."""
+    """The Python functions that a value is or holds, such as in a partial, a method or a data class's fields."""
     if isinstance(value, functools.partial):
         yield from functions_in(value.func)
         for part in (*value.args, *value.keywords.values()):
@@ -276,12 +280,13 @@ def functions_in(value: Any) -> Iterator[Callable[..., Any]]:
 
 
 def users_modules(value: Any) -> list[tuple[str, Path]]:
-    """The user's modules, by name and file, that the functions of a value were written in; by the code's own file:
-    two modules may bear one name.
+    """(name, file) of each user's module in which a value's functions were written.
+
+    The file is that of the function's code, since two modules may have the same name.
     """
-    found: dict[tuple[str, Path], None] = {}
+    modules: dict[tuple[str, Path], None] = {}
     for function in functions_in(value):
         file = function.__code__.co_filename
         if is_users(file) and Path(file).is_file():
-            found[(str(function.__module__), Path(file).resolve())] = None
-    return list(found)
+            modules[(str(function.__module__), Path(file).resolve())] = None
+    return list(modules)

@@ -12,8 +12,9 @@ from bench.spec.registry import Registry
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set: n inputs as the data set keeps them and n targets; each an array, or a sequence where
-    they differ in shape or are read one by one.
+    """One split of a data set: n inputs as the data set keeps them, and n targets.
+
+    Each is an array, or a sequence where items differ in shape or are read singly.
     """
 
     inputs: Sequence[Any]
@@ -28,7 +29,7 @@ class Dataset:
               Raises DataError where a file is damaged.
     files     folder -> the files that `load` reads there; raises DataError where they are missing. None for a data
               set that needs no folder.
-    fetch     folder -> None: brings the files there; None where there is nothing to bring.
+    fetch     folder -> None: downloads the files there; None where there is nothing to download.
     packages  distributions whose version shapes the data.
     """
 

@@ -1,4 +1,4 @@
-"""What a network takes and gives, and the network in the form in which every engine gets it."""
+"""How a network treats its input and holds its outputs, and the network in the form that every engine gets."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FORWARD = "one input of one shape: pack what it takes into one array, and part t
 
 @dataclass(frozen=True)
 class Interface:
-    """How a network treats its input, and in what it gives its outputs.
+    """How a network treats its input and holds its outputs.
 
     writes_input   whether it writes into its input, as `x.sub_(mean)` does.
-    exact_input    whether its input must not be rounded before it: the network makes whole numbers of a float32 input,
-                   as `embedding(x.long())` does, which bfloat16 holds exactly only up to 256; or it makes numbers of
-                   floating point, always float32, of whole ones, as `x / 255` does of bytes.
-    gives          "tensor", or the type that holds the outputs: "tuple", "list", "dict", a class by its name.
-    names          the outputs in that, None left out: places of a sequence, keys of a mapping, attributes of a class.
+    exact_input    whether its input must not be rounded: the network casts a float32 input to whole numbers, as
+                   `embedding(x.long())` does, which bfloat16 holds exactly only up to 256; or it casts whole numbers
+                   to floating point, always float32, as `x / 255` does with bytes.
+    gives          "tensor", or the type that holds the outputs: "tuple", "list", "dict" or a class's name.
+    names          the outputs that are not None: places in a sequence, keys of a mapping, attributes of a class.
     attributes     whether the names are attributes.
     """
 
@@ -42,13 +42,14 @@ class Interface:
 
     @classmethod
     def saved(cls, facts: Mapping[str, Any]) -> Interface:
-        """The interface that `dataclasses.asdict` made plain JSON of."""
+        """The interface read back from JSON of its `dataclasses.asdict`."""
         return cls(**{**facts, "names": tuple(facts["names"])})
 
 
 class Outputs(tuple[Any, ...]):
-    """The outputs for one item, as a model's `answer` gets them on every engine: by place, and by the names that the
-    network gives them, as keys or as attributes.
+    """The outputs for one item, as a model's `answer` gets them on every engine.
+
+    They are read by place, or by the network's names for them, as keys or as attributes.
     """
 
     names: tuple[Any, ...]
@@ -60,7 +61,7 @@ class Outputs(tuple[Any, ...]):
         return made
 
     def __getitem__(self, name: Any) -> Any:
-        """The output of that place or name; KeyError where there is none of that name."""
+        """The output at a place or of a name. Raises KeyError for an unknown name."""
         if not isinstance(name, str):
             return super().__getitem__(name)
         if name not in self.names:
@@ -89,9 +90,9 @@ class Outputs(tuple[Any, ...]):
 
 
 def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
-    """The interface of a network in eval mode, by calling it once on a copy of an example (1, ...).
+    """The interface of a network in eval mode, from one call on a copy of an example (1, ...).
 
-    Raises BuildError where it takes more than one input, or gives something else than tensors.
+    Raises BuildError where it takes more than one input, or gives anything but tensors.
     """
     import torch
 
@@ -123,7 +124,7 @@ def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
 
 
 def _held(outputs: Any) -> tuple[dict[Any, Any], bool] | None:
-    """What outputs are made of by name, and whether the names are attributes; None where they are one tensor."""
+    """The outputs by name, and whether the names are attributes; None where the output is one tensor."""
     import torch
 
     if isinstance(outputs, torch.Tensor):
@@ -142,8 +143,9 @@ def _held(outputs: Any) -> tuple[dict[Any, Any], bool] | None:
 
 
 def _exactness() -> Any:
-    """A watch over a network's call: whether values that are still the input's own become whole numbers, or whole ones
-    numbers of floating point.
+    """The class of a watch over a network's call: does it cast its input to whole numbers, or whole numbers to float?
+
+    Only values that are still the input's own count.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -153,14 +155,16 @@ def _exactness() -> Any:
     whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
     class Exactness(TorchDispatchMode):
-        """Follows the input until it meets parameters: behind products with weights a rounded input costs some 1e-3 of
-        a value, as in every bfloat16 network; before them it is another input.
+        """Follows the input until it meets parameters.
+
+        After products with weights a rounded input costs some 1e-3 of a value, as in every bfloat16 network; before
+        them it is a different input.
         """
 
         def __init__(self, network: torch.nn.Module, given: torch.Tensor) -> None:
             super().__init__()
             self.exact = False
-            self._weighed, self._raw = WeakIdKeyDictionary(), WeakIdKeyDictionary()  # they keep no activation alive
+            self._weighed, self._raw = WeakIdKeyDictionary(), WeakIdKeyDictionary()  # weak: no activation is kept alive
             self._weighed.update(dict.fromkeys(network.parameters()))
             self._raw[given] = None
 
@@ -174,7 +178,7 @@ def _exactness() -> Any:
                 name = str(func)
                 if not any(tensor.is_floating_point() for tensor in raw):
                     self.exact |= any(tensor.is_floating_point() for tensor in made)
-                elif "pool" not in name:  # whose whole numbers tell places
+                elif "pool" not in name:  # a pool's whole numbers are indices
                     equal = name.startswith(("aten.eq.", "aten.ne."))
                     self.exact |= equal or any(tensor.dtype in whole for tensor in made)
                 self._raw.update(dict.fromkeys(made))
@@ -184,11 +188,10 @@ def _exactness() -> Any:
 
 
 def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
-    """The same network, its modules by the same names, in the form in which every engine gets it: what it writes into
-    is a copy of its input, and what it gives is one tensor, or a tuple of several.
+    """The same network, with the same module names, in the form that every engine gets.
 
-    Exporters and tracers refuse lists, dicts and classes, each in words of its own, and make an output of an input that
-    is written into.
+    It writes only into a copy of its input, and gives one tensor or a tuple of several. Exporters and tracers refuse
+    lists, dicts and classes, each with its own message, and turn an input that is written into into an output.
     """
     import torch
 
@@ -214,7 +217,7 @@ def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
 
 
 def _rewritten(network: torch.fx.GraphModule, interface: Interface) -> torch.nn.Module:
-    """A traced network, adapted in its graph: a copy of it is made from that, not from its class."""
+    """A traced network, adapted in its graph, since copies of it are made from the graph and not from its class."""
     import torch
 
     for node in list(network.graph.nodes):
@@ -232,7 +235,7 @@ def _rewritten(network: torch.fx.GraphModule, interface: Interface) -> torch.nn.
 
 
 def _parts(outputs: Any, interface: Interface) -> Any:
-    """The one output, or the tuple of several, out of what holds them."""
+    """The single output, or the tuple of several, out of what holds them."""
     names = interface.names
     parts = tuple(getattr(outputs, str(name)) if interface.attributes else outputs[name] for name in names)
     return parts[0] if len(parts) == 1 else parts

@@ -1,4 +1,4 @@
-"""What a figure of quality is measured in, and which way is better."""
+"""The unit of a quality figure, and which way is better."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SHARE, DECIBEL = "share", "dB"
 class Metric:
     """A metric of quality or fidelity.
 
-    name    in a task a pattern, `ap_*`, where the data set or a setting names a part of it.
-    unit    SHARE for 0..1 that is shown as a percentage, DECIBEL, or none for a plain number.
+    name    in a task it may be a pattern, `ap_*`, where the data set or a setting names the rest.
+    unit    SHARE for 0..1, shown as a percentage; DECIBEL; or empty for a plain number.
     better  "higher" or "lower".
     """
 
@@ -29,6 +29,6 @@ class Metric:
 
 
 def metric_named(name: str, metrics: Iterable[Metric]) -> Metric:
-    """The first of a task's metrics that a name is of; a plain number, higher the better, where it is of none."""
-    known = (metric for metric in metrics if fnmatchcase(name, metric.name))
-    return replace(next(known, Metric(name)), name=name)
+    """The first metric whose pattern matches the name; else a plain number, where higher is better."""
+    matching = (metric for metric in metrics if fnmatchcase(name, metric.name))
+    return replace(next(matching, Metric(name)), name=name)

@@ -1,4 +1,4 @@
-"""What is compressed: a network, its weights and the data it is calibrated on and judged by."""
+"""What is compressed: a network, its weights, and the data that calibrate and judge it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def as_float32(inputs: np.ndarray) -> np.ndarray:
 
 
 def as_given(output: Output, item: Any) -> Any:
-    """Pass an output on as the answer, one in a tuple alone; for a model whose task judges its outputs themselves."""
+    """Pass an output on as the answer, out of a tuple of one; for a model whose task judges its outputs themselves."""
     return output[0] if isinstance(output, tuple) and len(output) == 1 else output
 
 
@@ -42,7 +42,7 @@ class Weights:
     read     file -> state dict, of a file in `file`'s format; never unpickles objects. Raises DataError.
     network  file -> network, where the file holds the architecture too; its weights come with it.
     train    (network, inputs (n, ...) float32 as preprocessed, targets (n, ...)) -> None, trains in place.
-    fetch    folder -> None: brings `file` there.
+    fetch    folder -> None: downloads `file` there.
     """
 
     name: str
@@ -61,16 +61,16 @@ class Model:
     task         name of the task that judges it.
     network      () -> torch.nn.Module, called under seed 0; holds the weights where `weights` neither read nor train.
                  None where the weights' files hold it.
-    weights      the sets it can run with, the first that the user's folder serves is taken; without a folder the
+    weights      the sets it can run with. The first that the user's folder serves is taken; without a folder, the
                  first that needs none.
     preprocess   inputs (n, ...) as the data set keeps them -> one array (n, ...), (n, channels, height, width) for
-                 pictures: float32, or whole numbers where the network takes those, as word numbers.
+                 pictures: float32, or whole numbers where the network takes them, such as word indices.
     answer       (the network's output for one item; the item as the data set keeps it) -> what the task judges. Where
-                 the network gives a tuple, list, dict or class of several outputs, the output is a tuple of them that
-                 knows their names too: `output[0]`, `output["out"]`, `output.out`.
-    tile         the size of the network's inputs, where items are larger: they are cut to it, and put together again.
-    parts        parts of the network that a recipe may lower alone: name -> the names of its modules.
-    calibration  inputs from the training split that INT8 is calibrated with.
+                 the network gives a tuple, list, dict or class of several outputs, the output is a tuple that also
+                 knows their names: `output[0]`, `output["out"]`, `output.out`.
+    tile         the size of the network's inputs, where items are larger: they are cut to it and rejoined.
+    parts        parts of the network that a recipe may lower alone: name -> its module names.
+    calibration  how many inputs of the training split calibrate INT8.
     """
 
     name: str
@@ -88,9 +88,7 @@ models: Registry[Model] = Registry("model")
 
 
 def recipe_for(model: Model, precision: str, most_drop: float | None = None) -> Recipe:
-    """The recipe of that name, with the names of the model's modules where it lowers a part of it; where it keeps to a
-    most drop, to the one given, if any.
-    """
+    """The named recipe, with the model's part names and the caller's `most_drop` filled in where it uses them."""
     recipe = recipes.get(precision)
     if recipe.most_drop is not None and most_drop is not None:
         recipe = replace(recipe, most_drop=most_drop)
@@ -113,13 +111,17 @@ class Source:
 
 
 def source(model: Model, folder: Path | None) -> Source:
-    """Choose the weights and data of a model. Raises LackingData where a given folder lacks what the model needs, or
-    none is given to a model that cannot do without; DataError where there is no such folder.
+    """Choose the weights and data of a model.
 
-    Where a folder is given and the model knows weights or data that lie in one, some of them must be there: a figure
-    from embedded data must never pass for one from real data.
+    Where a folder is given and the model knows weights or data that lie in a folder, some of them must be there: a
+    figure from embedded data must never pass for a figure from real data. Raises LackingData where the folder lacks
+    what the model needs, or a model that needs a folder gets none; DataError where there is no such folder.
     """
-    filed = [one for one in model.weights if one.file is not None or datasets.get(one.dataset).files is not None]
+    filed = [
+        weights
+        for weights in model.weights
+        if weights.file is not None or datasets.get(weights.dataset).files is not None
+    ]
     if folder is None or not filed:
         for weights in model.weights:
             if weights not in filed:

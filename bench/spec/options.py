@@ -1,6 +1,6 @@
-"""What the words of options stand for, for pytest's and the command line's alike.
+"""Parsers of option values, for pytest's options and the command line's.
 
-Each function gives the value of a text, or raises argparse's error with one line that tells what is wanted.
+Each function returns the value of a text, or raises argparse's error with one line that says what is wanted.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 
 from bench.spec.case import AXES, COUNTED_AXES, MOST, Axes
 
-LARGEST = 1e6  # seconds or gigabytes: a hundred times that, and the system's clocks and limits refuse it
+LARGEST = 1e6  # seconds or gigabytes; the system's clocks and limits refuse a hundred times that
 
 
 def names(text: str) -> tuple[str, ...]:
-    """`torch,openvino` as the names in it."""
+    """The names in a text such as `torch,openvino`."""
     words = tuple(name.strip() for name in text.split(","))
     if not all(words):
         raise argparse.ArgumentTypeError(f"wants names with commas between, not {text!r}")
@@ -22,7 +22,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """`1,32` as the whole numbers in it, each from 1 to a million."""
+    """The whole numbers in a text such as `1,32`, each from 1 to a million."""
     numbers = tuple(_count(word) for word in text.split(","))
     if not all(numbers):
         raise argparse.ArgumentTypeError(f"wants whole numbers >= 1 with commas between, not {text!r}")
@@ -40,14 +40,14 @@ def count(text: str) -> int:
 
 
 def natural(text: str) -> int:
-    """A whole number from 0 on."""
+    """A whole number >= 0."""
     if text.strip() != "0" and not _count(text):
         raise argparse.ArgumentTypeError(f"wants a whole number >= 0, not {text!r}")
     return _count(text)
 
 
 def _count(text: str) -> int:
-    """A whole number in ASCII digits, 0 for any other text; one that is longer than a million is above it."""
+    """A whole number in ASCII digits, 0 for any other text; 20 digits are read, enough to be above a million."""
     word = text.strip()
     return int(word[:20]) if word.isascii() and word.isdigit() else 0
 
@@ -56,8 +56,8 @@ def axes(text: str) -> Axes:
     """`engine=torch,precision=fp32` as values by axis."""
     pairs = [(axis.strip(), value.strip()) for axis, _, value in (pair.partition("=") for pair in text.split(","))]
     values: Axes = {axis: _count(value) if axis in COUNTED_AXES else value for axis, value in pairs}
-    known = len(values) == len(pairs) and set(values) <= set(AXES)
-    if not known or not all(values.values()) or any(int(values.get(axis, 1)) > MOST for axis in COUNTED_AXES):
+    well_formed = len(values) == len(pairs) and set(values) <= set(AXES)
+    if not well_formed or not all(values.values()) or any(int(values.get(axis, 1)) > MOST for axis in COUNTED_AXES):
         raise argparse.ArgumentTypeError(
             f"wants AXIS=VALUE with commas between, not {text!r}; axes, each once: {', '.join(AXES)}"
         )

@@ -1,6 +1,6 @@
-"""What a case comes to: the parts of a record. All times in seconds, all sizes in bytes; None where not measured.
+"""The result of a case: the parts of a record. All times in seconds, all sizes in bytes; None where not measured.
 
-They keep their names on disk. Every field has a default, so that what an older run lacks is absent.
+Fields keep their names on disk. Most have a default, so that what an older run lacks is absent.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ Figures = dict[str, float | dict[str, float | None] | None]
 
 
 def number(figures: Figures, name: str) -> float:
-    """A figure, NaN where there is none of that name."""
+    """A figure by name; NaN where it is missing, null or made of details."""
     value = figures.get(name)
     return math.nan if value is None or isinstance(value, dict) else value
 
 
 def parts_of(value: object) -> list[object]:
-    """The details of a figure, or the figure alone."""
+    """The values of a figure's details; the figure alone where it has none."""
     return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def names_of(figures: Figures) -> list[str]:
-    """The names of figures, of details with that of their dict: `top1`, `iou.7`."""
+    """The names of all figures; a detail's name follows its figure's: `top1`, `iou.7`."""
     return [
         name
         for figure, value in figures.items()
@@ -34,7 +34,7 @@ def names_of(figures: Figures) -> list[str]:
     ]
 
 
-# of a thread pool
+# the value of a thread pool's size or setting
 Setting = bool | int | float | str | None
 
 
@@ -43,9 +43,9 @@ class Judged:
     """What quality was judged on.
 
     n          how many items had a target.
-    dataset    the name of the data set, weights  that of the network's weights.
+    dataset    the name of the data set; weights  the name of the network's weights.
     dataset_s  the time of the predictions for all items.
-    reason     why there is no quality: the data have no truth to judge by.
+    reason     why there is no quality: the data have no ground truth.
     """
 
     n: int | None = None
@@ -57,12 +57,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How outputs are like a reference's.
+    """How close outputs are to a reference's.
 
-    sqnr_db    of the values that are no classes, NaN where all are; places at which the reference is not finite do not
+    sqnr_db    over the values that are no classes, NaN where all are; places where the reference is not finite do not
                count.
-    whole      whether all are classes.
-    agreement  the share 0..1 of the classes that are equal, of all values where none are classes.
+    whole      whether all values are classes.
+    agreement  the share 0..1 of equal classes; of equal values where none are classes.
     finite     whether no output is NaN, or infinite where the reference is not.
     """
 
@@ -90,11 +90,11 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast as its baseline a case is; only `baseline` and `reason` where that broke.
+    """How many times as fast as its baseline a case is; only `baseline` and `reason` where comparing broke.
 
-    low, high   the ends of the interval at the level `confidence`; None where there was one launch.
-    launches    pairs of processes, of which `first` were of the first stage; None in runs that had no stages.
-    rounds      over all launches.
+    low, high   the ends of the interval at the level `confidence`; None after a single launch.
+    launches    pairs of processes; `first` of them were of the first stage, None in runs without stages.
+    rounds      the number over all launches.
     verdict     see bench.statistics.verdict.
     """
 
@@ -122,10 +122,10 @@ class Steady:
 
 @dataclass(frozen=True)
 class ArtifactFacts:
-    """What ran.
+    """The artefact that ran.
 
     digest        sha256, hex.
-    left_in_fp32  the layers that stayed in FP32 to keep to a most drop, left_by  the figure that they were chosen by.
+    left_in_fp32  the layers that stayed in FP32 to keep to a most drop; left_by  the figure that selected them.
     reference     the digest of FP32 PyTorch's answers to the same inputs.
     """
 
@@ -139,7 +139,7 @@ class ArtifactFacts:
 
 @dataclass(frozen=True)
 class LeftLayer:
-    """A layer that is not in the number format asked for, its share 0..1 of the multiply-accumulates, and why."""
+    """A layer that is not in the wanted number format, its share 0..1 of the multiply-accumulates, and the reason."""
 
     name: str
     kind: str = ""
@@ -150,12 +150,12 @@ class LeftLayer:
 
 @dataclass(frozen=True)
 class Lowered:
-    """What of the network the artefact holds in which number format.
+    """How much of the network the artefact holds in which number format.
 
     wanted    the number format asked for.
-    macs      the shares 0..1 of the multiply-accumulates by number format; weights  those of the weights.
+    macs      the shares 0..1 of the multiply-accumulates by number format; weights  the same of the weights.
     promised  the share of `macs` that the recipe promises in `wanted`.
-    left      the layers that are not in it, of `layers` in all.
+    left      the layers that are not in `wanted`, of `layers` in all.
     reason    why nothing was counted.
     """
 
@@ -182,9 +182,9 @@ class Kernel:
 
     kernel_db     the SQNR in dB of the engine's outputs against the same artefact computed in floating point; None
                   where they are `equal`.
-    quantized_db  the SQNR of the latter against FP32.
+    quantized_db  the SQNR in dB of that floating-point result against FP32.
     agreement, quantized_agreement  the shares of equal values, where outputs are whole numbers.
-    by            what computed it in floating point, or the `reason` why there is none.
+    by            what computed it in floating point; `reason`  why nothing did.
     erring        the worst layers, where kernels err.
     """
 
@@ -200,7 +200,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many inputs INT8 was to be calibrated with, and how many there were."""
+    """How many inputs were asked for to calibrate INT8, and how many there were."""
 
     asked: int
     used: int
@@ -210,9 +210,9 @@ class Calibration:
 class Process:
     """What a worker was given and used.
 
-    cores            the CPUs it was bound to, None where to none.
-    pool             the sizes and settings of its thread pools, after loading.
-    call_overhead_s  what timing adds to a call, measured there on a session that does nothing.
+    cores            the CPUs that it was bound to, None where unbound.
+    pool             the sizes and settings of its thread pools after loading.
+    call_overhead_s  what timing adds to a call, measured in that worker on a session that does nothing.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -224,9 +224,12 @@ class Process:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """The pace of a case: multiply-accumulates of one item, what they came to in the median call (10^9 operations a
-    second, two for each), and its share of the best that this machine reaches in that number format with so many
-    threads, `peak_gops`; None where nothing measures it.
+    """The pace of a case.
+
+    macs_per_item  multiply-accumulates of one item.
+    gops           10^9 operations a second in the median call, two for each multiply-accumulate.
+    share_of_peak  the share of `peak_gops`, the best that this machine reaches in that number format with so many
+                   threads; None where nothing measures it.
     """
 
     macs_per_item: int | None = None
@@ -238,7 +241,7 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Executed:
-    """One kind of operation that a call executed: its time in all of the call, and its share 0..1 of it."""
+    """One kind of operation that a call executed: its total time in the call, and its share 0..1 of the call."""
 
     kind: str
     format: str = ""
@@ -250,8 +253,11 @@ class Executed:
 
 @dataclass(frozen=True)
 class Explained:
-    """What a call executed: the shares 0..1 of its time by number format, the share of its operations that are in INT8,
-    the longest operations, and a sentence.
+    """What a call executed.
+
+    time        the shares 0..1 of its time by number format.
+    count_int8  the share of its operations that are in INT8.
+    operations  the longest; diagnosis  a sentence.
     """
 
     time: dict[str, float] = field(default_factory=dict)
@@ -262,7 +268,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Spent:
-    """The time in which the case or its baseline was called, of the whole that the case took."""
+    """The time in which the case or its baseline was called, and the whole time that the case took."""
 
     sampled_s: float | None = None
     whole_s: float | None = None
@@ -270,8 +276,9 @@ class Spent:
 
 @dataclass(frozen=True)
 class Calls:
-    """The median call by pytest-benchmark's statistics, its relative standard error by the calls of the run, None where
-    these do not tell it, and how many calls these were.
+    """The median call by pytest-benchmark's statistics.
+
+    error  its relative standard error by the run's `count` calls, None where they do not give it.
     """
 
     median_s: float

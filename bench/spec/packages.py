@@ -1,4 +1,4 @@
-"""Which packages are installed, and which extra of this one brings those that are not."""
+"""Which packages are installed, and which extra of the harness brings a missing package."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import importlib.metadata
 import re
 from collections.abc import Iterable
 
-HARNESS = "bench-harness"
+HARNESS = "bench-harness"  # the name of this distribution
 
 
 def lacking(packages: Iterable[str]) -> str | None:
-    """Give the reason why something that needs these distributions cannot run, None where all are installed."""
+    """Name the first of these distributions that is not installed, and how to install it; None where all are."""
     for package in packages:
         try:
             importlib.metadata.version(package)
@@ -20,13 +20,13 @@ def lacking(packages: Iterable[str]) -> str | None:
 
 
 def _brought_by(package: str) -> str:
-    """What to install to have a distribution: this package with the extra that names it, else the distribution."""
+    """What pip is to install for a distribution: the harness with the extra that names it, else the distribution."""
     try:
         required = importlib.metadata.requires(HARNESS) or []
-    except importlib.metadata.PackageNotFoundError:  # this runs from its folder
+    except importlib.metadata.PackageNotFoundError:  # the harness runs from its folder, uninstalled
         required = []
     for line in required:
-        named = re.match(rf"{re.escape(package)}\b(?!-).*extra == [\"']([\w-]+)[\"']", line)
-        if named:
-            return f"'{HARNESS}[{named[1]}]'"
+        match = re.match(rf"{re.escape(package)}\b(?!-).*extra == [\"']([\w-]+)[\"']", line)
+        if match:
+            return f"'{HARNESS}[{match[1]}]'"
     return package

@@ -16,14 +16,14 @@ class Recipe:
     number_format  "fp32", "bf16" or "int8": what products are computed in.
     activations    for int8, "static" (scales from calibration) or "dynamic" (scales from each input); else None.
     rewrite        network -> network, done in PyTorch before any engine sees it; None leaves it as it is.
-    part           the part of the model, one of its `parts`, that is lowered; None: all of it.
-    only           the names of that part's modules, as the model has them; empty: all.
-    most_drop      the most that the first figure of quality may fall on the training side: as few layers as keep to it
-                   stay in FP32. None: none is asked to.
+    part           which of the model's `parts` is lowered; None: the whole model.
+    only           the module names of that part, as the model has them; empty: all.
+    most_drop      the most that the first figure of quality may fall on the training side; as few layers as this
+                   takes stay in FP32. None: no limit.
     left           the names of the modules that stay in FP32.
-    left_by        the figure that they were chosen by, where they were chosen to keep to a most drop.
+    left_by        the figure that selected `left`, where a most drop did.
     bits           for int8: how many bits weights and activations are held to; fewer than 8 simulate a smaller format
-                   in 8-bit storage, of the same size and pace.
+                   in 8-bit storage, with the size and speed of 8 bits.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Recipe:
         return bool(self.part or self.only or self.left) or self.most_drop is not None
 
     def left_alone(self, network: Any) -> list[str]:
-        """The names of a network's innermost modules that stay in FP32."""
-        chosen = tuple(f"{name}." for name in self.only)
+        """The names of the innermost modules of a network that stay in FP32."""
+        prefixes = tuple(f"{name}." for name in self.only)
         leaves = [name for name, module in network.named_modules() if not list(module.children())]
-        return [name for name in leaves if name in self.left or (self.only and not f"{name}.".startswith(chosen))]
+        return [name for name in leaves if name in self.left or (self.only and not f"{name}.".startswith(prefixes))]
 
 
 recipes: Registry[Recipe] = Registry("precision")

@@ -1,4 +1,4 @@
-"""One dull table for everything that has a name: models, recipes, engines, tasks, datasets."""
+"""A plain table for everything that has a name: models, recipes, engines, tasks, datasets."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bench.errors import UnknownMember
 
 Member = TypeVar("Member")
 
-_loaded: set[str] = set()
-_places = itertools.count()
+_loaded: set[str] = set()  # the files that `Origin.load` has imported
+_places = itertools.count()  # the order of registration over all tables
 
 
 @dataclass(frozen=True)
 class Origin:
     """The module that registered a member, so that a worker process can import it too.
 
-    module  its name; file  where it lies; root  the folder from which `module` can be imported.
+    module  its name; file  its path; root  the folder from which `module` can be imported.
     """
 
     module: str
@@ -31,10 +31,10 @@ class Origin:
     root: str
 
     def load(self) -> None:
-        """Import the module, by its name where that finds the same file, else from the file; once.
+        """Import the module once: by its name where that finds the same file, else from the file.
 
-        Of several files that are modules of one name, such as `conftest`, each is loaded, and the last has the name, as
-        in pytest.
+        Several files may be modules of the same name, such as `conftest`: each is loaded, and the last keeps the name,
+        as in pytest.
         """
         if self.file in _loaded or _is_of(self.module, self.file):
             return
@@ -43,7 +43,7 @@ class Origin:
         _loaded.add(self.file)
         try:
             spec = None if self.module in sys.modules else importlib.util.find_spec(self.module)
-        except ImportError:  # pytest's importlib mode names modules that are in no package
+        except ImportError:  # pytest's importlib mode gives module names whose packages do not exist
             spec = None
         if spec is not None and spec.origin is not None and Path(spec.origin).samefile(self.file):
             importlib.import_module(self.module)
@@ -56,7 +56,7 @@ class Origin:
         spec.loader.exec_module(module)
 
     def files(self) -> list[str]:
-        """The module's file and those that it reaches by its imports: what may shape that which it registers."""
+        """This file and, recursively, the modules of its project that it imports: they may shape the members."""
         from bench.spec.code import code_of
 
         return sorted(str(file) for file in code_of([(self.module, Path(self.file))]).files)
@@ -70,7 +70,7 @@ class Origin:
 
 
 def _is_of(module: str, file: str) -> bool:
-    """Whether the module of that name was imported from the file."""
+    """Whether the module with this name was imported from the file."""
     loaded = getattr(sys.modules.get(module), "__file__", None)
     return loaded is not None and Path(loaded).resolve() == Path(file)
 
@@ -78,8 +78,8 @@ def _is_of(module: str, file: str) -> bool:
 class Registry(Generic[Member]):
     """Members by name, in the order of their registration.
 
-    A member may be given as "module:attribute"; it is imported when first asked for. Packages from outside add
-    members by the entry-point group `bench.<kind>s`.
+    A member may be given as "module:attribute", which is imported when first asked for. Other packages add members by
+    the entry-point group `bench.<kind>s`.
     """
 
     def __init__(self, kind: str) -> None:
@@ -91,20 +91,20 @@ class Registry(Generic[Member]):
         self._outsiders_known = False
 
     def add(self, name: str, member: Member | str, module: str | None = None) -> None:
-        """Register a member; `module` is the name of the module that a worker must import to know it too."""
+        """Register a member; `module` names the module that a worker must import to have it too."""
         self._members[name] = member
         if module is not None:
             self._origins[name] = Origin.of(module)
             self._order.setdefault(self._origins[name], next(_places))
 
     def get(self, name: str) -> Member:
-        """Give the member of that name. Raises UnknownMember with the names that there are."""
+        """Return the member of this name. Raises UnknownMember, which lists the registered names."""
         self._ask_outsiders()
         try:
             member = self._members[name]
         except KeyError:
-            known = ", ".join(self._members) or "none"
-            raise UnknownMember(f"no {self.kind} is named {name!r}; registered: {known}") from None
+            names = ", ".join(self._members) or "none"
+            raise UnknownMember(f"no {self.kind} is named {name!r}; registered: {names}") from None
         if isinstance(member, str):
             module, _, attribute = member.partition(":")
             member = getattr(importlib.import_module(module), attribute)
@@ -120,16 +120,17 @@ class Registry(Generic[Member]):
         return tuple(self._members)
 
     def origins(self) -> dict[str, Origin]:
-        """The modules that a worker must import to know the same members, by the member's name."""
+        """The modules that a worker must import to have the same members, by member name."""
         return dict(self._origins)
 
     def origin(self, name: str) -> Origin | None:
-        """The module that registered a member, or that a package names for it; None for the harness's own."""
+        """The module that registered a member, or its package's entry point; None for the harness's own members."""
         return self._origins.get(name) or self._outside.get(name)
 
     def order(self) -> dict[Origin, int]:
-        """When each module that a worker must import registered its first member, counted over all tables: a module may
-        stand on what another one has registered, and of two of one name the last bears it.
+        """When each module that a worker must import registered its first member, counted over all tables.
+
+        The order matters: a module may build on another's members, and of two with the same name the last keeps it.
         """
         needed = set(self._origins.values())
         return {origin: place for origin, place in self._order.items() if origin in needed}

@@ -1,7 +1,7 @@
-"""Pictures of any size through a network of one size: tiles that overlap, each computed whole, kept without its margin.
+"""Pictures of any size through a network of one size: overlapping tiles, each computed whole, kept without its margin.
 
-The result is that of the whole picture, exactly, where the margin is at least the network's reach: tiles lie at the
-picture's own borders, so what a network does there (zeros, reflections) it does in its tiles too.
+The result is exactly that of the whole picture where the margin is at least the network's reach. The outer tiles end
+at the picture's own borders, so what a network does there (zeros, reflections) it does in its tiles too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tile:
 
     size    height and width of an input, in pixels.
     margin  pixels at each inner side of a tile that are computed but not kept.
-    scale   how many times as large an output is.
+    scale   how many times as large as its input an output is.
     """
 
     size: int
@@ -31,20 +31,19 @@ class Tile:
     scale: int = 1
 
     def starts(self, extent: int) -> list[int]:
-        """Where tiles begin along a side of so many pixels, at least `size`: the first at 0, the last at its end."""
+        """Where tiles begin along a side of `extent` >= `size` pixels: the first at 0, the last ends with the side."""
         step = self.size - 2 * self.margin
         return [*range(0, extent - self.size, step), extent - self.size]
 
     def cut(self, picture: np.ndarray) -> list[np.ndarray]:
-        """The tiles (c, size, size) of a picture (c, h, w), row by row; one that is too small is continued by its
-        edge.
-        """
+        """The tiles (c, size, size) of a picture (c, h, w), row by row; a small picture is padded by its edge."""
         picture = self._large_enough(picture)
         return [picture[..., top : top + self.size, left : left + self.size] for top, left in self._places(picture)]
 
     def join(self, tiles: list[Any], picture: np.ndarray) -> np.ndarray:
-        """The output (..., scale h, scale w) for a picture (c, h, w) from those for its tiles (..., scale size, scale
-        size). Raises DataError where these are of another size.
+        """The output (..., scale h, scale w) for a picture (c, h, w).
+
+        It is joined from the outputs for its tiles, (..., scale size, scale size); raises DataError for other sizes.
         """
         import numpy as np
 
@@ -58,7 +57,7 @@ class Tile:
         height, width = large.shape[-2:]
         whole = np.empty((*tiles[0].shape[:-2], height * self.scale, width * self.scale), tiles[0].dtype)
         for tile, (top, left) in zip(tiles, self._places(large), strict=True):
-            # what a later tile computes better, inside of its margin, is written over by it
+            # a later tile overwrites what it computes better: all inside its own margin
             inner = [0 if start == 0 else self.margin for start in (top, left)]
             rows, columns = (
                 slice((start + skip) * self.scale, (start + self.size) * self.scale)
@@ -73,5 +72,5 @@ class Tile:
     def _large_enough(self, picture: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        lacking = [(0, max(0, self.size - extent)) for extent in picture.shape[-2:]]
-        return np.pad(picture, [(0, 0)] * (picture.ndim - 2) + lacking, "edge") if np.any(lacking) else picture
+        padding = [(0, max(0, self.size - extent)) for extent in picture.shape[-2:]]
+        return np.pad(picture, [(0, 0)] * (picture.ndim - 2) + padding, "edge") if np.any(padding) else picture

@@ -1,4 +1,4 @@
-"""The tasks: what a network's outputs are worth. One file a task."""
+"""The tasks: how a network's answers are judged. One file per task."""
 
 from __future__ import annotations
 

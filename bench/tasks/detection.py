@@ -16,18 +16,18 @@ from bench.tasks.pictures import picture_of
 if TYPE_CHECKING:
     import numpy as np
 
-THRESHOLDS = 1000
-OVERLAP = 0.5
-SURE = 0.5
+THRESHOLDS = 1000  # of WIDER FACE's evaluation
+OVERLAP = 0.5  # least IoU of a match, as in WIDER FACE's evaluation
+SURE = 0.5  # least score of a box that is compared with FP32's, or drawn
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is to be found in one picture.
+    """The objects in a picture.
 
     boxes    (m, 4) float: left, top, right, bottom in pixels.
-    subsets  name -> (m,) bool: which of them count in a subset of the data set; the others are neither hits nor misses.
-    factor   what the picture was scaled by to be the network's input, in whose pixels answers are.
+    subsets  name -> (m,) bool: which boxes count in a subset of the data set; the others are neither hits nor misses.
+    factor   size of the network's input over size of the picture; answers are in pixels of the input.
     """
 
     boxes: np.ndarray
@@ -36,13 +36,14 @@ class Objects:
 
 
 class Detection:
-    """Judges detections of one class against Objects."""
+    """Judges detections of a single class against Objects."""
 
     metrics = (Metric("ap_*", SHARE), Metric("map*", SHARE), Metric("agreement", SHARE))
 
     def quality(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> Figures:
-        """ap_<subset> by WIDER's protocol for each subset; map and map50 over all boxes by COCO's; all 0..1, NaN where
-        there is nothing to find.
+        """ap_<subset> by WIDER's protocol for each subset; map and map50 over all boxes by COCO's.
+
+        All 0..1; NaN where there are no objects.
         """
         names = targets[0].subsets
         answers = [scaled(answer, 1 / target.factor) for answer, target in zip(answers, targets, strict=True)]
@@ -50,39 +51,39 @@ class Detection:
         return {**wider, **coco_ap(answers, targets)}
 
     def scores(self, answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> dict[str, np.ndarray]:
-        """Nothing: average precision is no mean over pictures."""
+        """Nothing: average precision is not a mean over pictures."""
         return {}
 
     def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
-        """agreement: of the reference's boxes with a score of at least 0.5, the share 0..1 found again at IoU 0.5."""
+        """agreement: of the reference's boxes with a score of at least 0.5, the share 0..1 matched at IoU 0.5."""
         import numpy as np
 
-        found = total = 0
-        for answer, known in zip(answers, reference, strict=True):
-            sure = known[known[:, 4] >= SURE]
+        matched = total = 0
+        for answer, fp32 in zip(answers, reference, strict=True):
+            sure = fp32[fp32[:, 4] >= SURE]
             total += len(sure)
             candidates = answer[answer[:, 4] >= SURE]
             if len(sure) and len(candidates):
-                found += int((overlaps(sure, candidates, 0.0).max(axis=1) >= OVERLAP).sum())
-        return {"agreement": found / total if total else float(np.nan)}
+                matched += int((overlaps(sure, candidates, 0.0).max(axis=1) >= OVERLAP).sum())
+        return {"agreement": matched / total if total else float(np.nan)}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
-        """The boxes with a score of at least 0.5 in whole pixels, in the order of their places."""
+        """The boxes with a score of at least 0.5, (k, 4) int32 in whole pixels, sorted by left, top, right, bottom."""
         import numpy as np
 
         boxes = answer[answer[:, 4] >= SURE, :4].round().astype(np.int32)
         return boxes[np.lexsort(boxes.T[::-1])]
 
     def shown(self, item: np.ndarray, target: Objects, answer: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
-        """The picture with the boxes to be found, with FP32's and with the answer's of a score of at least 0.5."""
+        """The picture three times: with the true boxes, FP32's and the answer's, the last two with scores >= 0.5."""
         import numpy as np
         import torch
         from torchvision.utils import draw_bounding_boxes
 
-        whole = picture_of(item)
-        if whole is None:
+        pixels = picture_of(item)
+        if pixels is None:
             return {}
-        picture = torch.from_numpy(np.ascontiguousarray(whole.transpose(2, 0, 1)))
+        picture = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
         def drawn(boxes: np.ndarray) -> np.ndarray:
             corners = torch.from_numpy(boxes[:, :4].astype(np.float32))
@@ -96,15 +97,16 @@ class Detection:
 
 
 def scaled(answer: np.ndarray, factor: float) -> np.ndarray:
-    """An answer with its boxes made so many times as large, in float64."""
+    """An answer with its boxes multiplied by `factor`, in float64."""
     import numpy as np
 
     return np.concatenate([answer[:, :4].astype(np.float64) * factor, answer[:, 4:]], axis=1)
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray, pixel: float) -> np.ndarray:
-    """Intersection over union (k, m) of boxes (k, >= 4) with others (m, >= 4); `pixel` is added to each extent, 1 where
-    the right and bottom pixels belong to a box.
+    """Intersection over union (k, m) of boxes (k, >= 4) with others (m, >= 4).
+
+    `pixel` is added to each width and height: 1 where the right and bottom pixels belong to a box.
     """
     import numpy as np
 
@@ -116,11 +118,11 @@ def overlaps(boxes: np.ndarray, others: np.ndarray, pixel: float) -> np.ndarray:
 
 
 def wider_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects], subset: str) -> float:
-    """Average precision of a subset by WIDER FACE's own evaluation, 0..1; NaN where nothing is to be found.
+    """Average precision of a subset by WIDER FACE's own evaluation, 0..1; NaN where it has no faces.
 
-    Scores are brought to 0..1 over the whole set; 1,000 thresholds; a box is matched, in the order of falling scores,
-    to the face with which it overlaps most, at 0.5 or more with whole pixels; boxes on faces outside of the subset do
-    not count; pictures without any face or any box add nothing but their missed faces. Source: Yang et al. 2016,
+    Scores are rescaled to 0..1 over the whole set; there are 1,000 thresholds. In the order of falling scores, a box is
+    matched to the face that it overlaps most, at IoU 0.5 or more with whole pixels. Boxes on faces outside the subset
+    do not count. Pictures without any face or any box add only their missed faces. Source: Yang et al. 2016,
     "WIDER FACE: A Face Detection Benchmark", evaluation code version 1.
     """
     import numpy as np
@@ -156,8 +158,9 @@ def wider_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects], subset: 
 
 
 def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> Figures:
-    """COCO's mean average precision of one class over IoU 0.5 to 0.95, `map`, and at 0.5, `map50`, by torchmetrics; NaN
-    where nothing is to be found, which COCO's own tools and torchmetrics tell by -1.
+    """COCO's average precision of a single class by torchmetrics: `map` over IoU 0.5 to 0.95, `map50` at 0.5.
+
+    NaN where there are no boxes; COCO's tools and torchmetrics give -1 there.
     """
     if not any(len(target.boxes) for target in targets):
         return {"map": float("nan"), "map50": float("nan")}
@@ -174,8 +177,8 @@ def coco_ap(answers: Sequence[np.ndarray], targets: Sequence[Objects]) -> Figure
             [{"boxes": boxes, "scores": scores, "labels": labels}],
             [{"boxes": faces, "labels": torch.zeros(len(faces), dtype=torch.long)}],
         )
-    found = metric.compute()
-    return {"map": float(found["map"]), "map50": float(found["map_50"])}
+    figures = metric.compute()
+    return {"map": float(figures["map"]), "map50": float(figures["map_50"])}
 
 
 TASK = Detection()

@@ -1,4 +1,4 @@
-"""Features: what comes out of layers that no figure of quality belongs to; answers are arrays of any shape."""
+"""Features: outputs of layers that have no figure of quality; answers are arrays of any shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Features:
-    """Judges by nothing but how near the features are to FP32 PyTorch's."""
+    """Judges only how near the features are to FP32 PyTorch's."""
 
     metrics = (Metric("max_error", SHARE, better="lower"),)
 
@@ -26,19 +26,19 @@ class Features:
         return {}
 
     def fidelity(self, answers: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> Figures:
-        """max_error: the largest difference of two values, in parts of the largest value."""
+        """max_error: the largest absolute difference over the reference's largest absolute value, of all answers."""
         import numpy as np
 
         pairs = [
-            (np.asarray(answer, np.float64), np.asarray(known, np.float64))
-            for answer, known in zip(answers, reference, strict=True)
+            (np.asarray(answer, np.float64), np.asarray(fp32, np.float64))
+            for answer, fp32 in zip(answers, reference, strict=True)
         ]
-        largest = max(np.abs(known).max() for _, known in pairs)
-        error = max(np.abs(answer - known).max() for answer, known in pairs)
+        largest = max(np.abs(fp32).max() for _, fp32 in pairs)
+        error = max(np.abs(answer - fp32).max() for answer, fp32 in pairs)
         return {"max_error": float(error / largest) if largest else float(np.nan if error else 0.0)}
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
-        """The values in thousandths of the largest."""
+        """The values in thousandths of the largest absolute value, int16."""
         import numpy as np
 
         return (answer / (np.abs(answer).max() or 1.0) * 1000).round().astype(np.int16)

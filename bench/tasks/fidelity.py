@@ -1,4 +1,4 @@
-"""How near answers and outputs are to those of FP32 PyTorch, and what is saved of them."""
+"""How near outputs are to FP32 PyTorch's, the answers' digests, and whether there was any truth."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ if TYPE_CHECKING:
 
 
 def without_truth(figures: Figures, dataset: str) -> str | None:
-    """The reason where all of a task's figures of quality are NaN: the data set's split has no truth."""
+    """The reason where all of a task's figures of quality are NaN: the split has no truth. Else None."""
     numbers = [value for value in figures.values() if isinstance(value, float)]
-    untold = bool(numbers) and all(math.isnan(value) for value in numbers)
-    return f"the test side of {dataset} has no truth to judge by" if untold else None
+    no_truth = bool(numbers) and all(math.isnan(value) for value in numbers)
+    return f"the test side of {dataset} has no truth to judge by" if no_truth else None
 
 
 def digests(task: Task, answers: Sequence[Any]) -> str:
-    """Four hexadecimal digits for each answer, by what of it counts: to tell later which answers have changed."""
+    """Four hexadecimal digits per answer, of what the task decides: a later run sees which answers changed."""
     import hashlib
 
     return "".join(hashlib.sha256(task.decided(answer).tobytes()).hexdigest()[:4] for answer in answers)
 
 
 def likeness(outputs: np.ndarray, reference: np.ndarray, whole: np.ndarray) -> Likeness:
-    """How outputs (k, values) are like a reference's (m, values), by as many inputs as both are for; `whole` (values,)
-    tells which are classes. Raises WorkerError where there are not as many values.
+    """Compare outputs (k, values) with a reference's (m, values) over the first min(k, m) inputs.
+
+    whole  (values,) bool: which values are classes.
+
+    Raises WorkerError where an input has a different number of values in the two.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""A data set through a network: items cut to the network's size, batched, put together again, made into answers."""
+"""Run a data set through a network: cut items to the network's size, batch, join, make answers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
     from bench.spec.interface import Predict
 
-RAW_BYTES = 2**26
-FEW, OFTEN = 256, 100
+RAW_BYTES = 2**26  # of outputs that are kept for the likeness to FP32: 64 MiB
+FEW, OFTEN = 256, 100  # most different values of classes, and how often each occurs on average at least
 TENSOR = Interface()
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a network made of a data set.
+    """A network's answers and outputs for a data set.
 
-    answers  what the task judges, one an item.
-    raw      (k, values): the outputs for the first k inputs, as many as RAW_BYTES hold, those of a network with
-             several put behind each other.
-    whole    (values,) bool: which of them are whole numbers, or few values again and again, as classes are: of those
-             it counts which are equal, and a ratio of signal to noise tells nothing.
+    answers  what the task judges, one per item.
+    raw      (k, values): the outputs for the first k inputs, as many as RAW_BYTES hold; several outputs of a network
+             are concatenated.
+    whole    (values,) bool: which values are whole numbers, or a few values that recur, as classes do. These are
+             compared by how many are equal: a ratio of signal to noise means nothing there.
     """
 
     answers: list[Any]
@@ -40,8 +40,10 @@ class Answered:
 
 
 def preprocessed(model: Model, item: Any) -> np.ndarray:
-    """An item as the network takes it, without the batch: in C order, floating numbers as float32, made from a copy, so
-    that a `preprocess` that writes does not change the data set. Raises DataError where it is not one array.
+    """An item as the network takes it, without the batch axis: in C order, floating numbers as float32.
+
+    It is made from a copy: a `preprocess` that writes must not change the data set. Raises DataError where it is not a
+    single array.
     """
     import numpy as np
 
@@ -66,7 +68,7 @@ def preprocessed(model: Model, item: Any) -> np.ndarray:
 
 
 def inputs_of(model: Model, item: Any) -> tuple[np.ndarray, list[np.ndarray]]:
-    """An item, preprocessed (channels, ...), and the network's inputs that it is cut to: itself, or its tiles."""
+    """An item, preprocessed (channels, ...), and the network's inputs for it: itself, or its tiles."""
     whole = preprocessed(model, item)
     return whole, [whole] if model.tile is None else model.tile.cut(whole)
 
@@ -77,8 +79,9 @@ def inputs_of_all(model: Model, items: Iterable[Any]) -> Iterator[np.ndarray]:
 
 
 def stacked(inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Inputs of one shape put together (n, ...), in C order and in memory of their own: runtimes are known to read
-    others in the wrong order. Raises DataError where the shapes differ.
+    """Stack inputs of equal shape to (n, ...), in C order and in memory of their own.
+
+    Runtimes are known to read other arrays in the wrong order. Raises DataError where the shapes differ.
     """
     import numpy as np
 
@@ -87,7 +90,7 @@ def stacked(inputs: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def one_shape(shapes: Iterable[tuple[int, ...]]) -> None:
-    """Raise DataError where inputs of a network differ in shape."""
+    """Raise DataError where the shapes of a network's inputs differ."""
     different = list(dict.fromkeys(shapes))
     if len(different) > 1:
         raise DataError(
@@ -99,8 +102,9 @@ def one_shape(shapes: Iterable[tuple[int, ...]]) -> None:
 def answered(
     predict: Predict, model: Model, items: Sequence[Any], batch: int, interface: Interface = TENSOR
 ) -> Answered:
-    """Answer all items with a session, in batches of exactly `batch`; the model's `answer` gets several outputs by the
-    names that the interface tells.
+    """Answer all items with a session, in batches of exactly `batch`.
+
+    Where there are several outputs, the model's `answer` gets them by the names in `interface`.
     """
     import numpy as np
 
@@ -130,23 +134,23 @@ def answered(
 
 
 def outputs_of(predict: Predict, inputs: Iterator[np.ndarray], batch: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """The outputs for each input, one or several; the last batch is filled up and cut again."""
+    """Yield a tuple of outputs for each input. The last batch is padded with its last input; the padding is dropped."""
     shape: tuple[int, ...] | None = None
-    while given := list(itertools.islice(inputs, batch)):
-        shape = shape or given[0].shape
-        one_shape((shape, given[0].shape))
-        outputs = predict(stacked([*given, *[given[-1]] * (batch - len(given))]))
-        for place in range(len(given)):
+    while group := list(itertools.islice(inputs, batch)):
+        shape = shape or group[0].shape
+        one_shape((shape, group[0].shape))
+        outputs = predict(stacked([*group, *[group[-1]] * (batch - len(group))]))
+        for place in range(len(group)):
             yield tuple(output[place] for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
 def _answer(model: Model, outputs: tuple[np.ndarray, ...], item: Any, interface: Interface) -> np.ndarray:
-    """What the model's `answer` makes of the outputs for an item."""
+    """The model's `answer` to the outputs for an item. Raises DataError where it is not a single array."""
     import numpy as np
 
-    alone = interface.gives == "tensor" and len(outputs) == 1
+    single = interface.gives == "tensor" and len(outputs) == 1
     names = interface.names if len(interface.names) == len(outputs) else tuple(range(len(outputs)))
-    answer = model.answer(outputs[0] if alone else Outputs(outputs, names), item)
+    answer = model.answer(outputs[0] if single else Outputs(outputs, names), item)
     try:
         return np.asarray(answer)
     except ValueError as error:
@@ -158,25 +162,23 @@ def _answer(model: Model, outputs: tuple[np.ndarray, ...], item: Any, interface:
 
 
 def _counted(values: np.ndarray) -> bool:
-    """Whether these are classes: of a type of whole numbers, or up to 256 different values that are whole, or of which
-    there are a hundred of each.
+    """Whether these are classes.
+
+    They are of an integer type, or have at most 256 different values that are whole, or that occur 100 times each on
+    average.
     """
     import numpy as np
 
     if values.dtype.kind in "iub":
         return True
-    few = np.unique(
-        values.ravel()[: FEW * OFTEN]
-    )  # of many different values a part is enough to tell that they are many
+    few = np.unique(values.ravel()[: FEW * OFTEN])  # a part is enough to see that there are many different values
     if len(few) > FEW or not np.isfinite(few).all() or not np.isin(values, few).all():
         return False
     return bool((few == np.round(few)).all()) or values.size >= OFTEN * len(few)
 
 
 def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:
-    """Keep answers of one type and number of axes, whatever their shapes, in one npz: their values, and each one's
-    shape.
-    """
+    """Keep answers of the same type and number of axes, whatever their shapes, in an npz: all values, and all shapes."""
     import numpy as np
 
     shapes = np.array([answer.shape for answer in answers], np.int64).reshape(len(answers), -1)
@@ -184,7 +186,7 @@ def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:
 
 
 def load_answers(file: Path) -> list[np.ndarray]:
-    """The answers that were kept."""
+    """The answers that `save_answers` kept."""
     import numpy as np
 
     with np.load(file, allow_pickle=False) as kept:

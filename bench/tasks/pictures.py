@@ -1,4 +1,4 @@
-"""Strips of pictures: what a case made of an item beside the original and what FP32 made of it."""
+"""Strips of pictures: a case's answer to an item beside the original and FP32's answer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from bench.tasks.task import Task
 
-PANELS, SEPARATOR = "panels", "|"
-COUNT = 3
-WIDTH, CAPTION = 320, 18
+PANELS, SEPARATOR = "panels", "|"  # key of the PNG text that names the panels, and what joins their names
+COUNT = 3  # strips per case
+WIDTH, CAPTION = 320, 18  # pixels: of a panel at most, and the height of its caption
 
 
 def write(
@@ -29,25 +29,28 @@ def write(
     answers: Sequence[Any],
     known: Sequence[Any],
 ) -> list[str]:
-    """Write a strip for each of the first three items, NAME-1-DIGEST.png and so on, to the folder; give the files'
-    names, none where the task has nothing to show. By the digest of what they show, strips of two runs that differ lie
-    beside each other.
+    """Write a strip for each of the first three items to the folder, NAME-1-DIGEST.png and so on; give the file names.
+
+    There are none where the task has nothing to show. The digest is of the captions and pixels: strips of two runs that
+    differ get different names, and lie beside each other.
     """
     names = []
     for number in range(min(COUNT, len(answers))):
         panels = task.shown(items[number], targets[number], answers[number], known[number])
         if panels:
             folder.mkdir(parents=True, exist_ok=True)
-            whole = strip(panels)
-            digest = hashlib.sha256(SEPARATOR.join(panels).encode() + whole.tobytes()).hexdigest()
+            image = strip(panels)
+            digest = hashlib.sha256(SEPARATOR.join(panels).encode() + image.tobytes()).hexdigest()
             names.append(f"{name}-{number + 1}-{digest[:8]}.png")
-            whole.save(folder / names[-1], pnginfo=_captions(panels))
+            image.save(folder / names[-1], pnginfo=_captions(panels))
     return names
 
 
 def picture_of(item: Any) -> np.ndarray | None:
-    """An item as a picture (h, w, 3) uint8, None where it is none: colours or grey, last or first among its axes, its
-    values brought to 0..255 where they are no bytes.
+    """An item as a picture (h, w, 3) uint8; None where it is not a picture.
+
+    Its channels, 3 colours or 1 grey, may be the first or the last axis. Values that are not uint8 are rescaled to
+    0..255.
     """
     import numpy as np
 
@@ -66,34 +69,36 @@ def picture_of(item: Any) -> np.ndarray | None:
 
 
 def _captions(panels: Mapping[str, np.ndarray]) -> Any:
-    """What tells a reader of the file which panels stand side by side in it."""
+    """The PNG text that names the panels of a strip, read by `panels_of`."""
     from PIL.PngImagePlugin import PngInfo
 
-    told = PngInfo()
-    told.add_text(PANELS, SEPARATOR.join(panels))
-    return told
+    captions = PngInfo()
+    captions.add_text(PANELS, SEPARATOR.join(panels))
+    return captions
 
 
 def panels_of(file: Path) -> dict[str, Image.Image]:
-    """The panels of a strip as Pillow images by caption; none where it was not written here. Raises DataError where it
-    cannot be read.
+    """The panels of a strip as Pillow images by caption; none where `write` did not write the file.
+
+    Raises DataError where it cannot be read.
     """
     from PIL import Image
 
     try:
-        with Image.open(file) as whole:
-            captions = [caption for caption in str(whole.info.get(PANELS, "")).split(SEPARATOR) if caption]
-            picture = whole.convert("RGB")
+        with Image.open(file) as image:
+            captions = [caption for caption in str(image.info.get(PANELS, "")).split(SEPARATOR) if caption]
+            picture = image.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{file} cannot be read as a picture: {error}") from error
     width = picture.width // max(1, len(captions))
-    box = [(place * width, CAPTION, (place + 1) * width, picture.height) for place in range(len(captions))]
-    return {caption: picture.crop(part) for caption, part in zip(captions, box, strict=True)}
+    boxes = [(place * width, CAPTION, (place + 1) * width, picture.height) for place in range(len(captions))]
+    return {caption: picture.crop(box) for caption, box in zip(captions, boxes, strict=True)}
 
 
 def strip(panels: Mapping[str, np.ndarray]) -> Any:
-    """Panels (h, w, 3) uint8 side by side in columns of one width, each under its caption, as a Pillow image; large
-    ones are made smaller.
+    """Panels (h, w, 3) uint8 side by side, as a Pillow image: columns of equal width, each panel under its caption.
+
+    Panels larger than 320 x 640 pixels are made smaller.
     """
     from PIL import Image, ImageDraw
 

@@ -1,1 +1,1 @@
-"""How a case is sampled: clean processes, slices in turn, and when it is enough."""
+"""How a case is sampled: clean processes, slices in turn, and a rule for when to stop."""

@@ -1,4 +1,4 @@
-"""What a worker does when it is asked: build, open, call, judge, explain. It runs in the worker's process."""
+"""The function behind each question: build, open, call, judge, explain. They run in the worker's process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _build(asked: protocol.Build) -> Built:
     bill, case = _bill(asked.target), asked.target.case
     reference = bill.reference()
     built = bill.artefact(case.engine, case.precision, asked.target.most_drop)
-    gc.collect()  # exported programs refer to themselves in circles: a session that built 200 artefacts had 15 GB
+    gc.collect()  # exported programs hold reference cycles: a session that built 200 artefacts had 15 GB
     return Built(built.folder, reference.folder)
 
 
@@ -75,7 +75,7 @@ def _usage(asked: protocol.AskUsage) -> Usage:
 
 
 def _installed(asked: protocol.AskInstalled) -> Interpreter:
-    """The models' modules are imported by now, and have had their say on which libraries are found."""
+    """The interpreter after the models' modules are imported: they can change where libraries are found."""
     return Interpreter.here(asked.packages)
 
 
@@ -115,9 +115,9 @@ ANSWERS: dict[type[Question[Any]], Callable[[Any], Any]] = {
 
 
 def peak_rss_bytes() -> int | None:
-    """The most resident memory this process has had, in bytes; None where the system does not tell.
+    """Peak resident memory of this process, in bytes; None where the system does not report it.
 
-    Linux: VmHWM, since ru_maxrss there also counts the process that started this one.
+    On Linux it is VmHWM: ru_maxrss there also counts the process that started this one.
     """
     status = Path("/proc/self/status")
     if status.is_file():

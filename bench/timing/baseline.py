@@ -1,4 +1,4 @@
-"""The baseline's processes, which cases share, the control probes, and another environment's interpreter for them."""
+"""What cases share: the baseline's processes, the control probes, and the check of the baseline's interpreter."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from bench.timing.session import Session, compiled, open_all
 
 
 class Shared:
-    """What the cases of a session share: the sessions of their baseline, one for each launch, and the control probes.
+    """What the cases of a session share: the baseline's sessions, one for each launch, and the control probes.
 
-    Each baseline session is a process of its own, so what differs from process to process is in every case's interval;
-    that the cases share them saves starting them anew. Another baseline's sessions take their place. All are suspended
-    but for their turns. Use it as a context manager.
+    Each baseline session is a process, so every case's interval includes the differences between processes. Sharing
+    them saves restarts. A case with another baseline replaces them. Each is suspended except in its turn. Use it as a
+    context manager.
 
-    pace  the best that the probes have kept up on this machine.
+    pace  the best figures that the probes have sustained on this machine.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -62,17 +62,18 @@ class Shared:
         self._case = None
 
     def mend(self) -> None:
-        """End the baseline's processes where one of them has died since the last case, so that it is begun anew: within
-        a case a launch keeps its processes.
+        """End the baseline's processes if any has died since the last case; the next case starts new ones.
+
+        Called between cases alone: within a case a launch keeps its processes.
         """
         if not all(session.alive for session in self._sessions):
             self.drop()
 
     def probe(self, threads: int) -> dict[str, float]:
-        """Probe the machine on the cores of a case of so many threads."""
+        """Run the control probes on the cores of a case with `threads` threads; their figures by name."""
         try:
             return self._probed(threads)
-        except BenchError:  # something ended it between two cases, which is not the next one's failure
+        except BenchError:  # the worker died between two cases: not the next case's failure, so try again
             return self._probed(threads)
 
     def _probed(self, threads: int) -> dict[str, float]:
@@ -89,28 +90,29 @@ class Shared:
         return figures
 
     def peak(self, threads: int, number_format: str, gops: float) -> Peak | None:
-        """The best pace in a number format that products and convolutions have reached on the cores of a case of so
-        many threads, None where nothing measures it. Measured once, and again where a case was faster; what cannot be
-        measured is told by a BenchWarning, and not tried again.
+        """The best pace of products and convolutions in a number format, on the cores of a case with `threads` threads.
+
+        None where nothing measures it. It is measured once, and again where a case reached more than that, `gops`. A
+        failed measurement gives a BenchWarning and is not repeated.
         """
-        known = self.pace.peaks(threads)
-        wanted = not known or (number_format in known and known[number_format].gops < gops)
+        peaks = self.pace.peaks(threads)
+        wanted = not peaks or (number_format in peaks and peaks[number_format].gops < gops)
         if wanted and threads not in self._peakless:
             try:
                 with Worker({"OMP_NUM_THREADS": str(threads)}, []) as worker:
-                    found = worker.ask(MeasurePeaks(threads, cores_for(threads)), self._bench.timeout_s, BUSY)
-                known = self.pace.raise_peaks(threads, found)
+                    measured = worker.ask(MeasurePeaks(threads, cores_for(threads)), self._bench.timeout_s, BUSY)
+                peaks = self.pace.raise_peaks(threads, measured)
             except WorkerError as error:
                 self._peakless.add(threads)
                 warnings.warn(f"the peak of {threads} threads is not measured: {error}", BenchWarning, stacklevel=2)
-        return known.get(number_format)
+        return peaks.get(number_format)
 
     def start_s(self, count: int) -> float:
-        """What starting the baseline's session for the `count`th launch would take; 0 where it is there."""
+        """Seconds to start the baseline's session of the `count`th launch; 0 where that session exists."""
         return 0.0 if count <= len(self._sessions) else self._start_s
 
     def sessions(self, case: Case, count: int) -> list[Baseline]:
-        """The sessions of the first `count` launches; BaselineError where the baseline cannot be measured."""
+        """The baseline's sessions of the first `count` launches. Raises BaselineError where it cannot be measured."""
         try:
             if case != self._case:
                 self.drop()
@@ -140,13 +142,13 @@ class Shared:
 
 @dataclass(frozen=True)
 class Baseline:
-    """One of the shared sessions in a launch; what goes wrong with it is not the case's failure."""
+    """A shared session in a launch. Its errors are BaselineErrors: they do not fail the case."""
 
     shared: Shared
     session: Session
 
     def take(self, seconds: float) -> Slice:
-        """Let it call for so many seconds; a BaselineError where it breaks."""
+        """Let the session call for so many seconds. Raises BaselineError where it breaks."""
         try:
             return self.session.take(seconds)
         except BenchError as error:
@@ -155,10 +157,10 @@ class Baseline:
 
 
 def examined(python: str, baselines: Iterable[Case], bench: Bench) -> Interpreter:
-    """Look at the interpreter that shall run these baselines.
+    """The facts of the interpreter that will run these baselines.
 
-    Raises BaselineError where it cannot run the harness, or is of another environment but finds a baseline's engine in
-    this one, as it does where PYTHONPATH names this one's folder: the comparison would be of one version with itself.
+    Raises BaselineError where it cannot run the harness, or where it is of another environment but imports a baseline's
+    engine from this one, as with PYTHONPATH set to this one's folder: a version would be compared with itself.
     """
     cases = list(baselines)
     packages = sorted({*LIBRARIES, *(package for case in cases for package in engines.get(case.engine).packages)})
@@ -172,11 +174,11 @@ def examined(python: str, baselines: Iterable[Case], bench: Bench) -> Interprete
     if there.prefix == here.prefix:
         return there
     for name in dict.fromkeys(case.engine for case in cases):
-        found = [package for package in engines.get(name).packages if package in there.places]
-        if found and all(there.places[package] == here.places.get(package) for package in found):
+        installed = [package for package in engines.get(name).packages if package in there.places]
+        if installed and all(there.places[package] == here.places.get(package) for package in installed):
             raise BaselineError(
-                f"the baseline's interpreter {python} finds {', '.join(found)} of the engine {name} in this "
-                f"environment, {there.places[found[0]]}: this would compare it with itself; install them there, or "
+                f"the baseline's interpreter {python} finds {', '.join(installed)} of the engine {name} in this "
+                f"environment, {there.places[installed[0]]}: this would compare it with itself; install them there, or "
                 "clear PYTHONPATH"
             )
     return there

@@ -1,4 +1,4 @@
-"""What a session of the harness measures with, and what it cannot measure."""
+"""The settings that a session of the harness measures with, and which cases it cannot measure."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from bench.timing.sampling import Plan
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a session measures: the cache and data folders, how long to sample, when to give a worker up.
+    """A session's settings: the cache and data folders, how long to sample, when to give a worker up.
 
     cache            root of the artefact store.
     data             the user's data folder, None for embedded data.
-    timeout_s        the longest that one question to a worker may take; building and judging may take as long as they
-                     tell their progress so often, or use the CPU, that for up to BUSY and JUDGING times as long.
-    baseline_python  the interpreter of the baselines' workers, None for this one.
-    memory_bytes     the most private memory a worker may have, None for no limit.
-    most_drop        the most that quality may fall in a precision that leaves layers in FP32 to keep to it; None: as
-                     the precision states.
-    explain          whether to tell what each case executed.
-    pictures         the folder that strips of pictures are written to, None for none.
-    bills            what was looked up of each model in this session.
-    failures         what could not be built in this session, by interpreter and what it was for, with the reason.
+    plan             how long and how often to sample.
+    timeout_s        the longest that a worker may take for a question, in seconds. Building and judging may take longer
+                     while they report progress this often; on CPU use alone, up to BUSY and JUDGING times as long.
+    baseline_python  the interpreter of the baselines' workers, None for this process's.
+    memory_bytes     a worker's limit of private memory, None for no limit.
+    most_drop        the largest drop of quality, for a precision that leaves layers in FP32 to limit it; None for the
+                     precision's own limit.
+    explain          whether to record what each case executed.
+    pictures         the folder for strips of pictures, None for none.
+    bills            the Bill of each model that was looked up in this session.
+    failures         the error of each build that failed in this session, by interpreter, model, engine and precision.
     """
 
     cache: Path
@@ -52,7 +53,7 @@ class Bench:
         return Store(self.cache)
 
     def bill(self, case: Case) -> Bill:
-        """What the store keeps of a case's model; nothing is built for it. Raises LackingData and DataError."""
+        """What the store has of a case's model; it builds nothing. Raises LackingData and DataError."""
         given = source(models.get(case.model), self.data)
         if case.model not in self.bills or self.bills[case.model].source != given:
             self.bills[case.model] = Bill(self.store, given, build=False)
@@ -60,7 +61,7 @@ class Bench:
 
 
 def unsupported(case: Case, data: Path | None) -> str | None:
-    """Give the reason why the case cannot be measured on this machine, with this folder of data, None where it can."""
+    """The reason why the case cannot be measured on this machine with this data folder; None where it can."""
     engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
@@ -77,8 +78,9 @@ def unsupported(case: Case, data: Path | None) -> str | None:
 
 
 def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
-    """The reason why the device, or the numbers that a recipe asks for, are not among those that the engine states,
-    None where they are. What it does not state it has not, lest a new recipe is lowered to another's numbers.
+    """The reason why the engine does not state the device or the recipe's numbers; None where it states them.
+
+    What an engine does not state counts as unsupported: otherwise a new recipe could be lowered to another's numbers.
     """
     engine = engines.get(name)
     if device not in engine.devices:

@@ -21,11 +21,11 @@ from bench.timing.bench import Bench
 from bench.timing.handle import Worker
 from bench.timing.protocol import Answer, Build, Built, Question, Refer, Target
 
-BUSY = 30  # how many times the limit a build may compute without telling how far it is: an hour, unless told otherwise
+BUSY = 30  # how many times `timeout_s` a build may compute without reporting progress: an hour at the default of 120 s
 
 
 def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
-    """The case's artefact and the reference outputs it is judged by, None where either is yet to be built."""
+    """The case's artefact and its reference outputs; None where either is yet to be built."""
     bill = bench.bill(case)
     try:
         reference = bill.reference()
@@ -35,12 +35,12 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
 
 
 def folders_of(artifact: Artifact, reference: Artifact) -> Built:
-    """What a session is opened on."""
+    """The folders that a session is opened on."""
     return Built(artifact.folder, reference.folder)
 
 
 def built_by(case: Case, bench: Bench, python: str = sys.executable) -> Built:
-    """The folders of the case's artefact and reference as this interpreter's libraries make them."""
+    """The folders of the case's artefact and reference, built by the libraries of the interpreter `python`."""
     if python == sys.executable and (built := find(case, bench)) is not None:
         return folders_of(*built)
     with Builder(bench, python=python) as builder:
@@ -48,11 +48,11 @@ def built_by(case: Case, bench: Bench, python: str = sys.executable) -> Built:
 
 
 class Builder:
-    """Builds what cases need in worker processes, one at a time, each with the environment of the engines it builds
-    for; use it as a context manager.
+    """Builds what cases need in worker processes, one at a time; use it as a context manager.
 
-    Reference outputs are PyTorch's, and are made in its environment, not in that of the engine that needs them first.
-    What failed once is not tried again in the session: `bench.failures` keeps it, and it is raised once more.
+    Each worker has the environment of the engines it builds for. Reference outputs are PyTorch's: they are made in its
+    environment, whichever engine needs them first. A failed build is not repeated in the session: `bench.failures`
+    keeps its error, which is raised again.
 
     told  gets (label, done, total) as the work goes on.
     """
@@ -60,7 +60,7 @@ class Builder:
     def __init__(
         self, bench: Bench, told: Callable[[str, int, int], None] | None = None, python: str = sys.executable
     ) -> None:
-        self._bench, self._told, self._python = bench, told, python
+        self._bench, self._on_progress, self._python = bench, told, python
         self._worker: Worker | None = None
         self._environment: dict[str, str] = {}
         self._referred: set[str] = set()
@@ -72,7 +72,7 @@ class Builder:
         self.close()
 
     def close(self) -> None:
-        """End the worker, if there is one."""
+        """End the worker, if it runs."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -94,21 +94,21 @@ class Builder:
         return True
 
     def build(self, case: Case) -> Built:
-        """Make all that the case needs; give its folders."""
+        """Build all that the case needs; the folders of its artefact and reference."""
         self.refer(case)
         return self._ask(Build(target_of(case, self._bench)), case, (case.model, case.engine, case.precision))
 
     def _ask(self, question: Question[Answer], case: Case, about: tuple[str, ...]) -> Answer:
-        failures, known = self._bench.failures, (self._python, *about)
-        if known in failures:
-            raise type(failures[known])(str(failures[known]))
+        failures, key = self._bench.failures, (self._python, *about)
+        if key in failures:
+            raise type(failures[key])(str(failures[key]))
         try:
             return self._worker_for(case).ask(question, self._bench.timeout_s, BUSY)
         except BenchError as error:
-            if not isinstance(error, DataError):  # whose files were refused: what broke in it may break what follows
+            if not isinstance(error, DataError):  # after it the worker is sound; other errors may break what follows
                 self.close()
-            if not isinstance(error, CacheError):  # of a cache the user can make room in
-                failures[known] = error
+            if not isinstance(error, CacheError):  # the user can make room in the cache: the next try may work
+                failures[key] = error
             raise
 
     def _worker_for(self, case: Case) -> Worker:
@@ -116,13 +116,13 @@ class Builder:
         if self._worker is not None and environment != self._environment:
             self.close()
         if self._worker is None:
-            self._worker = worker_for(case, self._bench, os.cpu_count() or 1, self._told, self._python)
+            self._worker = worker_for(case, self._bench, os.cpu_count() or 1, self._on_progress, self._python)
             self._environment = environment
         return self._worker
 
 
 def origins() -> list[Origin]:
-    """The files that registered members, which a worker imports to know them, in the order in which they did."""
+    """The files that registered members, in order of registration; a worker imports them to have the same members."""
     order: dict[Origin, int] = {}
     for registry in (models, datasets, recipes, engines, tasks):
         for origin, place in registry.order().items():
@@ -131,7 +131,7 @@ def origins() -> list[Origin]:
 
 
 def target_of(case: Case, bench: Bench) -> Target:
-    """What a worker is told that builds or opens a case."""
+    """The Target of a case: what a worker needs to build or open it."""
     return Target(case, bench.cache, bench.data, bench.most_drop)
 
 
@@ -143,8 +143,10 @@ def worker_for(
     python: str = sys.executable,
     compiled: Path | None = None,
 ) -> Worker:
-    """A fresh worker with the environment that the case's engine wants for so many threads, and for the folder of what
-    it compiles.
+    """A fresh worker with the environment of the case's engine for so many threads.
+
+    told      gets (label, done, total) whenever the worker reports progress.
+    compiled  the folder for what the engine compiles, None for none.
     """
     engine = engines.get(case.engine)
     kept = {engine.compiled: str(compiled)} if engine.compiled is not None and compiled is not None else {}

@@ -1,4 +1,4 @@
-"""The handle by which the harness asks a worker: a fresh process that owns one engine session.
+"""The handle by which the harness asks a worker: a fresh process that owns an engine session.
 
 Messages are those of bench.timing.protocol.
 """
@@ -27,7 +27,7 @@ from bench.spec.registry import Origin
 from bench.timing.protocol import Answer, Hello, Question
 from bench.typed import of_type, to_json
 
-# The harness comes from its own folder alone: the one that this lies in would bring all the libraries installed there.
+# Load the harness from its own folder: its parent on the path would bring in all libraries that are installed there.
 START = """
 import importlib.util, sys
 folder = sys.argv[2]
@@ -39,32 +39,22 @@ main()
 """
 
 
-LOG_LINES = 5
-
-
-LOG_BYTES = 65536
-
-
-LOOK_S = 1.0
-
-
-ALIVE_CORES = 0.05  # what a process that only waits uses is far below, what one that computes far above
-
-
-GONE_S = 5.0
-
-
-MARK = "BENCH_WORKER"
+LOG_LINES = 5  # the worker's last lines in an error message
+LOG_BYTES = 65536  # the end of the worker's standard error that is kept: a flood must not fill the memory
+LOOK_S = 1.0  # between two looks at the worker's CPU use
+ALIVE_CORES = 0.05  # a process that only waits uses far less, a computing process far more
+GONE_S = 5.0  # how long a process may take to end before it is killed
+MARK = "BENCH_WORKER"  # environment variable that marks the worker and all that it starts, so that close finds them
 
 
 class Worker:
     """A fresh interpreter that answers questions until it is closed; use it as a context manager.
 
-    environment  variables put over this process's own before anything is imported there.
-    origins      modules it imports to know the same models, engines and data as this process.
-    told         gets (label, done, total) whenever the worker tells its progress.
-    python       the interpreter; another one runs this same harness on its own libraries.
-    memory_bytes  the most private memory it may have, None for no limit.
+    environment   variables set on top of this process's environment before anything is imported there.
+    origins       modules it imports to have the same models, engines and data as this process.
+    told          gets (label, done, total) whenever the worker reports progress.
+    python        the interpreter; another interpreter runs this same harness on its own libraries.
+    memory_bytes  its limit of private memory, None for no limit.
     """
 
     def __init__(
@@ -75,7 +65,7 @@ class Worker:
         python: str = sys.executable,
         memory_bytes: int | None = None,
     ) -> None:
-        self._told = told
+        self._on_progress = told
         self._mark = uuid.uuid4().hex
         self.suspended = False
         self._process = subprocess.Popen(
@@ -84,7 +74,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | environment | {MARK: self._mark},
-            process_group=0 if hasattr(os, "killpg") else None,  # what libraries fork in it ends with it
+            process_group=0 if hasattr(os, "killpg") else None,  # its forks are in its group and end with it
         )
         self._log = bytearray()
         self._drain = threading.Thread(target=self._keep_last, daemon=True)
@@ -92,7 +82,7 @@ class Worker:
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self._send(Hello(tuple(origins)))  # to one that is dead by now: the first question tells
+        self._send(Hello(tuple(origins)))  # if it is dead by now, the first question raises
 
     def __enter__(self) -> Worker:
         return self
@@ -118,15 +108,15 @@ class Worker:
         self._answers.put(None)
 
     def _keep_last(self) -> None:
-        """Read what it prints as fast as it comes, and keep the end of it: a flood fills neither memory nor disk."""
+        """Read its standard error as it comes and keep the last LOG_BYTES: a flood fills neither memory nor disk."""
         assert self._process.stderr is not None
         with self._process.stderr as log:
-            while said := os.read(log.fileno(), LOG_BYTES):
-                self._log += said
+            while chunk := os.read(log.fileno(), LOG_BYTES):
+                self._log += chunk
                 del self._log[:-LOG_BYTES]
 
     def suspend(self) -> None:
-        """Stop the process where it is, so that neither it nor its thread pools use a CPU."""
+        """Stop the process and its thread pools, so that they use no CPU."""
         if not self.suspended:
             self._signal(psutil.Process.suspend)
             self.suspended = True
@@ -142,7 +132,7 @@ class Worker:
             what(psutil.Process(self._process.pid))
 
     def _send(self, message: object) -> bool:
-        """Write a message to the worker; whether it could be."""
+        """Write a message to the worker; whether it could be written."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write((to_json(message) + "\n").encode())
@@ -152,14 +142,14 @@ class Worker:
         return True
 
     def ask(self, question: Question[Answer], timeout_s: float, busy: int = 1) -> Answer:
-        """Give the answer to a question.
+        """The worker's answer to a question.
 
-        timeout_s  the longest it may be without a sign of life: its progress, or, where `busy` is more than 1, that it
-                   or what it has started uses a CPU.
-        busy       how many times as long it may go on using CPUs and tell no progress.
+        timeout_s  the longest time without a sign of life, in seconds: a progress message or, where `busy` is more
+                   than 1, CPU use by the worker or what it started.
+        busy       how many times `timeout_s` it may use CPUs without reporting progress.
 
-        Raises the BenchError that the worker raised, or WorkerError with its last lines where it died, hung or answered
-        rubbish; it is dead then.
+        Raises the BenchError that the worker raised. Raises WorkerError with its last lines where it died, hung or
+        answered rubbish; the worker is dead then.
         """
         self.resume()
         name = question.name
@@ -187,8 +177,8 @@ class Worker:
                 ) from None
             if "progress" in answer:
                 patience.told(time.monotonic())
-                if self._told is not None:
-                    self._told(*answer["progress"])
+                if self._on_progress is not None:
+                    self._on_progress(*answer["progress"])
             elif "error" in answer:
                 kind = getattr(errors, answer["error"], errors.WorkerError)
                 raise kind(answer["message"])
@@ -197,7 +187,7 @@ class Worker:
 
     def _kill(self) -> None:
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may keep it for a while
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold the killed process for a while
             self._process.wait(timeout=GONE_S)
 
     def _obituary(self, question: str) -> str:
@@ -212,17 +202,17 @@ class Worker:
         return f"the worker {how} while it answered {question!r}{self._last()}"
 
     def _last(self) -> str:
-        """The last lines that it printed, to be put behind a reason."""
+        """The last lines that the worker printed, to append to an error message; "" for none."""
         if self._process.poll() is not None:
-            self._drain.join(timeout=1)  # what it forked may hold the pipe open
+            self._drain.join(timeout=1)  # its forks may hold the pipe open
         lines = bytes(self._log).decode(errors="replace").strip().splitlines()
         return f"; its last lines: {' | '.join(line[:200] for line in lines[-LOG_LINES:])}" if lines else ""
 
     def close(self) -> None:
-        """End the process and all that it has started, by force after 5 s."""
+        """End the process and all that it started; kill them after GONE_S."""
         assert self._process.stdin is not None
         self.resume()
-        with contextlib.suppress(OSError):  # it died with a question unread: nothing is left to close
+        with contextlib.suppress(OSError):  # it died with a question unread: the pipe is broken
             self._process.stdin.close()
         try:
             self._process.wait(timeout=GONE_S)
@@ -231,20 +221,18 @@ class Worker:
         kill_group(self._process.pid)
         kill_marked(self._mark)
         for reader in (self._listener, self._drain):
-            reader.join(GONE_S)  # what holds a pipe open though it was killed, or hid, shall not hold up the session
+            reader.join(GONE_S)  # a hidden or unkillable process may hold a pipe open: do not wait for it
 
 
 def kill_group(leader: int) -> None:
-    """Kill a process group, 0 for this process's own; nothing where it is gone, or where there are no groups."""
+    """Kill a process group, 0 for this process's group; do nothing where it is gone or the system has no groups."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(leader, signal.SIGKILL)
 
 
 def kill_marked(mark: str) -> None:
-    """Kill what was started with a worker's mark in its environment and is still there, in whatever session or group,
-    whoever is its parent by now; not this process itself.
-    """
+    """Kill every other process with this mark in its environment, whatever its session, group or parent."""
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get(MARK) == mark and process.pid != os.getpid():
             with contextlib.suppress(psutil.Error):
@@ -252,8 +240,9 @@ def kill_marked(mark: str) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """The CPU seconds that a process and what it has started have used, as far as they are still there or were waited
-    for; 0 where it is gone.
+    """CPU seconds that a process and its descendants have used; 0 where the process is gone.
+
+    A descendant counts if it is still there or was waited for.
     """
     used = 0.0
     with contextlib.suppress(psutil.Error):
@@ -268,11 +257,11 @@ def cpu_s(pid: int) -> float:
 
 @dataclass
 class Patience:
-    """When a worker that does not answer is given up.
+    """Decides when to give up a worker that does not answer.
 
-    idle_s  the longest without a sign of life: a message, or CPU time used.
-    busy_s  the longest without a message, whatever it uses.
-    now_s   when it was asked, in seconds of some clock.
+    idle_s  the longest time without a sign of life, in seconds: a message, or CPU time used.
+    busy_s  the longest time without a message, in seconds, whatever CPU time it uses.
+    now_s   when the worker was asked, in seconds of any clock.
     """
 
     idle_s: float
@@ -284,7 +273,7 @@ class Patience:
         self._used_s = 0.0
 
     def look_s(self, now_s: float) -> float:
-        """For how long to wait for a message before looking at what it uses."""
+        """Seconds to wait for a message before the next look at the CPU time used."""
         due_s = min(self._sign_s + self.idle_s, self._message_s + self.busy_s) - now_s
         return max(0.0, due_s if self.busy_s <= self.idle_s else min(due_s, LOOK_S))
 
@@ -293,7 +282,7 @@ class Patience:
         self._message_s = self._sign_s = now_s
 
     def lost(self, now_s: float, used_s: float) -> str | None:
-        """The reason to give it up, by the CPU seconds that it has used by now; None where there is none yet."""
+        """The reason to give the worker up, None for none yet; `used_s` is the CPU seconds it has used so far."""
         if used_s - self._used_s > ALIVE_CORES * (now_s - self._looked_s):
             self._sign_s = now_s
         self._used_s, self._looked_s = used_s, now_s

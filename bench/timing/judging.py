@@ -1,4 +1,4 @@
-"""What a worker says of what its session computes: quality, pictures, operations, kernels, layers."""
+"""A worker's answers about what its session computes: quality, pictures, operations, kernels, layers."""
 
 from __future__ import annotations
 
@@ -48,21 +48,22 @@ def evaluate(asked: Evaluate) -> Judgement:
         tell("judging, batches", done, done)
         return outputs
 
-    found = answered(predict, source.model, samples.inputs, session.case.batch, session.interface)
-    known = load_answers(reference / "answers.npz")
+    result = answered(predict, source.model, samples.inputs, session.case.batch, session.interface)
+    reference_answers = load_answers(reference / "answers.npz")
     outputs, whole = (np.load(reference / name, allow_pickle=False) for name in ("outputs.npy", "whole.npy"))
-    raw = likeness(found.raw, outputs, whole)
+    raw = likeness(result.raw, outputs, whole)
     nearness: Figures = {"sqnr_db": raw.sqnr_db, **({"agreement": raw.agreement} if whole.any() else {})}
     task = tasks.get(source.model.task)
-    names, doubts = _pictures(asked.pictures, session, samples, found.answers, known)
-    quality, fidelity = task.quality(found.answers, samples.targets), nearness | task.fidelity(found.answers, known)
+    names, doubts = _pictures(asked.pictures, session, samples, result.answers, reference_answers)
+    quality = task.quality(result.answers, samples.targets)
+    fidelity = nearness | task.fidelity(result.answers, reference_answers)
     for name, value in (quality | fidelity).items():
         if not all(part is None or isinstance(part, numbers.Real) for part in parts_of(value)):
             raise WorkerError(
                 f"task {source.model.task} gives {name!r} as {value!r}; a figure is a number, details a dict"
             )
-    was, now = (task.scores(answers, samples.targets) for answers in (known, found.answers))
-    count = min((len(scores) for scores in was.values()), default=0) or len(known)
+    was, now = (task.scores(answers, samples.targets) for answers in (reference_answers, result.answers))
+    count = min((len(scores) for scores in was.values()), default=0) or len(reference_answers)
     metrics = {name: metric_named(name, task.metrics) for name in names_of(quality | fidelity)}
     return Judgement(
         quality=quality,
@@ -80,7 +81,7 @@ def evaluate(asked: Evaluate) -> Judgement:
             for name in was
             if len(was[name])
         },
-        answers=digests(task, found.answers),
+        answers=digests(task, result.answers),
         outputs=raw,
         macs_per_item=json.loads((reference / "macs.json").read_text())["macs_per_item"],
         pictures=tuple(names),
@@ -89,10 +90,11 @@ def evaluate(asked: Evaluate) -> Judgement:
 
 
 def _pictures(
-    folder: Path | None, session: Loaded, samples: Samples, answers: list[Any], known: list[Any]
+    folder: Path | None, session: Loaded, samples: Samples, answers: list[Any], fp32: list[Any]
 ) -> tuple[list[str], list[str]]:
-    """The names of the strips of pictures written to the folder, and the reason where none could be: what was measured
-    stands without them.
+    """Write strips of pictures to the folder. Returns their names, and warnings.
+
+    A failure gives a warning: the measurement stands without pictures.
     """
     from bench.tasks import pictures, tasks
 
@@ -100,14 +102,16 @@ def _pictures(
         return [], []
     task = tasks.get(session.source.model.task)
     try:
-        return pictures.write(folder, session.case.id, task, samples.inputs, samples.targets, answers, known), []
-    except Exception as error:  # whatever an item is, drawing it is an extra
+        return pictures.write(
+            folder, session.case.id, task, samples.inputs, samples.targets, answers, reference_answers
+        ), []
+    except Exception as error:  # an item may be anything, and drawing it is optional
         traceback.print_exc()
         return [], [f"no strip of pictures: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
 
 
 def explain(asked: Explain) -> Explained | None:
-    """What a call executes, by the engine's own profiler."""
+    """What a call executes, by the engine's profiler; None where it has none."""
     from bench.engines import engines
     from bench.engines.operations import explained
 
@@ -117,7 +121,7 @@ def explain(asked: Explain) -> Explained | None:
 
 
 def kernel_facts(asked: AskKernel) -> Kernel:
-    """Whether the engine's kernels compute what the quantized network says, on the first of the stored inputs."""
+    """Whether the engine's kernels compute what the quantized network says, on the first stored inputs."""
     import numpy as np
 
     from bench.engines import engines, kernel
@@ -128,15 +132,15 @@ def kernel_facts(asked: AskKernel) -> Kernel:
     if emulation is None:
         return Kernel(reason=f"{case.engine} tells of no floating-point form of its artefacts")
     inputs = np.load(reference / "inputs.npy", allow_pickle=False)
-    known = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
+    outputs = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
     count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
     places = np.arange(count) % len(inputs)
-    batches = [inputs[some] for some in np.split(places, count // case.batch)]
-    return kernel.compared(session.predict, emulation, batches, np.asarray(known[:count]))
+    batches = [inputs[rows] for rows in np.split(places, count // case.batch)]
+    return kernel.compared(session.predict, emulation, batches, np.asarray(outputs[:count]))
 
 
 def layers(asked: AskLayers) -> Lowered | None:
-    """What of the network the artefact holds in which number format."""
+    """Which part of the network the artefact holds in which number format; None where it cannot be counted."""
     from bench.engines import engines
     from bench.engines.lowered import lowered, promised
     from bench.engines.torch_count import batch_of, layers_of, products_of

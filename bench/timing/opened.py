@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Loading(NamedTuple):
-    """What an engine loads an artefact with, in the order of its arguments."""
+    """The arguments of `Engine.load`, in its order."""
 
     folder: Path
     recipe: Recipe
@@ -45,8 +45,8 @@ class Loading(NamedTuple):
 class Loaded:
     """A case's parts and the engine's session.
 
-    reference       the folder of what it is judged by.
-    example_digest  of the array that calls are timed with, as it was at the first of them.
+    reference       the folder of the reference that the session is judged by.
+    example_digest  digest of the array that calls are timed with, as it was before the first call.
     """
 
     case: Case
@@ -68,14 +68,14 @@ _loaded: Loaded | None = None
 
 
 def loaded() -> Loaded:
-    """The session of this worker. Raises WorkerError where none is open."""
+    """This worker's session. Raises WorkerError where none is open."""
     if _loaded is None:
         raise errors.WorkerError("no session is open in this worker")
     return _loaded
 
 
 def open_session(asked: Open) -> Opened:
-    """Load the artefact, make the first call, call on until it is steady."""
+    """Load the artefact, make the first call, and repeat it until times are steady."""
     import numpy as np
 
     from bench.build.artefact import as_built, calibration_of
@@ -128,12 +128,12 @@ def open_session(asked: Open) -> Opened:
 
 
 def _digest(array: np.ndarray) -> str:
-    """What tells an array from one that was written into."""
+    """A digest that changes when the array is written into."""
     return hashlib.blake2b(array.data, digest_size=16).hexdigest()
 
 
 def unchanged(session: Loaded) -> None:
-    """Raise WorkerError where the array that calls are timed with is no longer what it was at the first of them."""
+    """Raise WorkerError where the array that calls are timed with has changed since before the first call."""
     if _digest(session.loading.example) != session.example_digest:
         raise errors.WorkerError(
             f"{session.case.engine} writes into the array that it is called with, so that times would be of other "
@@ -142,9 +142,9 @@ def unchanged(session: Loaded) -> None:
 
 
 def bind(cores: tuple[int, ...] | None) -> None:
-    """Bind all threads of this process to these CPUs; threads that they start later inherit it.
+    """Bind all threads of this process to these CPUs; threads that they start later inherit the binding.
 
-    Done when the session is open: until then, nothing is timed that others could be disturbed by.
+    A session is bound after its first call: until then nothing is timed that it could disturb.
     """
     if cores is not None and hasattr(os, "sched_setaffinity"):
         for thread in psutil.Process().threads():

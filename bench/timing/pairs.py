@@ -1,4 +1,4 @@
-"""The launches of a case as processes: a session of the case each, and one of its baseline."""
+"""The launches of a case as processes: each has a session of the case and a session of its baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.timing.session import Energy, Metered, Session, open_all
 
 
 class Pairs:
-    """The launches of a case as processes: a session of the case each, and one of its baseline where it has one."""
+    """The launches of a case as processes: each has a session of the case and of its baseline, if any."""
 
     def __init__(self, case: Case, bench: Bench, built: Built, baseline: Case | None, shared: Shared) -> None:
         self._case, self._bench, self._built, self._baseline, self._shared = case, bench, built, baseline, shared
@@ -37,7 +37,7 @@ class Pairs:
         self._stack.close()
 
     def begin(self, count: int) -> None:
-        """Begin so many more launches; the first session alone, for the times to load and to make the first call."""
+        """Begin `count` more launches; the first session alone, to time its load and first call undisturbed."""
         begun, alone = time.monotonic(), not self.sessions
         added = [self._stack.enter_context(Session(self._case, self._bench, self._built)) for _ in range(max(0, count))]
         self.sessions += added
@@ -48,17 +48,17 @@ class Pairs:
         self.starting_s += time.monotonic() - begun
 
     def start_s(self) -> float:
-        """What beginning one more would take, in seconds."""
+        """Seconds to begin another launch."""
         other_s = 0.0 if self._baseline is None else self._shared.start_s(len(self.launches) + 1)
         return self._startup_s + other_s
 
     def room(self) -> int:
-        """How many launches the memory that is left has room for, by what the first session took at the most."""
+        """How many launches fit in the free memory, at twice the first session's peak each; 2 where that is unknown."""
         peak_bytes = self.before.peak_rss_bytes
         return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
 
     def sample(self, since: int) -> None:
-        """Sample all from this one on, in turn, for one pass; the baseline's sessions are begun where they lack."""
+        """Sample all launches from index `since` on, in turn, for a pass; start missing baseline sessions first."""
         plan, watch, asked = self._bench.plan, self.watch, time.monotonic()
         if self._baseline is not None:
             self.others = self._shared.sessions(self._baseline, len(self.launches))

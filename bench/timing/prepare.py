@@ -1,4 +1,4 @@
-"""What is missing for the cases of a run, built before the first of them is measured."""
+"""Builds what a run's cases lack before the first case is measured."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bench.timing.builder import Builder, find
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
-    """Build what is missing for the cases, in worker processes one after the other, so that nothing is built while
-    something is timed: reference outputs first, then the artefacts of engines that want the same environment.
+    """Build what the cases lack, in one worker process after another; nothing is built while something is timed.
 
-    told  gets (label, done, total) as the work goes on. A case that cannot be built is passed over here, and the reason
-    kept in `bench.failures`: `measure` makes it its record's.
+    Reference outputs come first, then artefacts, grouped by the environment of their engines. A case that cannot be
+    built is skipped; `bench.failures` keeps the error, and `measure` puts it in the record. CacheError is raised.
+
+    told  gets (label, done, total) as the work goes on.
     """
     wanted = {
         (case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None
@@ -46,6 +47,6 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
             except CacheError:
                 raise
             except BenchError:
-                continue  # kept in bench.failures
+                continue  # bench.failures has it
     if told is not None and missing:
         told("built", len(steps), len(steps))

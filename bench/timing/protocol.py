@@ -1,7 +1,7 @@
-"""What the harness asks a worker, and what it answers: typed messages, one line of JSON each.
+"""What the harness asks a worker, and what it answers: typed messages, each a line of JSON.
 
-A handshake comes first, once: the modules that a worker must import. Then questions, each with the type of its answer.
-Whatever a session is about is told when it is opened, not with each slice.
+A handshake comes first, once: the modules that a worker must import. Then come questions, each with the type of its
+answer. A session's facts are sent when it is opened, not with each slice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 
 class Question(Generic[Answer]):
-    """What a worker is asked; `name` is its name in messages, `answer` the type of what it answers."""
+    """A question to a worker: `name` identifies it in messages, `answer` is the type of the answer."""
 
     name: ClassVar[str]
     answer: ClassVar[Any]
@@ -32,7 +32,7 @@ class Question(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Target:
-    """What a question is about: a case, and the folders and limits that its network is built with."""
+    """A case, and the folders and limit that its network is built with."""
 
     case: Case
     cache: Path
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Built:
-    """The folders of what a session is opened on; `compiled` of what its engine compiles, where it keeps that."""
+    """The folders that a session is opened on; `compiled` is for what its engine compiles, None where it keeps none."""
 
     artifact: Path
     reference: Path
@@ -51,14 +51,14 @@ class Built:
 
 @dataclass(frozen=True)
 class Hello:
-    """The handshake: the modules to import, so as to know the same models, engines and data."""
+    """The handshake: the modules to import, to have the same models, engines and data."""
 
     origins: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True)
 class Refer(Question[Path]):
-    """Make what is missing of weights and reference outputs; the folder of these."""
+    """Make the weights and reference outputs that are missing; the answer is the reference outputs' folder."""
 
     name = "refer"
     answer = Path
@@ -67,7 +67,7 @@ class Refer(Question[Path]):
 
 @dataclass(frozen=True)
 class Build(Question[Built]):
-    """Make what is missing of weights, reference outputs and the case's artefact."""
+    """Make the weights, reference outputs and artefact that are missing for the case."""
 
     name = "build"
     answer = Built
@@ -76,7 +76,7 @@ class Build(Question[Built]):
 
 @dataclass(frozen=True)
 class Rank(Question[tuple[Layer, ...]]):
-    """Rank the layers by what each costs alone in the case's precision, the one that costs most first."""
+    """Rank the layers by what each costs alone in the case's precision, the costliest first."""
 
     name = "rank"
     answer = tuple[Layer, ...]
@@ -85,11 +85,12 @@ class Rank(Question[tuple[Layer, ...]]):
 
 @dataclass(frozen=True)
 class Opened:
-    """A session that was opened.
+    """The facts of an open session.
 
-    load_s            includes the import of the engine.
+    load_s            seconds to load, including the import of the engine.
     calls_per_sample  how many calls are timed together.
-    left              the layers that stayed in FP32 to keep to a most drop, left_by  what they were chosen by.
+    left              the layers that stay in FP32 to limit the drop of quality.
+    left_by           the figure that chose these layers.
     """
 
     load_s: float
@@ -107,7 +108,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Open(Question[Opened]):
-    """Load the artefact, make the first call, and call on until it is steady, bound to these CPUs, None for none."""
+    """Load the artefact, make the first call, bind to `cores` (None: not bound), and call until times are steady."""
 
     name = "open"
     answer = Opened
@@ -118,7 +119,7 @@ class Open(Question[Opened]):
 
 @dataclass(frozen=True)
 class TakeSlice(Question[Slice]):
-    """Call for so many seconds."""
+    """Call for `seconds`."""
 
     name = "slice"
     answer = Slice
@@ -127,7 +128,7 @@ class TakeSlice(Question[Slice]):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used: CPU seconds of each thread, switches that it did not ask for, its peak memory."""
+    """What a process has used: CPU seconds of each thread, involuntary context switches, peak memory in bytes."""
 
     threads_s: dict[str, float] = field(default_factory=dict)
     involuntary_switches: int | None = None
@@ -136,7 +137,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class AskUsage(Question[Usage]):
-    """Tell what the process has used."""
+    """Report what the process has used."""
 
     name = "usage"
     answer = Usage
@@ -144,9 +145,9 @@ class AskUsage(Question[Usage]):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a session's answers to the whole test split are worth; see bench.records.record.
+    """The quality of a session's answers to the whole test split; see bench.records.record.
 
-    outputs  how the raw outputs are like FP32's.
+    outputs  how close the raw outputs are to FP32's.
     """
 
     quality: Figures
@@ -163,7 +164,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Evaluate(Question[Judgement]):
-    """Judge the session on the whole test split; write strips of pictures to a folder, None for none."""
+    """Judge the session on the whole test split; write strips of pictures to the folder `pictures`, None for none."""
 
     name = "evaluate"
     answer = Judgement
@@ -172,7 +173,7 @@ class Evaluate(Question[Judgement]):
 
 @dataclass(frozen=True)
 class Explain(Question[Explained | None]):
-    """Tell what a call executes, by the engine's own profiler; None where it has none."""
+    """Report what a call executes, by the engine's profiler; None where it has none."""
 
     name = "explain"
     answer = Explained | None
@@ -180,7 +181,7 @@ class Explain(Question[Explained | None]):
 
 @dataclass(frozen=True)
 class AskKernel(Question[Kernel]):
-    """Tell whether the engine's kernels compute what the quantized network says."""
+    """Report whether the engine's kernels compute what the quantized network says."""
 
     name = "kernel"
     answer = Kernel
@@ -188,7 +189,7 @@ class AskKernel(Question[Kernel]):
 
 @dataclass(frozen=True)
 class AskLayers(Question[Lowered | None]):
-    """Tell what of the network the artefact holds in which number format; None where it cannot be counted."""
+    """Report which part of the network the artefact holds in which number format; None where it cannot be counted."""
 
     name = "layers"
     answer = Lowered | None
@@ -196,7 +197,7 @@ class AskLayers(Question[Lowered | None]):
 
 @dataclass(frozen=True)
 class Probe(Question[dict[str, float]]):
-    """Measure the machine's pace on these CPUs, by control probes."""
+    """Measure the machine's pace on these CPUs by control probes."""
 
     name = "probe"
     answer = dict[str, float]
@@ -216,7 +217,7 @@ class MeasurePeaks(Question[dict[str, Peak]]):
 
 @dataclass(frozen=True)
 class AskInstalled(Question[Interpreter]):
-    """Tell which of these distributions the worker's interpreter finds, and where."""
+    """Report which of these distributions the worker's interpreter has, and where."""
 
     name = "installed"
     answer = Interpreter

@@ -1,11 +1,11 @@
-"""How a session is called and timed, and how a case is sampled in turn with its baseline.
+"""Times a session's calls, and samples a case in turn with its baseline.
 
-A launch is a pair of fresh processes, one for each side. It has rounds; in a round each side makes its calls for a
-slice of time while the other is suspended, and the order alternates from round to round. What disturbs the machine for
-longer than a round disturbs both sides alike; what differs from process to process is seen between launches.
+A launch is a pair of fresh processes, a process for each side. It has rounds: in a round each side calls for a slice of
+time while the other is suspended, and the order alternates from round to round. A disturbance longer than a round
+affects both sides alike; differences between processes show as differences between launches.
 
-How many launches there are is found in two stages, by Stein's rule. Stopping as soon as an interval looks narrow
-enough picks the runs whose launches agree by chance: at 0.8% from launch to launch 92.2% of such intervals covered.
+The number of launches is set in two stages, by Stein's rule. Stopping as soon as an interval looks narrow enough picks
+the runs whose launches agree by chance: with 0.8% from launch to launch, 92.2% of such intervals covered.
 """
 
 from __future__ import annotations
@@ -19,33 +19,34 @@ from typing import Protocol
 from bench.spec.outcome import Steady
 from bench.statistics import launch_deviation, student
 
-KEPT = 32
-SHORT_S = 20e-6
-STEADY = 0.02
-PATIENCE = 3
+KEPT = 32  # samples kept of a slice, where calls take their typical time
+SHORT_S = 20e-6  # calls shorter than this are timed several together: the clock matters to them
+STEADY = 0.02  # relative difference of block medians up to which times count as steady
+PATIENCE = 3  # how many budgets may be spent to reach `least_samples`
 
 
 @dataclass(frozen=True)
 class Plan:
-    """When a case has been sampled enough.
+    """Decides when a case has been sampled enough.
 
-    The first stage has so many launches and passes as time alone decides. Its standard deviation then says how many
-    launches the interval needs; as many of these as the budget allows are the second stage, sampled for as long. The
-    interval keeps the first stage's deviation, which is independent of the mean of all launches: it covers as often as
-    it says, whatever the deviation is and wherever the budget ends it. Source: Stein 1945, "A two-sample test for a
-    linear hypothesis whose power is independent of the variance".
+    Time alone decides the launches and passes of the first stage. Its standard deviation then says how many launches
+    the interval needs. The second stage begins as many of these as the budget allows, and samples each for as long. The
+    interval keeps the first stage's deviation, which is independent of the mean of all launches: its coverage holds
+    whatever the deviation is and wherever the budget ends the run. Source: Stein 1945, "A two-sample test for a linear
+    hypothesis whose power is independent of the variance".
 
-    interval        the half-width at which its speed-up is known well enough, relative: 0.005 is 0.5%.
-    budget_s        the time for starting and sampling after which nothing further is begun.
-    least_launches  pairs of processes to begin with; three of them, where starting these takes half of the budget.
-    first_launches  pairs of the first stage at the most, where starting them takes no more than the share `starting`.
-    most_launches   pairs of both stages at the most.
-    starting        the share of the budget up to which starting may take to begin further launches.
-    least_passes    how often all pairs are sampled in turn at least, for pass_s each: a disturbance of seconds then
-                    falls on a part of each pair's rounds, whose median does not feel it, and not on the whole of one.
-    least_samples   how many calls of the case there are at least, for up to three budgets: a median has an interval of
-                    its own from six on, and engines that are slow to start have little of the budget left.
-    slice_s         how long one side calls before it is the other's turn.
+    interval        the relative half-width at which the speed-up is known well enough: 0.005 is 0.5%.
+    budget_s        seconds of starting and sampling after which nothing more is begun.
+    least_launches  pairs of processes to begin with; three, where starting three takes half of the budget.
+    first_launches  the largest number of pairs in the first stage, while starting takes at most the share `starting`.
+    most_launches   the largest number of pairs in both stages.
+    starting        the largest share of the budget for starting; beyond it no further launches are begun.
+    least_passes    how often all pairs are sampled in turn at least: a disturbance of seconds then falls on a part of
+                    each pair's rounds, whose median does not feel it, and not on all rounds of a pair.
+    pass_s          seconds for each pair in a pass.
+    least_samples   the least number of samples of the case, for up to three budgets: a median has an interval of its
+                    own from six samples on, and engines that are slow to start have little of the budget left.
+    slice_s         seconds that a side calls before it is the other's turn.
     """
 
     interval: float = 0.005
@@ -61,12 +62,13 @@ class Plan:
 
     @classmethod
     def within(cls, budget_s: float, interval: float = interval) -> Plan:
-        """The plan for a budget: what is begun once, processes, is used for longer where there is more time."""
+        """The plan for a budget: a larger budget samples the same processes for longer."""
         return cls(interval, budget_s, pass_s=max(cls.pass_s, budget_s / 25))
 
     def begun(self, spent_s: float, starting_s: float, start_s: float, launches: int) -> int:
-        """How many launches the first stage has, where so many are there after so much time, of which starting took
-        starting_s; one more takes start_s.
+        """How many launches the first stage has, given `launches` begun after `spent_s` seconds.
+
+        Starting took `starting_s` of these seconds; each further launch takes `start_s`.
         """
         if 2 * spent_s >= self.budget_s:
             return launches
@@ -76,20 +78,20 @@ class Plan:
         return max(launches, self.least_launches, min(most, launches + further))
 
     def staged(self, passes: int, samples: int, spent_s: float, last: bool) -> bool:
-        """Whether the first stage is over: never by what it found, so that its deviation is nobody's choice.
+        """Whether the first stage is over. Its results never decide, so that its deviation is not selected.
 
-        last  whether no second stage can follow it; it may take the whole budget then, else half of it.
+        last  whether no second stage can follow; the first may then take the whole budget, otherwise half of it.
         """
         few = samples < self.least_samples and spent_s < PATIENCE * self.budget_s
         share = 0.0 if self.most_launches == 1 else 1.0 if last else 0.5
         return passes >= self.least_passes and not few and spent_s >= share * self.budget_s
 
     def wanted(self, deviation: float, first: int) -> int:
-        """How many launches make the interval narrow enough, by the deviation of the logarithms of the first ones."""
+        """How many launches make the interval narrow enough, by the deviation of the `first` launches' log ratios."""
         return max(first, math.ceil((student(first) * deviation / math.asinh(self.interval)) ** 2))
 
     def affordable(self, spent_s: float, starting_s: float, start_s: float, sampling_s: float) -> int:
-        """How many launches may still be begun, each of which is started and sampled for so long."""
+        """How many more launches fit in the budget, each started in `start_s` and sampled for `sampling_s` seconds."""
         starts = (self.starting * self.budget_s - starting_s) / start_s if start_s > 0 else math.inf
         each_s = start_s + sampling_s
         return max(
@@ -102,9 +104,9 @@ QUICK = Plan(least_launches=1, most_launches=1)
 
 @dataclass(frozen=True)
 class Slice:
-    """What one side did in its turn: the median call, some of the calls evenly taken, how many there were; seconds.
+    """A side's turn: the median of its samples and every n-th sample, in seconds a call, and the number of calls.
 
-    energy_j  what the packages used during exactly these calls, in joules; None where the system does not tell.
+    energy_j  joules that the CPU packages used during exactly these calls; None where the system does not report it.
     """
 
     median_s: float
@@ -115,7 +117,7 @@ class Slice:
 
 @dataclass
 class Launch:
-    """One pair of processes: for each round the median call of either side in seconds, and samples of the case's."""
+    """A pair of processes: each side's median call in each round, and samples of the case's calls, in seconds."""
 
     case_s: list[float] = field(default_factory=list)
     baseline_s: list[float] = field(default_factory=list)
@@ -125,34 +127,34 @@ class Launch:
 class Launches(Protocol):
     """Launches as `two_stages` drives them: pairs of processes, or a simulation of them.
 
-    launches    all that were begun, in order.
-    starting_s  how long starting has taken so far.
+    launches    all launches that were begun, in order.
+    starting_s  seconds that starting has taken so far.
     """
 
     launches: list[Launch]
     starting_s: float
 
     def begin(self, count: int) -> None:
-        """Begin so many more launches; none where it is not above 0."""
+        """Begin `count` more launches; none where `count` is not above 0."""
         ...
 
     def start_s(self) -> float:
-        """What beginning one more would take, in seconds."""
+        """Seconds to begin another launch."""
         ...
 
     def room(self) -> int:
-        """How many launches the machine's memory has room for at the same time, at least one."""
+        """How many launches fit in the machine's memory at the same time, at least 1."""
         ...
 
     def sample(self, since: int) -> None:
-        """Sample all from this one on, in turn, for one pass; what of it is starting counts as that."""
+        """Sample all launches from index `since` on, in turn, for a pass; time for starting goes to `starting_s`."""
         ...
 
 
 def two_stages(plan: Plan, pairs: Launches, baseline: bool, clock: Callable[[], float]) -> int:
-    """Begin launches and sample them until the plan is fulfilled; give how many were of the first stage.
+    """Begin launches and sample them until the plan is fulfilled; returns how many belong to the first stage.
 
-    baseline  whether there is one, and so an interval to be narrowed.
+    baseline  whether there is a baseline, and so an interval to narrow.
     """
     began = clock()
     pairs.begin(1)
@@ -173,9 +175,9 @@ def two_stages(plan: Plan, pairs: Launches, baseline: bool, clock: Callable[[], 
             break
     if last or first < 2:
         return first
-    wanted = plan.wanted(launch_deviation([(one.case_s, one.baseline_s) for one in pairs.launches]), first)
-    can = plan.affordable(clock() - began, pairs.starting_s, pairs.start_s(), sampling_s / first)
-    further = min(wanted, most, first + can) - first
+    wanted = plan.wanted(launch_deviation([(launch.case_s, launch.baseline_s) for launch in pairs.launches]), first)
+    more = plan.affordable(clock() - began, pairs.starting_s, pairs.start_s(), sampling_s / first)
+    further = min(wanted, most, first + more) - first
     if further > 0:
         pairs.begin(further)
         for _ in range(passes):
@@ -184,17 +186,17 @@ def two_stages(plan: Plan, pairs: Launches, baseline: bool, clock: Callable[[], 
 
 
 class Side(Protocol):
-    """A session that can be sampled in turn with another."""
+    """A session that can be sampled in turn with another session."""
 
     def take(self, seconds: float) -> Slice:
-        """Call for so long; nothing of it runs before or after."""
+        """Call for `seconds`; the session does not run before or after."""
         ...
 
 
 def paired(
     launch: Launch, case: Side, baseline: Side | None, seconds: float, slice_s: float, clock: Callable[[], float]
 ) -> None:
-    """Sample both sides in turn for so many seconds, in an even number of rounds, and add them to the launch.
+    """Sample both sides in turn for `seconds`, in an even number of rounds, and add the results to the launch.
 
     Without a baseline the case is sampled alone. `clock` gives seconds.
     """
@@ -218,13 +220,13 @@ def paired(
 class Timer:
     """Times a session's calls, slice after slice.
 
-    typical_s  what a call takes: one that is longer than the slice needs no warming, and one that is so short that
-               the clock matters is made several times a sample.
-    clock      gives seconds.
-    meter      gives the joules used since some start, None where the system does not tell.
+    typical_s  seconds of a typical call. A call longer than the slice needs no warm-up. Calls so short that the clock
+               matters are timed several together.
+    clock      returns seconds.
+    meter      returns the joules used since some start, None where the system does not report them.
 
-    Of its samples every n-th is kept, with n from `typical_s`, counted on from slice to slice: each that is kept stands
-    for as many calls, in slow slices as in fast ones, and none has the place after the warm-up more often than another.
+    It keeps every n-th sample, with n from `typical_s`, and counts on from slice to slice. So each kept sample stands
+    for the same number of calls in slow and fast slices, and none is right after the warm-up more often than another.
     """
 
     typical_s: float
@@ -234,12 +236,12 @@ class Timer:
 
     @property
     def together(self) -> int:
-        """How many calls are a sample."""
+        """How many calls make a sample."""
         resolution_s = get_clock_info("perf_counter").resolution
         return max(1, math.ceil(SHORT_S / max(self.typical_s, resolution_s)))
 
     def slice(self, call: Callable[[], object], seconds: float) -> Slice:
-        """Warm the caches up for an eighth of the time, then time calls for `seconds`, at least one."""
+        """Warm the caches for an eighth of `seconds`, then time calls for `seconds`, at least one sample."""
         import statistics
 
         clock, together = self.clock, self.together
@@ -266,11 +268,12 @@ class Timer:
 def warmed(
     call: Callable[[], object], longest_s: float = 3.0, clock: Callable[[], float] = perf_counter
 ) -> tuple[Steady, float]:
-    """Call until it is steady: in blocks of 50 ms or 3 calls each, until of two in a row the faster median is within 2%
-    of the fastest before. What disturbs one block, which can only slow it down, does not hold this up.
+    """Call until times are steady; returns when they were, and the last block's median in seconds.
 
-    Gives after how much it was, and the last block's median in seconds; gives up after longest_s, or after one block of
-    calls that are longer than a tenth of it.
+    A block has at least 3 calls and 50 ms. Times are steady when the faster median of two blocks in a row is within 2%
+    of the fastest block before them. So a disturbance of a single block, which can only slow it, does not delay this.
+
+    Gives up after `longest_s` seconds, or after a block whose median call is longer than a tenth of `longest_s`.
     """
     import statistics
 
@@ -292,5 +295,5 @@ def warmed(
 
 
 def call_overhead_s(clock: Callable[[], float] = perf_counter) -> float:
-    """What timing adds to a call, in seconds: the median of a session that does nothing."""
+    """Seconds that timing adds to a call: the median of calls that do nothing."""
     return Timer(1.0, clock).slice(lambda: None, 0.01).median_s

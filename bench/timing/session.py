@@ -1,4 +1,4 @@
-"""The processes that a case is measured in, as the harness holds them: sessions of the case, and what cases share."""
+"""The processes that measure a case, as the harness holds them, their energy, and what an engine compiles."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from bench.timing.builder import BUSY, target_of, worker_for
 from bench.timing.protocol import Answer, Built, Open, Opened, Question, TakeSlice
 from bench.timing.sampling import Slice
 
-JUDGING = 10
+JUDGING = 10  # how many times `timeout_s` judging may compute without reporting progress
 
 
 @dataclass
 class Energy:
-    """Adds up what a case's timed calls used, where the system tells."""
+    """Adds up the energy of a case's timed calls, where the system reports it."""
 
     joules: float = 0.0
     calls: int = 0
 
     def add(self, taken: Slice) -> None:
-        """Count one slice; one in which the counter wrapped around, or which has none, is left out."""
+        """Add a slice, unless it has no energy or the counter wrapped around in it."""
         if taken.energy_j is not None and taken.energy_j >= 0:
             self.joules += taken.energy_j
             self.calls += taken.calls
 
     @property
     def per_call_j(self) -> float | None:
-        """Joules a call, None where nothing could be read."""
+        """Joules per call, None where nothing could be read."""
         return self.joules / self.calls if self.calls else None
 
 
 class Session:
-    """A worker with an engine session, once it is open suspended but for its turns; a Side of `paired`.
+    """A worker with an engine session; a Side of `paired`. Once open, it is suspended except in its turns.
 
-    built  what it is opened on.
+    built  the folders that it is opened on.
     """
 
     def __init__(self, case: Case, bench: Bench, built: Built, python: str = sys.executable) -> None:
@@ -54,7 +54,7 @@ class Session:
         self._opened: Opened | None = None
 
     def open(self) -> None:
-        """Load, call until it is steady, and stand by; an engine that compiles may do so for as long as a build."""
+        """Load, call until times are steady, and suspend; an engine may compile for as long as a build."""
         busy = 1 if engines.get(self.case.engine).compiled is None else BUSY
         asked = Open(target_of(self.case, self._bench), self._built, cores_for(self.case.threads))
         self._opened = self.ask(asked, busy)
@@ -62,7 +62,7 @@ class Session:
 
     @property
     def opened(self) -> Opened:
-        """What its opening told; it was opened."""
+        """The worker's answer to `open`, which must come first."""
         assert self._opened is not None
         return self._opened
 
@@ -73,7 +73,7 @@ class Session:
         self.close()
 
     def take(self, seconds: float) -> Slice:
-        """Let it call for so many seconds, while all other sessions are suspended."""
+        """Let the session call for so many seconds, while all other sessions are suspended."""
         taken = self.ask(TakeSlice(seconds))
         self._worker.suspend()
         return taken
@@ -89,7 +89,7 @@ class Session:
         return self._worker.alive
 
     def ask(self, question: Question[Answer], busy: int = 1) -> Answer:
-        """Ask the worker, which may use the CPU for so many times the usual limit; it goes on after the answer."""
+        """Ask the worker. It may use the CPU for `busy` times the usual limit, and keeps running after the answer."""
         return self._worker.ask(question, self._bench.timeout_s, busy)
 
     def close(self) -> None:
@@ -99,15 +99,16 @@ class Session:
 
 @dataclass(frozen=True)
 class Compiled:
-    """Where an engine keeps what it compiles at the first call, and how long that call took when nothing was kept."""
+    """The folder for what an engine compiles at the first call, and the seconds of that call with the folder empty."""
 
     folder: Path
     first_call_s: float
 
 
 def compiled(case: Case, bench: Bench, built: Built, python: str = sys.executable) -> Compiled | None:
-    """What a case's engine keeps of what it compiles; None where it keeps nothing. Filled now where it is not: the
-    session that compiles is not the one that is timed.
+    """What a case's engine keeps of what it compiles; None where it keeps nothing.
+
+    An empty folder is filled now, by another session than those that are timed.
     """
     from filelock import FileLock
 
@@ -115,37 +116,37 @@ def compiled(case: Case, bench: Bench, built: Built, python: str = sys.executabl
         return None
     of = [case.id, built.artifact.name, python, describe().fingerprint]
     folder = bench.cache / "compiled" / key({"of": of})
-    told = folder / "first_call.json"
+    record = folder / "first_call.json"
     with refusals(bench.cache):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with refusals(bench.cache, FileLock(f"{folder}.lock")):
-        if not told.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # what a session left that was killed while it compiled
+        if not record.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # a session killed while it compiled leaves files
             folder.mkdir()
             with Session(case, bench, replace(built, compiled=folder), python) as session:
                 session.open()
-            half = told.with_suffix(".half")
+            half = record.with_suffix(".half")
             half.write_text(json.dumps({"seconds": session.opened.first_call_s}))
-            half.replace(told)
-        return Compiled(folder, json.loads(told.read_text())["seconds"])
+            half.replace(record)
+        return Compiled(folder, json.loads(record.read_text())["seconds"])
 
 
 @dataclass(frozen=True)
 class Metered:
-    """A side whose slices' energy is added up."""
+    """A session, as a Side, that adds the energy of its slices to `energy`."""
 
     side: Session
     energy: Energy
 
     def take(self, seconds: float) -> Slice:
-        """Let it call for so many seconds."""
+        """Let the session call for so many seconds."""
         taken = self.side.take(seconds)
         self.energy.add(taken)
         return taken
 
 
 def open_all(sessions: list[Session]) -> None:
-    """Open sessions side by side, as many as there are CPUs at a time; nothing is being measured meanwhile."""
+    """Open sessions in parallel, at most one for each CPU at a time; nothing is measured meanwhile."""
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
         for opened in [pool.submit(session.open) for session in sessions]:
             opened.result()

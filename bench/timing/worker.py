@@ -1,7 +1,7 @@
-"""The clean process that owns one engine session, from the inside.
+"""The main loop of a worker: a fresh process that owns an engine session.
 
-Messages are those of bench.timing.protocol. The worker's own standard output is sent to its log, so that whatever a
-library prints cannot pass for an answer.
+Messages are those of bench.timing.protocol. The worker's standard output goes to its log, so that nothing a library
+prints can pass for an answer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from bench.typed import of_type, to_json
 
 
 def _settle(memory_bytes: int | None) -> None:
-    """Bind this process to its memory, and its end to that of the session; Linux has both."""
+    """Limit this process's private memory, and end it with the session; both on Linux alone."""
     if sys.platform == "linux":
         import ctypes
 
-        # a stopped process would not see its input end: it is woken when the session dies, however that comes
+        # a stopped process does not see its input end: the kernel wakes it when the session dies, for whatever reason
         ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # PR_SET_PDEATHSIG
         with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel shall take the worker, not the session
+            Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory: kill the worker, not the session
     if memory_bytes is not None and sys.platform == "linux":
         import resource
 
@@ -43,26 +43,26 @@ def _settle(memory_bytes: int | None) -> None:
 
 
 def main() -> None:
-    """Answer questions from standard input until it ends; the first line there is the handshake."""
+    """Answer questions from standard input until it ends; its first line is the handshake."""
     _settle(json.loads(sys.argv[1])["memory_bytes"])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # what a dying library said last is in the log
+    cast(io.TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # a dying library's last words reach the log
     questions: queue.Queue[str] = queue.Queue()
 
     def listen() -> None:
         for line in sys.stdin:
             questions.put(line)
         kill_marked(os.environ.get(MARK, ""))
-        kill_group(0)  # the session is over, or dead: no worker outlives it, whatever it or its children are doing
+        kill_group(0)  # the session is over or dead: neither the worker nor its children outlive it
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
 
-    said = threading.Lock()
+    lock = threading.Lock()
 
     def say(message: Mapping[str, object]) -> None:
-        with said:
+        with lock:
             answers.write(to_json(message) + "\n")
             answers.flush()
 
@@ -82,5 +82,5 @@ def main() -> None:
             say({"error": type(error).__name__, "message": str(error)})
         except Exception as error:
             traceback.print_exc()
-            words = str(error).split("\n\n")[0]  # what follows is advice on debugging, and in the log
+            words = str(error).split("\n\n")[0]  # the rest is advice on debugging, and is in the log
             say({"error": "WorkerError", "message": f"{asked['question']}: {type(error).__name__}: {words}"})
