@@ -112,9 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     selftest = commands.add_parser("selftest", help="whether the figures can be believed here: known truths, measured")
     selftest.add_argument("model", metavar="MODEL", help="a registered model")
     selftest.add_argument("trials", nargs="*", metavar="TRIAL", help="the trials to run (default: all)")
-    selftest.add_argument(
-        "--repeats", type=options.count, default=10, metavar="N", help="repeats of each trial (default: 10)"
-    )
+    selftest.add_argument("--repeats", type=options.count, default=10, metavar="N", help="of each trial (default: 10)")
     selftest.add_argument(
         "--busy", type=options.natural, default=0, metavar="N", help="processes that each load a CPU meanwhile"
     )

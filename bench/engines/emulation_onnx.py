@@ -1,4 +1,4 @@
-"""An ONNX graph's whole-number products, written as products of floating-point numbers that say the same."""
+"""Rewrites an ONNX graph's whole-number products as equal products of floating-point numbers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CLOSED = ("QAttention", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QGemm")
 
 
 def in_floating_point(model: onnx.ModelProto) -> None:
-    """Put, in place, float operations between DequantizeLinear and QuantizeLinear, of the node's own scales, for each
-    node that multiplies whole numbers: what the graph says, by other kernels. Sums of ConvInteger are exact below 2^24,
+    """Replace, in place, each node that multiplies whole numbers by float operations between DequantizeLinear and
+    QuantizeLinear with the node's scales: the same graph by other kernels. Sums of ConvInteger are exact below 2^24,
     those of MatMulInteger below 2^53. Raises Unsupported where an operation has no such form here.
     """
     import onnx
@@ -38,34 +38,34 @@ def in_floating_point(model: onnx.ModelProto) -> None:
         model.graph.initializer.extend(place.constants)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    if not any(one.domain == "" for one in model.opset_import):
+    if not any(opset.domain == "" for opset in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid("", 21))
     if left := sorted(set(multiplying_whole_numbers(model.graph.node))):
         raise Unsupported(f"no floating-point form is known of {', '.join(left)}")
 
 
 def multiplying_whole_numbers(nodes: Iterable[onnx.NodeProto]) -> list[str]:
-    """The kinds of those nodes, and of the nodes inside them, that multiply whole numbers."""
-    found = []
+    """The operators, among the nodes and their inner graphs, that multiply whole numbers; a node each."""
+    kinds = []
     for node in nodes:
         if "QLinear" in node.op_type or "Integer" in node.op_type or node.op_type in CLOSED:
-            found.append(node.op_type)
+            kinds.append(node.op_type)
         for attribute in node.attribute:
-            found += multiplying_whole_numbers(attribute.g.node)
-    return found
+            kinds += multiplying_whole_numbers(attribute.g.node)
+    return kinds
 
 
 def _of_8_bits(model: onnx.ModelProto) -> set[str]:
-    """The names of the tensors that hold whole numbers of 8 bits, where the graph tells: what is quantized, and what
-    only moves it.
+    """The names of the tensors that the graph shows to hold whole numbers of 8 bits: quantized tensors, and those from
+    operators that only move them.
     """
     moving = ("Reshape", "Transpose", "Resize", "MaxPool", "Concat", "Slice", "Squeeze", "Unsqueeze", "DepthToSpace")
-    found: set[str] = set()
+    names: set[str] = set()
     for node in model.graph.node:
         makes = node.op_type == "QuantizeLinear" or node.op_type.startswith(("QLinear", "QGemm"))
-        if makes or (node.op_type in moving and node.input[0] in found):
-            found.update(node.output)
-    return found
+        if makes or (node.op_type in moving and node.input[0] in names):
+            names.update(node.output)
+    return names
 
 
 def _convolution(at: Place) -> None:
@@ -151,7 +151,7 @@ def _matmul_to_float(at: Place) -> None:
 
 
 def _resized(at: Place) -> None:
-    """Whole numbers that are interpolated: rounded to the nearest, where the kernel for them cuts off."""
+    """Interpolated whole numbers, rounded to the nearest, where the whole-number kernel cuts off."""
     import numpy as np
 
     value = at.add("Resize", at.add("Cast", at.input[0], to=TYPES["float"]), *at.node.input[1:], **at.attributes)

@@ -1,4 +1,4 @@
-"""A place in an ONNX graph where a node is told by others."""
+"""A place in an ONNX graph where other nodes replace a node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Place:
-    """Where one node stood: makes the nodes that take its place, their names led by its output's."""
+    """The place of a node: makes the nodes that replace it, whose names begin with its output's."""
 
     def __init__(self, node: onnx.NodeProto, stored: dict[str, onnx.TensorProto]) -> None:
         import onnx
@@ -21,10 +21,10 @@ class Place:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.input = [*node.input, *[""] * (16 - len(node.input))]
-        self.attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        self.attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """A node of one output; gives the output's name."""
+        """Add a node with a single output; return the output's name."""
         import onnx
 
         name = f"{self.node.output[0]}/{kind}_{len(self.nodes)}"
@@ -32,7 +32,7 @@ class Place:
         return name
 
     def constant(self, values: Any) -> str:
-        """An initializer; gives its name."""
+        """Add an initializer; return its name."""
         from onnx import numpy_helper
 
         name = f"{self.node.output[0]}/constant_{len(self.constants)}"
@@ -40,30 +40,30 @@ class Place:
         return name
 
     def values(self, name: str) -> Any:
-        """What an initializer holds. Raises Unsupported where the name is none's."""
+        """The values of an initializer. Raises Unsupported where no initializer has the name."""
         from onnx import numpy_helper
 
         if name not in self.stored:
-            raise Unsupported(f"{self.node.op_type} computes its own {name}, no constant")
+            raise Unsupported(f"the graph computes {name}, an input of {self.node.op_type} that must be a constant")
         return numpy_helper.to_array(self.stored[name])
 
     def gives(self, name: str) -> None:
-        """End: the node's output is what has this name."""
+        """End: make the named value the node's output."""
         import onnx
 
         self.nodes.append(onnx.helper.make_node("Identity", [name], [self.node.output[0]]))
 
     def taken(self, first: int, axis: int = 0) -> str:
-        """The number that inputs `first`, its scale and its zero point stand for."""
+        """Dequantize input `first`, whose scale and zero point are the next two inputs; return the name."""
         name, scale, zero = self.input[first : first + 3]
         return self.add("DequantizeLinear", *filter(None, (name, scale, zero)), axis=axis)
 
     def gives_quantized(self, name: str, scale: int) -> None:
-        """End: the output is this number, quantized by the inputs `scale` and the one after it."""
+        """End: the output is this value, quantized by input `scale` and the zero point at the next input."""
         self.gives(self.add("QuantizeLinear", name, *filter(None, self.input[scale : scale + 2]), axis=0))
 
     def bias(self, name: str, *scales: str, factor: float = 1.0) -> str:
-        """The number that a whole-number bias stands for: its unit is the product of the scales and the factor."""
+        """A whole-number bias in floating point: its unit is the product of the scales and the factor."""
         import numpy as np
 
         unit = self.add("Mul", *scales)
@@ -72,8 +72,8 @@ class Place:
         return self.add("Mul", self.add("Cast", name, to=TYPES["float"]), unit)
 
     def centred(self, name: str, zero: str, kind: str, axes: int = 0) -> str:
-        """Whole numbers less their zero point, as floating-point numbers of a kind; `axes` new ones of the zero point
-        come behind.
+        """Whole numbers less their zero point, as floating-point numbers of type `kind`; the zero point gets `axes` new
+        axes at its end.
         """
         import numpy as np
 
@@ -88,7 +88,7 @@ class Place:
 
 
 def quantized_now(at: Place, name: str) -> str:
-    """A number, quantized by its own range and dequantized."""
+    """A value quantized by its range at run time and dequantized; return the name."""
     import onnx
 
     parts = [f"{at.node.output[0]}/now_{len(at.nodes)}_{part}" for part in ("value", "scale", "zero")]

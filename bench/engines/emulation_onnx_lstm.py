@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def lstm(at: Place) -> None:
-    """The inputs of all steps quantized together, the state before each step, by their own ranges; one Scan over the
-    steps for each direction. Gates stand in ONNX's order: input, output, forget, cell.
+    """Replace the node by a Scan over the steps for each direction. The inputs of all steps are quantized together, the
+    state before each step, each by its range. Gates are in ONNX's order: input, output, forget, cell.
     """
     import numpy as np
     import onnx
@@ -24,7 +24,7 @@ def lstm(at: Place) -> None:
         lengths
         or peepholes
         or "clip" in at.attributes
-        or not {one.lower() for one in at.attributes.get("activations", plain)} <= plain
+        or not {name.lower() for name in at.attributes.get("activations", plain)} <= plain
         or at.attributes.get("input_forget")
     ):
         raise Unsupported(
@@ -45,9 +45,9 @@ def lstm(at: Place) -> None:
     given = quantized_now(at, value)
     steps, hiddens, cells = [], [], []
     for place in range(len(weights)):
-        own = at.constant(np.array([place], np.int64))
+        direction = at.constant(np.array([place], np.int64))
         start = [
-            at.add("Squeeze", at.add("Gather", name, own, axis=0), at.constant(np.array([0], np.int64)))
+            at.add("Squeeze", at.add("Gather", name, direction, axis=0), at.constant(np.array([0], np.int64)))
             if name
             else at.add("Expand", at.constant(np.float32(0)), _state_shape(at, value, size))
             for name in (first_hidden, first_cell)
@@ -67,18 +67,18 @@ def lstm(at: Place) -> None:
                 scan_output_directions=[backward],
             )
         )
-        one = at.constant(np.array([1], np.int64))
-        zero = at.constant(np.array([0], np.int64))
-        steps.append(at.add("Unsqueeze", names[2], one))
-        hiddens.append(at.add("Unsqueeze", names[0], zero))
-        cells.append(at.add("Unsqueeze", names[1], zero))
+        second = at.constant(np.array([1], np.int64))
+        first = at.constant(np.array([0], np.int64))
+        steps.append(at.add("Unsqueeze", names[2], second))
+        hiddens.append(at.add("Unsqueeze", names[0], first))
+        cells.append(at.add("Unsqueeze", names[1], first))
     for output, parts, axis in zip(at.node.output, (steps, hiddens, cells), (1, 0, 0), strict=False):
         if output:
             at.nodes.append(onnx.helper.make_node("Concat", parts, [output], axis=axis))
 
 
 def _state_shape(at: Place, value: str, size: int) -> str:
-    """(batch, size) for an input of (steps, batch, values)."""
+    """The name of the shape (batch, size), for an input of (steps, batch, values)."""
     import numpy as np
 
     batch = at.add("Gather", at.add("Shape", value), at.constant(np.array([1], np.int64)), axis=0)
@@ -86,18 +86,18 @@ def _state_shape(at: Place, value: str, size: int) -> str:
 
 
 def _step(name: str, recurrent: Any) -> onnx.GraphProto:
-    """A step of an LSTM: (hidden, cell, what the input adds to the gates) -> (hidden, cell, hidden)."""
+    """A step of an LSTM: (hidden, cell, the input's part of the gates) -> (hidden, cell, hidden)."""
     from onnx import TensorProto, helper, numpy_helper
 
-    def own(part: str) -> str:
+    def named(part: str) -> str:
         return f"{name}/step/{part}"
 
     def value(part: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(own(part), TensorProto.FLOAT, None)
+        return helper.make_tensor_value_info(named(part), TensorProto.FLOAT, None)
 
     def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(
-            kind, [own(one) for one in inputs.split()], [own(one) for one in outputs.split()], **attributes
+            kind, [named(part) for part in inputs.split()], [named(part) for part in outputs.split()], **attributes
         )
 
     nodes = [
@@ -106,7 +106,7 @@ def _step(name: str, recurrent: Any) -> onnx.GraphProto:
         node("MatMul", "h_now r", "recurrent"),
         node("Add", "x recurrent", "gates"),
         node("Split", "gates", "i o f c", axis=-1, num_outputs=4),
-        *(node("Sigmoid", one, f"{one}_open") for one in "iof"),
+        *(node("Sigmoid", gate, f"{gate}_open") for gate in "iof"),
         node("Tanh", "c", "c_new"),
         node("Mul", "f_open cell", "kept"),
         node("Mul", "i_open c_new", "added"),
@@ -115,10 +115,10 @@ def _step(name: str, recurrent: Any) -> onnx.GraphProto:
         node("Mul", "o_open shown", "h_out"),
         node("Identity", "h_out", "y"),
     ]
-    stored = [numpy_helper.from_array(recurrent, own("r"))]
+    stored = [numpy_helper.from_array(recurrent, named("r"))]
     return helper.make_graph(
         nodes,
-        own("graph"),
+        named("graph"),
         [value("h"), value("cell"), value("x")],
         [value("h_out"), value("cell_out"), value("y")],
         stored,

@@ -26,7 +26,9 @@ PRODUCTS = (
 )
 FORMATS = {"float": "fp32", "double": "fp64", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 PARAMETER = (".weight", ".in_proj_weight", ".weight_ih_l0", ".weight_hh_l0")
-FUSED_NONE = "written as INT8 with operators that quantize and dequantize, which ONNX Runtime did not fuse into an INT8 kernel"
+FUSED_NONE = (
+    "written as INT8 between quantize and dequantize operators, which ONNX Runtime did not fuse: computed as written"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Graph:
         return self.constants[name]
 
     def parameter(self, node: onnx.NodeProto) -> str | None:
-        """The module of a weight among the node's inputs, by the name from PyTorch's exporter; None without a weight."""
+        """The module of a weight among the node's inputs, by the name from PyTorch's exporter; None without one."""
         for name in node.input:
             while name not in self.constants and name in self.makers:
                 if self.makers[name].op_type not in ("DequantizeLinear", "Cast", "Identity"):

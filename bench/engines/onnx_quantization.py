@@ -37,7 +37,7 @@ def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
 
 
 def forget_weight_shapes(file: Path) -> None:
-    """Remove the weights' shapes from an ONNX file: the dynamic quantizer transposes weights and fails on old shapes."""
+    """Remove the weights' shapes from an ONNX file: the dynamic quantizer transposes weights and fails on them."""
     import onnx
 
     model = onnx.load(file)

@@ -58,7 +58,7 @@ class OnnxRuntime(Engine):
     )
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Refuse bfloat16."""
+        """Return the reason against bfloat16."""
         if recipe.number_format == "bf16":
             return "ONNX Runtime's CPU provider has no bfloat16 kernels for convolutions"
         return None

@@ -30,13 +30,13 @@ PRODUCTS = (
     *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
     *RECURRENT,
 )
-# no transformation to INT8 kernels, and no inputs of products quantized for the call where weights stay INT8
+# no transformation to INT8 kernels, and no quantization of inputs at run time where weights stay INT8
 FLOATING = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "LSTMSequence", "GRUSequence", "RNNSeq")
 
 
 class OpenVino(Engine):
-    """The artefact is an IR with a free batch axis; it is fixed when a session is opened."""
+    """The artefact is an IR with a free batch axis, which `load` fixes."""
 
     packages = ("openvino", "nncf", "torch")
     format = "openvino-ir"
@@ -45,7 +45,7 @@ class OpenVino(Engine):
     activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Give the reason why not: dynamic INT8, BF16 on a CPU without it."""
+        """Return the reason against dynamic INT8, and against BF16 on a CPU without it."""
         if recipe.activations == "dynamic":
             return "OpenVINO's CPU plugin could find scales at run time for linear layers alone: not built here"
         if recipe.number_format == "bf16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
@@ -53,7 +53,7 @@ class OpenVino(Engine):
         return None
 
     def settings(self) -> Facts:
-        """Which weights keep to 7 bits: all, or NNCF's default, those of the first convolutions."""
+        """Which weights have 7 bits: all, or NNCF's default, those of the first convolutions."""
         return {"overflow_fix": "enable" if saturates() else "first_layer_only"}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
@@ -64,7 +64,7 @@ class OpenVino(Engine):
 
         alone = recipe.left_alone(network)
         if alone:
-            # else a convolution would go by the name of the normalization folded into it, which tells no module
+            # otherwise a convolution takes the name of the normalization folded into it, and its module is lost
             network = fuse(network)
         with quiet(), torch.inference_mode():
             model = openvino.convert_model(network, example_input=torch.from_numpy(two_of(samples)))
@@ -74,14 +74,14 @@ class OpenVino(Engine):
 
             nncf.set_log_level(logging.ERROR)
             left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
-            # its INT8 LSTM errs: 1 or 22 dB of signal to noise, by the size of the batch (OpenVINO 2026.4.1)
+            # its INT8 LSTM errs: an SQNR of 1 or 22 dB, by batch size (OpenVINO 2026.4.1)
             ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
             dataset = nncf.Dataset([sample[None] for sample in samples])
-            # 17 dB became 42 on AVX2 in a linear layer (2026.4.1)
+            # 7 bits: 17 dB became 42 in a linear layer (AVX2, 2026.4.1)
             fix = nncf.OverflowFix(self.settings()["overflow_fix"])
-            more = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
+            advanced = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
             model = nncf.quantize(
-                model, dataset, subset_size=len(samples), ignored_scope=ignored, advanced_parameters=more
+                model, dataset, subset_size=len(samples), ignored_scope=ignored, advanced_parameters=advanced
             )
             if not recipe.partial and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
                 raise Unsupported("OpenVINO has no right static INT8 for anything in this network")
@@ -92,9 +92,9 @@ class OpenVino(Engine):
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Session:
-        """Compile for exactly the example's shape, one stream of `threads` threads.
+        """Compile for exactly the example's shape, a single stream of `threads` threads.
 
-        The precision is always stated: left alone, the CPU plugin computes an FP32 model in bfloat16 where it can.
+        The precision is always stated: by default the CPU plugin computes an FP32 model in bfloat16 where it can.
         """
         compiled = self._compile(folder, recipe, example, threads)
         request = compiled.create_infer_request()
@@ -122,7 +122,7 @@ class OpenVino(Engine):
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Operation]:
-        """The median over calls of each node of the executed graph, with the kernel that ran it."""
+        """The median time over calls of each node of the executed graph, with its kernel."""
         request = self._compile(folder, recipe, example, threads, PERF_COUNT=True).create_infer_request()
         nodes: dict[str, list[Any]] = {}
         for _ in range(CALLS):
@@ -143,7 +143,7 @@ class OpenVino(Engine):
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> list[Layer]:
-        """What the IR multiplies, each in the number format of the executed graph."""
+        """The IR's multiplications, each in the number format of the executed graph."""
         import openvino
 
         from bench.engines.openvino_count import layers_of
@@ -157,8 +157,8 @@ class OpenVino(Engine):
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
     ) -> Emulation:
-        """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays an
-        operation of its own between float ones. Raises Unsupported where a node multiplies whole numbers still.
+        """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays a
+        separate operation between float operations. Raises Unsupported where a node still multiplies whole numbers.
         """
         compiled = self._compile(folder, recipe, example, threads, **FLOATING)
         for node in compiled.get_runtime_model().get_ordered_ops():
@@ -175,8 +175,8 @@ class OpenVino(Engine):
 
 
 def before_whole_numbers(model: Any) -> set[str]:
-    """The names of the operations by which whole numbers are made of the model's floating inputs, as word numbers are:
-    from the inputs on to the conversion, or the test for equality, where no product lies between.
+    """The names of the operations that make whole numbers, such as word numbers, of the model's floating inputs: from
+    the inputs to the conversion or test for equality, where no product lies between.
     """
     rounded: set[str] = set()
     waiting: list[Any] = []
@@ -189,18 +189,18 @@ def before_whole_numbers(model: Any) -> set[str]:
             rounded.add(node.get_friendly_name())
         elif kind in ("Convert", "Equal", "NotEqual"):
             waiting.append(node)
-    found: set[str] = set()
+    names: set[str] = set()
     while waiting:
         node = waiting.pop()
-        found.add(node.get_friendly_name())
+        names.add(node.get_friendly_name())
         before = {value.get_node().get_friendly_name(): value.get_node() for value in node.input_values()}
-        waiting += [before[name] for name in (before.keys() & rounded) - found]
-    return found
+        waiting += [before[name] for name in (before.keys() & rounded) - names]
+    return names
 
 
 def keep_precise(file: Path, names: set[str]) -> None:
-    """Mark operations of an IR so that the CPU plugin computes them in float32, where it computes all others in
-    bfloat16, which holds whole numbers exactly only up to 256. OpenVINO's Python cannot set that mark.
+    """Mark operations of an IR so that the CPU plugin computes them in float32 and the others in bfloat16, which is
+    exact for whole numbers only up to 256. OpenVINO's Python API cannot set the mark.
     """
     from xml.etree import ElementTree
 
@@ -216,12 +216,12 @@ def keep_precise(file: Path, names: set[str]) -> None:
 
 
 def _belongs(node: Any, modules: list[str]) -> bool:
-    """Whether an operation was converted from one of the modules, whose names are in its own."""
+    """Whether an operation was converted from any of the modules: its name begins with the module's."""
     return any(node.get_friendly_name().startswith(f"__module.{name}/") for name in modules)
 
 
 def _in_int8(kernel: str) -> bool:
-    """Whether a kernel of the executed graph computes in whole numbers, by its name."""
+    """Whether a kernel of the executed graph, by its name, computes in whole numbers."""
     return kernel.upper().endswith(("I8", "U8"))
 
 

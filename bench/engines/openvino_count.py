@@ -27,10 +27,10 @@ EXECUTED = (
 
 @dataclass(frozen=True)
 class Product:
-    """One multiplication of the IR: its operation's name and kind, and its weights where it has any.
+    """One multiplication of the IR: its operation's name and kind, and its weights, if any.
 
-    quantized  False for a product one of whose factors cannot be INT8: what a softmax made just before.
-    reason     why it stays in floating point where it does, as far as the IR tells.
+    quantized  False where a factor cannot be INT8 because a softmax made it just before.
+    reason     why it stays in floating point; None where the IR does not show it.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the executed graph: the names of what was fused into it, its format, and what its shapes multiply."""
+    """One node of the executed graph: the names of operations fused into it, its format, and the MACs of its shapes."""
 
     names: frozenset[str]
     layer: str
@@ -53,28 +53,28 @@ class Step:
 
 
 def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
-    """The multiplications of a model with shapes as layers for one item of a batch, without reasons.
+    """The multiplications of a model as layers, counted per item of the batch; no reasons but the products' own.
 
-    model    as read from the IR.
-    runtime  what `get_runtime_model()` of the compiled model gives.
+    model    the IR, with fixed shapes.
+    runtime  the compiled model's `get_runtime_model()`.
 
-    An operation is found in the executed graph by its name, or, where fusing took that away, by the order of nodes
-    that multiply as often; what stands in neither is inside a fused subgraph, whose format it has.
+    An operation is matched to the executed graph by its name, or, where fusing removed the name, in order by equal
+    multiply-accumulates. An operation with neither is inside a fused subgraph and has its format.
     """
     products, steps = list(products_of(model)), list(steps_of(runtime))
-    found = {place: step for place, product in enumerate(products) if (step := _named(product, steps)) is not None}
-    free = [step for step in steps if not any(step is known for known in found.values())]
+    matches = {place: step for place, product in enumerate(products) if (step := _named(product, steps)) is not None}
+    free = [step for step in steps if not any(step is match for match in matches.values())]
     for place, product in enumerate(products):
-        if place not in found and (step := _alike(product, free)) is not None:
-            found[place] = step
+        if place not in matches and (step := _alike(product, free)) is not None:
+            matches[place] = step
             free.remove(step)
     for place, product in enumerate(products):
-        if place not in found and (step := _beside(product, steps)) is not None:
-            found[place] = step
+        if place not in matches and (step := _beside(product, steps)) is not None:
+            matches[place] = step
     layers = []
     for place, product in enumerate(products):
-        format, reason = found[place].format if place in found else "fp32", product.reason
-        if place not in found:
+        format, reason = matches[place].format if place in matches else "fp32", product.reason
+        if place not in matches:
             reason = "not found in the executed graph"
         elif format == "int8" and not product.quantized:
             format = "fp32"
@@ -86,7 +86,7 @@ def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
 
 
 def _named(product: Product, steps: Sequence[Step]) -> Step | None:
-    """The node that bears the operation's name. Where attention runs as two MatMul, the name is the second's alone."""
+    """The node with the operation's name. Where attention runs as two MatMul, only the second has the name."""
     name = product.name.removesuffix(_FIRST).removesuffix(_SECOND)
     step = next((step for step in steps if name in step.names), None)
     return None if step is not None and step.layer == "MatMul" and product.name.endswith(_FIRST) else step
@@ -97,24 +97,24 @@ def _alike(product: Product, steps: Sequence[Step]) -> Step | None:
 
 
 def _beside(product: Product, steps: Sequence[Step]) -> Step | None:
-    """The subgraph that holds most of what the module's name begins."""
+    """The subgraph that holds the most operations of the product's module; None where none holds any."""
     module = product.name.rpartition("/")[0]
     inside = [(sum(name.startswith(module) for name in step.names), step) for step in steps if not step.macs and module]
-    best = max(inside, key=lambda one: one[0], default=(0, None))
+    best = max(inside, key=lambda pair: pair[0], default=(0, None))
     return best[1] if best[0] else None
 
 
 def steps_of(runtime: Any) -> Iterator[Step]:
-    """The nodes of an executed graph that multiply, or may hold what does."""
+    """The nodes of an executed graph that multiply or may hold multiplications."""
     for node in runtime.get_ordered_ops():
-        told = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
-        layer = told.get("layerType", "")
+        facts = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+        layer = facts.get("layerType", "")
         if layer in EXECUTED:
-            names = frozenset(filter(None, told.get("originalLayersNames", "").split(",")))
+            names = frozenset(filter(None, facts.get("originalLayersNames", "").split(",")))
             given = [tuple(port.get_shape()) for port in node.inputs()]
             made = [tuple(port.get_shape()) for port in node.outputs()]
             yield Step(
-                names | {node.get_friendly_name()}, layer, executed_format(told), executed_macs(layer, given, made)
+                names | {node.get_friendly_name()}, layer, executed_format(facts), executed_macs(layer, given, made)
             )
 
 
@@ -125,7 +125,7 @@ def executed_format(told: dict[str, str]) -> str:
 
 
 def executed_macs(layer: str, given: Sequence[tuple[int, ...]], made: Sequence[tuple[int, ...]]) -> int:
-    """Multiply-accumulates of a node by the shapes at its own ports; 0 for subgraphs."""
+    """Multiply-accumulates of a node by the shapes at its ports; 0 for subgraphs."""
     if layer == "Convolution":
         x, weight, y = given[0], given[1], made[0]
         grouped = len(weight) > len(x)
@@ -157,7 +157,7 @@ _FIRST, _SECOND = " (queries by keys)", " (weights by values)"
 
 
 def products_of(model: Any) -> Iterator[Product]:
-    """The multiplications of an IR, those in the bodies of loops as often as they run."""
+    """The multiplications of an IR; those in a loop's body count as often as it runs."""
     yield from _products(model, 1)
 
 
@@ -175,8 +175,8 @@ def _product(node: Any, times: int) -> Iterator[Product]:
         kind: str, macs: int, *weights: int, quantized: bool = True, more: str = "", reason: str | None = None
     ) -> Product:
         constants = [constant for place in weights if (constant := _constant(node, place)) is not None]
-        count = sum(math.prod(one.get_output_shape(0)) for one in constants)
-        stored = next((_stored(one) for one in constants), "fp32")
+        count = sum(math.prod(constant.get_output_shape(0)) for constant in constants)
+        stored = next((_stored(constant) for constant in constants), "fp32")
         return Product(name + more, kind, macs * times, count, stored, quantized, reason)
 
     if operation in ("Convolution", "GroupConvolution"):
@@ -227,7 +227,7 @@ def _product(node: Any, times: int) -> Iterator[Product]:
 
 
 def _constant(node: Any, place: int) -> Any:
-    """The constant that an input is made of, by operations that quantize or turn it; None where there is none."""
+    """The constant behind an input, through operations that quantize, reshape or move it; None where there is none."""
     source = node.input_value(place).get_node()
     while source.get_type_name() in TURNS and source.get_input_size():
         source = source.input_value(0).get_node()

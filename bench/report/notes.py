@@ -63,7 +63,7 @@ def _erring(row: Mapping[Any, Any]) -> bool:
 
 
 def _below(row: Mapping[Any, Any]) -> list[str]:
-    """A line on the lowered share and the layers left out; none where the share is at least what the recipe promises."""
+    """A line on the lowered share and the layers left out; none where the share is what the recipe promises."""
     share, promised = row.get("lowered.share"), row.get("lowered.promised")
     promised = promised if is_number(promised) else 1.0
     if not is_number(share) or share >= promised - LEAST:

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.store import source_digest
 
-INSTALLED = ("site-packages", "dist-packages")  # folders that pip installs to; the latter on Debian
+INSTALLED = ("site-packages", "dist-packages")  # folders that pip installs to
 STDLIB = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))
 HARNESS = Path(__file__).parents[1]
 NEVER_BUILT_FROM = ("pytest", "_pytest")  # they run tests, and shape no artefact

@@ -178,7 +178,7 @@ def _counted(values: np.ndarray) -> bool:
 
 
 def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:
-    """Keep answers of the same type and number of axes, whatever their shapes, in an npz: all values, and all shapes."""
+    """Keep answers of the same type and number of axes, of any shapes, in an npz: all values, and all shapes."""
     import numpy as np
 
     shapes = np.array([answer.shape for answer in answers], np.int64).reshape(len(answers), -1)

@@ -102,9 +102,7 @@ def _pictures(
         return [], []
     task = tasks.get(session.source.model.task)
     try:
-        return pictures.write(
-            folder, session.case.id, task, samples.inputs, samples.targets, answers, reference_answers
-        ), []
+        return pictures.write(folder, session.case.id, task, samples.inputs, samples.targets, answers, fp32), []
     except Exception as error:  # an item may be anything, and drawing it is optional
         traceback.print_exc()
         return [], [f"no strip of pictures: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
