@@ -18,11 +18,11 @@ from bench.errors import BuildError
 from bench.progress import progress
 from bench.spec.dataset import Samples
 from bench.spec.interface import Interface
-from bench.spec.metric import metric_named
 from bench.spec.model import Source
 from bench.spec.outcome import number
 from bench.spec.recipe import Recipe
 from bench.tasks.inference import TENSOR, answered, outputs_of, stacked
+from bench.tasks.task import metric_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,7 +158,7 @@ def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Reci
         if metric is None:
             return 1 - agreement(lowered, reference)
         fallen = number(quality, metric) - number(task.quality(lowered, targets), metric)
-        return fallen * metric_named(metric, task.metrics).sign
+        return fallen * metric_of(task, metric).sign
 
     def holds(left: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerError
 from bench.progress import tell
-from bench.spec.metric import metric_named
 from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered, names_of, parts_of
 from bench.timing.opened import Loaded, loaded, unchanged
 from bench.timing.protocol import AskKernel, AskLayers, Evaluate, Explain, Judgement
@@ -32,6 +31,7 @@ def evaluate(asked: Evaluate) -> Judgement:
     from bench.tasks import tasks
     from bench.tasks.fidelity import digests, likeness, without_truth
     from bench.tasks.inference import answered, load_answers
+    from bench.tasks.task import metric_of
 
     session = loaded()
     unchanged(session)
@@ -64,7 +64,7 @@ def evaluate(asked: Evaluate) -> Judgement:
             )
     was, now = (task.scores(answers, samples.targets) for answers in (reference_answers, result.answers))
     count = min((len(scores) for scores in was.values()), default=0) or len(reference_answers)
-    metrics = {name: metric_named(name, task.metrics) for name in names_of(quality | fidelity)}
+    metrics = {name: metric_of(task, name) for name in names_of(quality | fidelity)}
     return Judgement(
         quality=quality,
         judged=Judged(
@@ -76,11 +76,7 @@ def evaluate(asked: Evaluate) -> Judgement:
         ),
         metrics=metrics,
         fidelity=fidelity,
-        drop={
-            name: paired_drop(was[name], now[name], metric_named(name, task.metrics).sign)
-            for name in was
-            if len(was[name])
-        },
+        drop={name: paired_drop(was[name], now[name], metric_of(task, name).sign) for name in was if len(was[name])},
         answers=digests(task, result.answers),
         outputs=raw,
         macs_per_item=json.loads((reference / "macs.json").read_text())["macs_per_item"],
