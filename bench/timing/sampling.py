@@ -268,7 +268,7 @@ class Timer:
 def warmed(
     call: Callable[[], object], longest_s: float = 3.0, clock: Callable[[], float] = perf_counter
 ) -> tuple[Steady, float]:
-    """Call until times are steady; returns when they were, and the last block's median in seconds.
+    """Call until times are steady. Returns whether they were, after how much, and the last block's median in seconds.
 
     A block has at least 3 calls and 50 ms. Times are steady when the faster median of two blocks in a row is within 2%
     of the fastest block before them. So a disturbance of a single block, which can only slow it, does not delay this.
