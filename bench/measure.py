@@ -25,7 +25,7 @@ from bench.spec.case import Case
 from bench.spec.model import models, source
 from bench.spec.outcome import (
     ArtifactFacts,
-    Baseline,
+    BaselineFacts,
     Efficiency,
     Kernel,
     Lowered,
@@ -43,7 +43,7 @@ from bench.timing.builder import built_by, find, folders_of, origins
 from bench.timing.pairs import Pairs
 from bench.timing.protocol import AskKernel, AskLayers, AskUsage, Evaluate, Explain, Opened, Usage
 from bench.timing.sampling import Launch, Plan, two_stages
-from bench.timing.session import JUDGING, Session, compiled
+from bench.timing.session import JUDGING, WorkerSession, compiled
 
 
 def check(case: Case, data: Path | None) -> None:
@@ -116,7 +116,7 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
             except BaselineError as error:
                 alone = _measured(case, bench, None, common)
                 assert baseline is not None
-                return replace(alone, speedup=Speedup(Baseline(baseline), reason=str(error)))
+                return replace(alone, speedup=Speedup(BaselineFacts(baseline), reason=str(error)))
         except Unsupported as error:
             return Record(case, "unsupported", str(error))
         except BenchError as error:
@@ -212,10 +212,10 @@ def _built(case: Case, bench: Bench) -> tuple[Artifact, Artifact]:
     return artifact, reference
 
 
-def _speedup(launches: list[Launch], first: int, baseline: Session, plan: Plan) -> Speedup:
+def _speedup(launches: list[Launch], first: int, baseline: WorkerSession, plan: Plan) -> Speedup:
     interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in launches], first)
     return Speedup(
-        baseline=Baseline(baseline.case, baseline.opened.versions),
+        baseline=BaselineFacts(baseline.case, baseline.opened.versions),
         ratio=interval.ratio,
         low=interval.low,
         high=interval.high,
@@ -266,7 +266,7 @@ def _warnings(case: Case, process: Process, opened: Opened, efficiency: Efficien
         yield "the network writes into its input: each call is given a copy of it, which its time includes"
 
 
-def _kernel(session: Session) -> Kernel | None:
+def _kernel(session: WorkerSession) -> Kernel | None:
     """Whether the kernels compute what the quantized network says; None where the case is not INT8.
 
     Asked last, since a failure may end the worker. A failure gives a reason and does not fail the case, which is
@@ -280,7 +280,7 @@ def _kernel(session: Session) -> Kernel | None:
         return Kernel(reason=str(error))
 
 
-def _counted(session: Session) -> Lowered | None:
+def _counted(session: WorkerSession) -> Lowered | None:
     """Which part of the network the session's artefact holds in which number format.
 
     Where counting breaks, the reason: the case is measured, and is not lost by it.

@@ -23,7 +23,7 @@ from bench.machine.interpreter import Interpreter
 from bench.machine.noise import snapshot
 from bench.measure import _warnings, identity, measure, still_holds
 from bench.records.record import Record
-from bench.spec.outcome import ArtifactFacts, Baseline, Calibration, Efficiency, Likeness, Process, Speedup, Steady
+from bench.spec.outcome import ArtifactFacts, BaselineFacts, Calibration, Efficiency, Likeness, Process, Speedup, Steady
 from bench.spec.registry import Origin
 from bench.store import Store
 from bench.timing.baseline import Shared
@@ -399,10 +399,10 @@ import toy
 from bench import Case
 from bench.timing.bench import Bench
 from bench.timing.builder import built_by
-from bench.timing.session import Session
+from bench.timing.session import WorkerSession
 bench = Bench(Path({str(bench.cache)!r}))
 case = Case("linear", "fp32", "toy", batch=4)
-session = Session(case, bench, built_by(case, bench))
+session = WorkerSession(case, bench, built_by(case, bench))
 session.open()
 session.take(0.01)
 print(session.pid, flush=True)
@@ -445,7 +445,7 @@ def test_a_record_holds_beside_its_baseline_alone_and_only_for_the_same_artefact
     artifact, reference = find(CASE, bench)
     baseline = dataclasses.replace(CASE, batch=1)
     facts = ArtifactFacts(digest=artifact.digest, reference=reference.digest)
-    record = Record(CASE, "ok", artifact=facts, speedup=Speedup(Baseline(baseline)))
+    record = Record(CASE, "ok", artifact=facts, speedup=Speedup(BaselineFacts(baseline)))
     assert still_holds(record, CASE, baseline, bench)
     assert not still_holds(record, CASE, CASE, bench)
     assert not still_holds(record, baseline, baseline, bench)

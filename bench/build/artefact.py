@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from bench.build import sensitivity
 from bench.build.fingerprint import fingerprint
-from bench.build.keys import Entry, Network, data_facts, followed, made_by
+from bench.build.keys import Entry, NetworkFacts, data_facts, entry_of, made_by
 from bench.build.networks import SEED
 from bench.build.weights import load_data, trained_network
 from bench.engines import engines
@@ -25,7 +26,7 @@ from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source, recipe_for
 from bench.spec.outcome import Calibration
 from bench.spec.recipe import Recipe, recipes
-from bench.store import BESIDE, Artifact, Facts, Store, Used, source_digest, versions
+from bench.store import BESIDE, Artifact, Facts, Store, source_digest, versions
 from bench.tasks.inference import inputs_of_all, stacked
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ SAID = 240  # most characters of a library's error that a message quotes
 def artefact_entry(
     store: Store,
     source: Source,
-    network: Network,
+    network: NetworkFacts,
     weights: Artifact,
     engine: str,
     precision: str,
@@ -75,14 +76,8 @@ def artefact_entry(
         "settings": builder.settings(),
         "seed": SEED,
     }
-
-    def write(folder: Path) -> Used:
-        used = Used()
-        with followed(store, source, used):
-            _build(builder, recipe, source, weights, folder)
-        return used
-
-    return Entry("artifact", made_from, write)
+    make = partial(_build, builder, recipe, source, weights)
+    return entry_of("artifact", made_from, store, source, make)
 
 
 def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact, folder: Path) -> None:

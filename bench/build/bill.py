@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from bench.build.artefact import artefact_entry
-from bench.build.keys import Entry, Network, beside_of, network_entry, network_of
+from bench.build.keys import Entry, NetworkFacts, beside_of, network_entry, network_of
 from bench.build.reference import reference_entry
 from bench.build.weights import weights_entry
 from bench.spec.model import Source
@@ -31,7 +31,7 @@ class Bill:
         self.source, self._store, self._build = source, store, build
 
     @cached_property
-    def network(self) -> Network:
+    def network(self) -> NetworkFacts:
         """What identifies the network."""
         return network_of(self._kept(network_entry(self._store, self.source)))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.build.fingerprint import fingerprint, modules_of, state, structure
 from bench.build.following import add_modules, following
@@ -16,13 +16,7 @@ from bench.spec.code import HARNESS, Code, code_of, users_modules
 from bench.spec.dataset import Dataset, datasets
 from bench.spec.model import Source, models
 from bench.spec.registry import Origin
-from bench.store import FOLLOWED, Artifact, Facts, Store, Used
-from bench.store import source_digest as source_digest
-from bench.store import versions as versions
-
-if TYPE_CHECKING:
-    pass
-
+from bench.store import FOLLOWED, Artifact, Facts, Store, Used, source_digest, versions
 
 NETWORK = "network.json"
 
@@ -94,7 +88,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkFacts:
     """What identifies a model's network.
 
     made_from  the facts of its key: the model's and the weights' names, the code and the values it was built by, the
@@ -112,6 +106,18 @@ class Network:
     def facts(self) -> Facts:
         """All facts, for the keys of what is built from the network."""
         return {**self.made_from, "structure": self.structure, "state": self.state}
+
+
+def entry_of(kind: str, made_from: Facts, store: Store, source: Source, make: Callable[[Path], None]) -> Entry:
+    """An entry whose files `make(folder)` writes, with all that it used noted."""
+
+    def write(folder: Path) -> Used:
+        used = Used()
+        with followed(store, source, used):
+            make(folder)
+        return used
+
+    return Entry(kind, made_from, write)
 
 
 def network_entry(store: Store, source: Source) -> Entry:
@@ -146,10 +152,10 @@ def network_entry(store: Store, source: Source) -> Entry:
     return Entry("network", made_from, write)
 
 
-def network_of(kept: Artifact) -> Network:
+def network_of(kept: Artifact) -> NetworkFacts:
     """The network that a store entry describes."""
     identity = json.loads((kept.folder / NETWORK).read_text())
     besides = kept.made_from.get(FOLLOWED)
     files = besides["files"] if isinstance(besides, Mapping) else {}
     assert isinstance(files, Mapping)
-    return Network(kept.made_from, files, identity["structure"], identity["state"])
+    return NetworkFacts(kept.made_from, files, identity["structure"], identity["state"])

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 from bench.errors import DataError, Unsupported
 from bench.spec.model import Source
 from bench.spec.packages import lacking
-from bench.store import source_digest as source_digest
-from bench.store import versions as versions
 
 if TYPE_CHECKING:
     import torch

@@ -8,13 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.build.keys import Entry, Network, data_facts, followed
+from bench.build.keys import Entry, NetworkFacts, data_facts, entry_of
 from bench.build.weights import load_data, trained_network
 from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source
-from bench.store import Artifact, Facts, Store, Used
-from bench.store import source_digest as source_digest
-from bench.store import versions as versions
+from bench.store import Artifact, Facts, Store
 from bench.tasks.inference import answered, inputs_of_all, save_answers, stacked
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ INTERFACE = "interface.json"
 INPUTS, INPUT_BYTES = 64, 2**24  # limits on the kept inputs, in number and in bytes; at least 1 is kept
 
 
-def reference_entry(store: Store, source: Source, network: Network, weights: Artifact) -> Entry:
+def reference_entry(store: Store, source: Source, network: NetworkFacts, weights: Artifact) -> Entry:
     """The store entry of FP32 PyTorch's results on the test split, against which fidelity is measured.
 
     answers.npz     the answers to the whole split.
@@ -42,14 +40,7 @@ def reference_entry(store: Store, source: Source, network: Network, weights: Art
         "data": data_facts(source.dataset, source.folder),
         "files": ["answers.npz", "outputs.npy", "whole.npy", "inputs.npy", "macs.json", INTERFACE],
     }
-
-    def write(folder: Path) -> Used:
-        used = Used()
-        with followed(store, source, used):
-            _refer(source, weights, folder)
-        return used
-
-    return Entry("reference", made_from, write)
+    return entry_of("reference", made_from, store, source, lambda folder: _refer(source, weights, folder))
 
 
 def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:

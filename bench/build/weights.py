@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.build.keys import Entry, Network, data_facts, followed
+from bench.build.keys import Entry, NetworkFacts, data_facts, followed
 from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
 from bench.errors import DataError
 from bench.spec.dataset import Samples
 from bench.spec.model import Source
 from bench.store import Artifact, Facts, Store, Used
-from bench.store import source_digest as source_digest
-from bench.store import versions as versions
 from bench.tasks.inference import preprocessed, stacked
 
 if TYPE_CHECKING:
     import torch
 
 
-def weights_entry(store: Store, source: Source, network: Network) -> Entry:
+def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
     """The model's weights as one safetensors file, read from the user's file or trained.
 
     The key holds no library versions: trained weights stay the same under all versions, as long as the names and shapes

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.errors import BadCase, BenchError
 from bench.plugin.options import BENCHMARKS, NAMED_AXES
 from bench.spec.case import COUNTED_AXES, Axes, Case, Grid, baseline_of
-
-if TYPE_CHECKING:
-    pass
 
 SHARED = "_bench_shared"  # a fixture's name; everyday names are left to users
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from bench.errors import BenchError
 from bench.plugin.options import RECORDS
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -20,7 +20,7 @@ JUDGED = ("quality.", "fidelity.", "drop.")  # prefixes of the figures that are 
 Metrics = Mapping[str, Metric]
 
 
-def metric_of(name: str, metrics: Metrics = MappingProxyType({})) -> Metric | None:
+def column_metric(name: str, metrics: Metrics = MappingProxyType({})) -> Metric | None:
     """The metric of a figure of quality, fidelity or drop, from `metrics` if it is there; None for any other figure."""
     prefix = next((prefix for prefix in JUDGED if name.startswith(prefix)), None)
     if prefix is None:
@@ -34,7 +34,7 @@ def figure_text(name: str, value: float, metrics: Metrics = MappingProxyType({})
 
     Seconds are written as ms below 1 s, bytes as MB, shares as percent; there are decibels and ratios too.
     """
-    metric = metric_of(name, metrics)
+    metric = column_metric(name, metrics)
     if metric is not None and metric.unit == SHARE:
         return f"{value:.2%}"
     if name.endswith("_db") or (metric is not None and metric.unit == DECIBEL):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.machine.noise import Noise
@@ -29,6 +29,7 @@ from bench.statistics import LARGEST, Drop, Latency
 from bench.store import Json
 
 SCHEMA = 2  # 1 had n, dataset, weights, dataset_s and reason among the metrics of quality
+OF_CALLS = ("samples_s", "calls")  # pytest-benchmark keeps them
 PLAIN = "-"  # precision and engine of a benchmark of another suite
 
 
@@ -108,9 +109,8 @@ class Record:
 
     def facts(self) -> dict[str, Json]:
         """The record as plain JSON, without what pytest-benchmark keeps: samples and their statistics."""
-        facts = asdict(self)
-        del facts["samples_s"], facts["calls"]
-        facts = {name: {} if fact is None and name in SECTIONS else finite(fact) for name, fact in facts.items()}
+        kept = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name not in OF_CALLS}
+        facts = {name: {} if fact is None and name in SECTIONS else finite(fact) for name, fact in kept.items()}
         return {"id": self.id} | facts
 
     def saved(self) -> dict[str, Json]:
@@ -130,7 +130,9 @@ SECTIONS = {
 
 
 def finite(value: Any) -> Any:
-    """The value, with None for each number that float64 or JSON cannot hold (too large, NaN, infinity)."""
+    """The value as plain JSON, with None for numbers that float64 or JSON cannot hold (too large, NaN, infinity)."""
+    if dataclasses.is_dataclass(value):
+        return {part.name: finite(getattr(value, part.name)) for part in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

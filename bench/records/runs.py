@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Told = dict[str, Any]  # an object of a JSON file, whoever wrote it
 METRICS = "metrics"  # attribute of a frame: metric -> Metric
+MOVED = tuple(part.name for part in dataclasses.fields(Judged))  # schema 1 had these among the metrics of quality
 STATES = ("ok", "unsupported", "failed")
 LEAST_S, MOST_S = 1e-12, 1e9  # seconds: what is beyond them in a file is no time of a call
 IQR, MEDIAN = 1.349, 1.2533  # normal distribution: interquartile range / deviation, error of median / of mean
@@ -164,9 +165,8 @@ def record_of(told: Any, entry: Told | None = None) -> Record | None:
     entry = {} if entry is None else entry
     stats = _dict(entry.get("stats"))
     facts = _dict(told)
-    facts = (
-        facts | {"status": facts["status"] if facts.get("status") in STATES else "failed"} if "case" in facts else facts
-    )
+    if "case" in facts and facts.get("status") not in STATES:
+        facts = facts | {"status": "failed"}
     try:
         record = tolerant(Record, _since_schema_2(facts))
     except Unfit:
@@ -183,10 +183,9 @@ def _since_schema_2(facts: Told) -> Told:
     if "judged" in facts:
         return facts
     quality = _dict(facts.get("quality"))
-    apart = [part.name for part in dataclasses.fields(Judged)]
     return facts | {
-        "quality": {name: value for name, value in quality.items() if name not in apart},
-        "judged": {name: quality[name] for name in apart if name in quality},
+        "quality": {name: value for name, value in quality.items() if name not in MOVED},
+        "judged": {name: quality[name] for name in MOVED if name in quality},
     }
 
 
@@ -287,7 +286,7 @@ def is_column(name: str) -> bool:
     """Whether a frame of any run may have a column of this name."""
     if name in COLUMNS or name in ("lowered.format", "lowered.share"):
         return True
-    if name.removeprefix("quality.") in [part.name for part in dataclasses.fields(Judged)]:
+    if name.removeprefix("quality.") in MOVED:
         return False  # schema 1 had it there
     kind: Any = Record
     for part in name.split("."):

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from bench.records.history import History
 from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
-
-if TYPE_CHECKING:
-    pass
 
 
 def rendered(found: Sequence[History]) -> str:

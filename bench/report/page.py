@@ -63,7 +63,7 @@ def page(runs: Sequence[Run], reports: Path | None) -> str:
         columns={"case": "case", "quality": "quality"}
         | {name: label for name, label in FIGURES.items() if name in table and table[name].map(is_number).any()}
         | {"status": "status"},
-        cases=[_line(case, table.attrs[METRICS]) for case in table.to_dict("records")],
+        cases=[_row(case, table.attrs[METRICS]) for case in table.to_dict("records")],
         pictures=_slides(runs, reports),
         plots=list(specs),
     )
@@ -91,7 +91,7 @@ def _library() -> Any:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """A row of the page's table: axes for the filters, cells as (text, sort key), and notes."""
 
     axes: dict[str, str]
@@ -110,7 +110,7 @@ class Slide:
     this_case: str
 
 
-def _line(case: Mapping[Any, Any], metrics: Metrics) -> Line:
+def _row(case: Mapping[Any, Any], metrics: Metrics) -> TableRow:
     metric = headline(case)
     cells = {name: (cell_text(case, [name], metrics), _order(case.get(name))) for name in FIGURES}
     cells["case"] = (str(case["name"]), str(case["name"]))
@@ -127,7 +127,7 @@ def _line(case: Mapping[Any, Any], metrics: Metrics) -> Line:
         [_operation(entry) for entry in operations if isinstance(entry, dict)] if isinstance(operations, list) else []
     )
     reason = [str(case["reason"])] if isinstance(case["reason"], str) else []
-    return Line({axis: str(case[axis]) for axis in AXES}, cells, [*reason, *notes])
+    return TableRow({axis: str(case[axis]) for axis in AXES}, cells, [*reason, *notes])
 
 
 def _operation(entry: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.figures import metric_of
+from bench.records.figures import column_metric
 from bench.records.runs import METRICS
 from bench.spec import case as cases
 from bench.statistics import is_number
@@ -86,7 +86,7 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
             value = None if name is None else case.get(name)
             return float(value) * factor if is_number(value) else None
 
-        spec = None if metric is None else metric_of(metric, metrics)
+        spec = None if metric is None else column_metric(metric, metrics)
         rows.append(
             Row(
                 **{axis: case[axis] for axis in AXES},

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.build.sensitivity import Layer
-
-if TYPE_CHECKING:
-    pass
 
 
 def rendered(layers: Sequence[Layer]) -> str:

@@ -81,7 +81,7 @@ class Medians:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class BaselineFacts:
     """What a case was measured in turn with."""
 
     case: Case | None = None
@@ -98,7 +98,7 @@ class Speedup:
     verdict     see bench.statistics.verdict.
     """
 
-    baseline: Baseline | None = None
+    baseline: BaselineFacts | None = None
     ratio: float | None = None
     low: float | None = None
     high: float | None = None

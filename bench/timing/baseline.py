@@ -20,7 +20,7 @@ from bench.timing.builder import BUSY, built_by, worker_for
 from bench.timing.handle import Worker
 from bench.timing.protocol import AskInstalled, Built, MeasurePeaks, Probe
 from bench.timing.sampling import Slice
-from bench.timing.session import Session, compiled, open_all
+from bench.timing.session import WorkerSession, compiled, open_all
 
 
 class Shared:
@@ -40,7 +40,7 @@ class Shared:
         self.pace = Pace(bench.cache)
         self._case: Case | None = None
         self._built: Built | None = None
-        self._sessions: list[Session] = []
+        self._sessions: list[WorkerSession] = []
         self._start_s = 0.0
 
     def __enter__(self) -> Shared:
@@ -125,7 +125,7 @@ class Shared:
                 self._case = case
             assert self._built is not None
             lacking = range(len(self._sessions), count)
-            added = [Session(case, self._bench, self._built, self._python) for _ in lacking]
+            added = [WorkerSession(case, self._bench, self._built, self._python) for _ in lacking]
             self._sessions += added
             began = time.monotonic()
             open_all(added)
@@ -145,7 +145,7 @@ class Baseline:
     """A shared session in a launch. Its errors are BaselineErrors: they do not fail the case."""
 
     shared: Shared
-    session: Session
+    session: WorkerSession
 
     def take(self, seconds: float) -> Slice:
         """Let the session call for so many seconds. Raises BaselineError where it breaks."""

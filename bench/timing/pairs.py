@@ -13,7 +13,7 @@ from bench.timing.baseline import Baseline, Shared
 from bench.timing.bench import Bench
 from bench.timing.protocol import AskUsage, Built, Usage
 from bench.timing.sampling import Launch, paired
-from bench.timing.session import Energy, Metered, Session, open_all
+from bench.timing.session import Energy, Metered, WorkerSession, open_all
 
 
 class Pairs:
@@ -25,7 +25,7 @@ class Pairs:
         self._startup_s = 0.0
         self.launches: list[Launch] = []
         self.starting_s = 0.0
-        self.sessions: list[Session] = []
+        self.sessions: list[WorkerSession] = []
         self.others: list[Baseline] = []
         self.before = Usage()
         self.watch, self.energy = Watch(), Energy()
@@ -39,7 +39,9 @@ class Pairs:
     def begin(self, count: int) -> None:
         """Begin `count` more launches; the first session alone, to time its load and first call undisturbed."""
         begun, alone = time.monotonic(), not self.sessions
-        added = [self._stack.enter_context(Session(self._case, self._bench, self._built)) for _ in range(max(0, count))]
+        added = [
+            self._stack.enter_context(WorkerSession(self._case, self._bench, self._built)) for _ in range(max(0, count))
+        ]
         self.sessions += added
         self.launches += [Launch() for _ in added]
         open_all(added)

@@ -42,7 +42,7 @@ class Energy:
         return self.joules / self.calls if self.calls else None
 
 
-class Session:
+class WorkerSession:
     """A worker with an engine session; a Side of `paired`. Once open, it is suspended except in its turns.
 
     built  the folders that it is opened on.
@@ -66,7 +66,7 @@ class Session:
         assert self._opened is not None
         return self._opened
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> WorkerSession:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,7 +123,7 @@ def compiled(case: Case, bench: Bench, built: Built, python: str = sys.executabl
         if not record.exists():
             shutil.rmtree(folder, ignore_errors=True)  # a session killed while it compiled leaves files
             folder.mkdir()
-            with Session(case, bench, replace(built, compiled=folder), python) as session:
+            with WorkerSession(case, bench, replace(built, compiled=folder), python) as session:
                 session.open()
             half = record.with_suffix(".half")
             half.write_text(json.dumps({"seconds": session.opened.first_call_s}))
@@ -135,7 +135,7 @@ def compiled(case: Case, bench: Bench, built: Built, python: str = sys.executabl
 class Metered:
     """A session, as a Side, that adds the energy of its slices to `energy`."""
 
-    side: Session
+    side: WorkerSession
     energy: Energy
 
     def take(self, seconds: float) -> Slice:
@@ -145,7 +145,7 @@ class Metered:
         return taken
 
 
-def open_all(sessions: list[Session]) -> None:
+def open_all(sessions: list[WorkerSession]) -> None:
     """Open sessions in parallel, at most one for each CPU at a time; nothing is measured meanwhile."""
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
         for opened in [pool.submit(session.open) for session in sessions]:

@@ -17,13 +17,13 @@ import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from bench import errors
 from bench.progress import send_to
 from bench.timing.answers import ANSWERS
 from bench.timing.handle import MARK, kill_group, kill_marked
-from bench.timing.protocol import Hello
+from bench.timing.protocol import Hello, Question
 from bench.typed import of_type, to_json
 
 
@@ -67,15 +67,15 @@ def main() -> None:
             answers.flush()
 
     send_to(lambda label, done, total: say({"progress": [label, done, total]}))
-    hello, greeted = of_type(Hello, json.loads(questions.get())), False
+    hello = of_type(Hello, json.loads(questions.get()))
+    kinds: dict[str, type[Question[Any]]] = {}
     while True:
         asked = json.loads(questions.get())
         try:
-            if not greeted:
+            if not kinds:  # at the first question, which the failure of an import answers
                 for origin in hello.origins:
                     origin.load()
-                greeted = True
-            kinds = {kind.name: kind for kind in ANSWERS}  # an origin may have added some
+                kinds = {kind.name: kind for kind in ANSWERS}
             kind = kinds[asked["question"]]
             say({"answer": ANSWERS[kind](of_type(kind, asked["facts"]))})
         except errors.BenchError as error:
