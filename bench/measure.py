@@ -22,6 +22,7 @@ from bench.machine.facts import cores_for
 from bench.machine.interpreter import Interpreter
 from bench.records.record import Record
 from bench.spec.case import Case
+from bench.spec.digests import source_digest
 from bench.spec.model import models, source
 from bench.spec.outcome import (
     ArtifactFacts,
@@ -36,7 +37,7 @@ from bench.spec.outcome import (
 )
 from bench.spec.recipe import recipes
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
-from bench.store import Artifact, Facts, source_digest
+from bench.store import Artifact, Facts
 from bench.timing.baseline import Shared
 from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import built_by, find, folders_of, origins
@@ -262,6 +263,8 @@ def _warnings(case: Case, process: Process, opened: Opened, efficiency: Efficien
         )
     if counts is not None and counts.used < counts.asked:
         yield f"calibrated with {counts.used} inputs where {counts.asked} were asked for"
+    if recipes.get(case.precision).given:
+        yield "the file is in INT8 already: it is judged against itself on its own runtime, and no FP32 is known"
     if opened.writes_input:
         yield "the network writes into its input: each call is given a copy of it, which its time includes"
 

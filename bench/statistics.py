@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PERCENTILES = (50, 90, 95, 99)
 CONFIDENCE = 0.95  # of every interval
 LARGEST = sys.float_info.max  # the largest finite float64
-LIKE_DB = 0.0  # as much noise as signal
+LIKE_DB = 3.0  # half as much noise as signal
 ALIKE = 0.9  # share of equal answers: labels may be below LIKE_DB and still agree
 
 
@@ -342,5 +342,5 @@ def sqnr_db(outputs: np.ndarray, reference: np.ndarray) -> float:
 
 
 def unlike(sqnr_db: Any, agreement: Any) -> bool:
-    """Whether outputs are unlike FP32's: at least as much noise as signal, and too few equal answers."""
+    """Whether outputs are unlike FP32's: at least half as much noise as signal, and too few equal answers."""
     return is_number(sqnr_db) and sqnr_db <= LIKE_DB and not (is_number(agreement) and agreement >= ALIKE)

@@ -21,7 +21,8 @@ from typing import Any
 
 from bench.errors import BenchWarning, CacheError, refusals
 from bench.progress import waited
-from bench.typed import of_type
+from bench.spec.digests import file_digest, source_digest
+from bench.spec.typed import of_type
 
 # plain JSON
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
@@ -72,23 +73,6 @@ class Used:
 
     files: set[Path] = field(default_factory=set)
     packages: set[str] = field(default_factory=set)
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file's content, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def source_digest(path: Path) -> str:
-    """The sha256 of a source file, hex; read again only where its size or time has changed."""
-    status = path.stat()
-    return _digest_as_of(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _digest_as_of(path: Path, size: int, mtime_ns: int) -> str:
-    return file_digest(path)
 
 
 version = functools.cache(importlib.metadata.version)

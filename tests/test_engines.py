@@ -430,7 +430,7 @@ def test_an_engine_that_cannot_simulate_few_bits_says_so():
 
 
 def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, monkeypatch):
-    conftest, suite = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    conftest, suite, *_ = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(conftest.splitlines()) <= 15
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.setenv("BENCH_CACHE", str(pytester.path / "cache"))
@@ -440,6 +440,30 @@ def test_the_readmes_own_model_of_fifteen_lines_runs_on_all_engines(pytester, mo
     result.assert_outcomes(passed=14)
     for engine in ENGINES:
         result.stdout.fnmatch_lines([f"| mine *| int8_static *| {engine} *"])
+
+
+def test_the_readmes_model_of_two_inputs_is_registered_in_fifteen_lines_and_runs(pytester, monkeypatch):
+    *_, conftest, network = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(conftest.splitlines()) <= 15
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    monkeypatch.setenv("BENCH_CACHE", str(pytester.path / "cache"))
+    pytester.makeconftest(conftest)
+    suite = 'Grid("bert", ["fp32", "int8_static"], engines.names(), batch=2)'
+    pytester.makepyfile(
+        bench_bert=network,
+        test_bert=f"""
+            import pytest
+            from bench import Grid, engines
+
+            @pytest.mark.grid({suite})
+            def test_bert(case, measure):
+                assert case.precision != "fp32" or measure(case).fidelity["sqnr_db"] > 80
+                assert case.precision == "fp32" or measure(case).fidelity["agreement"] > 0.8
+            """,
+    )
+    few = ("--bench-engine", "torch,onnxruntime")  # test_inputs_outputs.py has two inputs on all engines
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-quick", *few)
+    result.assert_outcomes(passed=4)
 
 
 @pytest.fixture(scope="module")

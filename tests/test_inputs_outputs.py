@@ -14,6 +14,7 @@ from bench.build.bill import Bill
 from bench.build.networks import architecture
 from bench.build.reference import INTERFACE
 from bench.errors import BuildError, DataError, Unsupported, WorkerError
+from bench.spec.inputs import Inputs
 from bench.spec.interface import Interface, Outputs, adapted, interface_of
 from bench.spec.model import Source
 from bench.spec.outcome import Calibration
@@ -21,7 +22,7 @@ from bench.spec.tiling import Tile
 from bench.store import Store
 from bench.tasks import tasks
 from bench.tasks.fidelity import likeness
-from bench.tasks.inference import answered, inputs_of_all, preprocessed, stacked
+from bench.tasks.inference import answered, inputs_of_all, load_inputs, preprocessed
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # engines' packages warn while they build
 
@@ -358,8 +359,8 @@ def test_a_network_that_writes_into_its_input_gives_what_one_that_copies_gives(e
         assert np.array_equal(items, kept)
         assert np.array_equal(batch, kept[:1])
         found[in_place] = outputs
-        (stored,) = (tmp_path / str(in_place)).rglob("inputs.npy")
-        assert np.array_equal(np.load(stored), kept)
+        (stored,) = (tmp_path / str(in_place)).rglob("inputs.npz")
+        assert np.array_equal(load_inputs(stored.parent).batch(), kept)
     assert isinstance(found[True], np.ndarray)  # what is written into is no output
     assert np.allclose(found[True], found[False], atol=1e-5)
 
@@ -455,7 +456,7 @@ def test_a_preprocess_that_writes_leaves_the_data_set_as_it_is():
 
     items = EIGHT.copy()
     model = source_of(None, items, preprocess=halved).model
-    assert np.array_equal(np.stack(list(inputs_of_all(model, items))), EIGHT / 2)
+    assert np.array_equal(Inputs.joined(list(inputs_of_all(model, items))).batch(), EIGHT / 2)
     assert np.array_equal(items, EIGHT)
 
 
@@ -469,9 +470,10 @@ def test_turned_pictures_reach_engines_in_c_order():
         return inputs
 
     answered(predict, model, photos, 3)
-    seen += [preprocessed(model, photos[0]), stacked([photo.transpose(2, 0, 1) for photo in photos])]
+    seen.append(preprocessed(model, photos[0]).batch())
+    seen.append(Inputs.joined([Inputs.of(photo.transpose(2, 0, 1)[None]) for photo in photos]).copy().batch())
     source = source_of(None, photos, preprocess=model.preprocess)
-    seen.append(calibration_inputs(source))
+    seen.append(calibration_inputs(source).batch())
     assert all(inputs.flags.c_contiguous for inputs in seen)
     assert seen[0].dtype == np.float32  # what a float64 would become is an error of the first linear layer
     assert np.array_equal(seen[0][0], photos[0].transpose(2, 0, 1).astype(np.float32) / 255)
@@ -499,17 +501,30 @@ def test_executorch_builds_the_same_program_of_turned_pictures_as_of_copied_ones
 @pytest.mark.parametrize(
     ("items", "told"),
     [
-        ([(np.zeros((3, 4)), np.zeros(5))] * 4, r"a tuple of shapes \(3, 4\), \(5,\); bench gives a network one input"),
-        ([{"a": np.zeros((3, 4)), "b": np.zeros(5)}] * 4, r"a dict of shapes \(3, 4\), \(5,\)"),
-        ([np.ones((2, 12 + place), np.float32) for place in range(4)], r"\(2, 12\) and \(2, 13\).*pad them.*a tile"),
+        (
+            [(np.zeros((3, 4)), np.zeros(5))] * 4,
+            r"takes input; the model gives it input0, input1: have the model's pre",
+        ),
+        (
+            [{"a": np.zeros((3, 4)), "b": np.zeros(5)}] * 4,
+            r"takes input; the model gives it a, b: have the model's pre",
+        ),
     ],
 )
-def test_inputs_of_several_arrays_or_shapes_are_refused_in_one_line(items, told, tmp_path):
+def test_inputs_that_a_network_does_not_take_are_refused_in_one_line(items, told, tmp_path):
     import torch
 
-    source = source_of(torch.nn.Identity, items)
+    with pytest.raises(BuildError, match=told) as raised:
+        Bill(Store(tmp_path), source_of(torch.nn.Identity, items)).reference()
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_inputs_of_several_shapes_are_refused_in_one_line(tmp_path):
+    import torch
+
+    source = source_of(torch.nn.Identity, [np.ones((2, 12 + place), np.float32) for place in range(4)])
     for build_it in (lambda: Bill(Store(tmp_path), source).reference(), lambda: calibration_inputs(source)):
-        with pytest.raises(DataError, match=told) as raised:
+        with pytest.raises(DataError, match=r"\(2, 12\) and \(2, 13\).*pad them.*a tile") as raised:
             build_it()
         assert len(str(raised.value).splitlines()) == 1
 
@@ -520,18 +535,87 @@ def test_inputs_that_differ_only_late_in_the_data_are_refused_too():
         answered(lambda inputs: inputs, source_of(None, items).model, items, 1)
 
 
-def test_a_network_of_two_inputs_is_refused_in_one_line():
+def pair(split, count=8):
+    chance = np.random.default_rng(len(split))
+    return [{"words": chance.integers(0, 9, 5), "marks": chance.random((2, 3), np.float32)} for _ in range(count)]
+
+
+def two_inputs():
+    """A network of word numbers (n, 5) and marks (n, 2, 3), with an optional third input."""
     import torch
 
     class Two(torch.nn.Module):
-        def forward(self, picture, numbers):
-            return picture
+        def __init__(self):
+            super().__init__()
+            self.table, self.seen, self.out = torch.nn.Embedding(9, 8), torch.nn.Linear(6, 8), torch.nn.Linear(16, 3)
 
-    with pytest.raises(BuildError, match="takes picture, numbers; bench gives it one input of one shape: pack"):
-        interface_of(Two(), EIGHT[:1])
-    source = source_of(None, EIGHT, preprocess=lambda inputs: (inputs, inputs))
-    with pytest.raises(DataError, match="preprocess of net gives a tuple of 2; bench gives a network one input"):
-        calibration_inputs(source)
+        def forward(self, words, marks, scale=None):
+            both = torch.cat([self.table(words).mean(1), self.seen(marks.flatten(1))], 1)
+            return self.out(torch.relu(both)) if scale is None else self.out(both) * scale
+
+    torch.manual_seed(0)
+    return Two().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8_static"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_network_of_word_numbers_and_marks_runs_on_every_engine(engine, precision, tmp_path):
+    import torch
+
+    items = pair("test")
+    source = source_of(two_inputs, items)
+    built = Bill(Store(tmp_path), source).artefact(engine, precision)
+    example = Inputs.joined([preprocessed(source.model, item) for item in items[:3]])
+    interface = interface_of(two_inputs(), example[:1])
+
+    def bare():
+        return adapted(two_inputs(), interface, 2)
+
+    predict = engines.get(engine).load(built.folder, recipes.get(precision), bare, example, 1)
+    known = two_inputs()(
+        torch.from_numpy(np.stack([item["words"] for item in items[:3]])),
+        torch.from_numpy(np.stack([item["marks"] for item in items[:3]])),
+    ).numpy()
+    error = np.abs(predict(example.batch()) - known).max() / np.abs(known).max()
+    assert error < (1e-4 if precision == "fp32" else 0.25)
+
+
+def test_inputs_in_another_order_than_forwards_are_refused_in_one_line():
+    given = {"marks": np.zeros((1, 2, 3), np.float32), "words": np.zeros((1, 5), np.int64)}
+    with pytest.raises(
+        BuildError, match=r"takes words, marks, scale; the model gives it marks, words: .* forward's ord"
+    ):
+        interface_of(two_inputs(), Inputs(given))
+    with pytest.raises(BuildError, match=r"the model gives it words, scale: .* without a gap"):
+        interface_of(two_inputs(), Inputs({"words": given["words"], "scale": given["marks"]}))
+
+
+def test_items_lie_along_the_axis_that_the_network_has_for_them():
+    arrays = {"x": np.arange(6.0).reshape(3, 2), "state": np.arange(12.0).reshape(3, 2, 2), "rate": np.full(3, 7)}
+    inputs = Inputs(arrays, {"x": 0, "state": 1, "rate": None})
+    batch = inputs.batch()
+    assert {name: array.shape for name, array in batch.items()} == {"x": (3, 2), "state": (2, 3, 2), "rate": ()}
+    assert np.array_equal(batch["state"][:, 1], arrays["state"][1])
+    assert batch["rate"] == 7
+    assert batch["state"].flags.c_contiguous
+    with pytest.raises(DataError, match="items differ in rate, which the network takes once"):
+        Inputs(arrays | {"rate": np.arange(3)}, inputs.batch_axes).batch()
+    alone = inputs.one_a_call()
+    assert {name: array.shape for name, array in alone[1:2].batch().items()} == {
+        "x": (1, 2),
+        "state": (2, 1, 2),
+        "rate": (),
+    }
+    with pytest.raises(Unsupported, match="takes one item in a call"):
+        alone.batch()
+
+
+def test_outputs_come_with_the_items_first_whatever_axis_the_network_has_for_them():
+    interface = Interface(gives="dict", names=("y", "state"), batch_axes=(0, 1))
+    y, state = interface.items((np.zeros((3, 4)), np.arange(12).reshape(2, 3, 2)))
+    assert (y.shape, state.shape) == ((3, 4), (3, 2, 2))
+    (whole,) = Interface(batch_axes=(None,)).items(np.zeros((5, 2)))
+    assert whole.shape == (1, 5, 2)
 
 
 # few samples

@@ -142,3 +142,51 @@ def test_one_more_engine_model_data_set_task_metric_precision_and_table_are_a_fi
     assert error == f"{records['int8_own']['quality']['mae_mm']:.4g}"
     assert near.endswith("%")
     assert lowered == "100.00%"
+
+
+OTHER_ENGINE = """
+import own_engine
+import numpy as np
+from bench import Recipe, engines, recipes
+
+class Elsewhere(own_engine.Own):
+    formats, activations, devices = ("fp32", "tenths"), (), ("cpu", "npu")
+
+    def build(self, network, recipe, samples, folder):
+        super().build(network, recipes.get("fp32"), samples, folder)
+        if recipe.number_format == "tenths":
+            text = own_engine.json.loads((folder / "own.json").read_text())["weight"]
+            (folder / "own.json").write_text(own_engine.json.dumps({"weight": np.round(text, 1).tolist()}))
+
+engines.add("elsewhere", Elsewhere(), __name__)
+recipes.add("tenths", Recipe("tenths", "tenths"), __name__)
+"""
+OTHER_SUITE = """
+import pytest
+from bench import Grid
+
+@pytest.mark.grid(
+    Grid(
+        "adder", ["fp32", "tenths"], ["elsewhere", "own"], device=["cpu", "npu"],
+        baseline=dict(engine="own", precision="fp32", device="cpu"),
+    )
+)
+def test_elsewhere(case, measure):
+    measure(case)
+"""
+
+
+def test_one_more_number_format_and_device_are_what_an_engine_states(project):
+    (project.path / "test_adder.py").unlink()
+    project.makepyfile(own_elsewhere=OTHER_ENGINE, test_elsewhere=OTHER_SUITE)
+    project.makeconftest(f"import {', '.join(FILES)}, own_elsewhere")
+    result = project.runpytest_subprocess("-p", "no:cacheprovider", "--bench-quick", "--benchmark-json=run.json")
+    result.assert_outcomes(passed=5, skipped=3)
+    saved = json.loads((project.path / "run.json").read_text())
+    records = [one["extra_info"] for one in saved["benchmarks"]]
+    shares = {(one["case"]["precision"], one["case"]["device"]): one["lowered"]["macs"] for one in records}
+    assert shares[("tenths", "npu")] == shares[("tenths", "cpu")] == {"tenths": 1.0}
+    text = result.stdout.str()
+    assert "own runs on cpu here, not on npu" in text
+    assert "own computes in fp32, int8 here, not in tenths" in text
+    assert "adder-tenths-elsewhere-b1-t1-npu" in (project.path / "run.json").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.typed import of_type, to_json
+from bench.spec.typed import of_type, to_json
 
 
 @dataclass

@@ -372,7 +372,7 @@ def test_outputs_that_belie_the_precision_are_a_failed_case(tmp_path, monkeypatc
     monkeypatch.setenv("TOY_FAULT", "coarse")
     record = measure(CASE, bench)
     assert record.status == "failed"
-    assert record.reason.endswith("dB of FP32 PyTorch's: this was not computed in FP32")
+    assert record.reason.endswith("dB of the FP32 reference's: this was not computed in FP32")
 
     monkeypatch.delenv("TOY_FAULT")
     computes_int8(monkeypatch)

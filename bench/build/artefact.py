@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bench.build import sensitivity
 from bench.build.fingerprint import fingerprint
@@ -22,15 +22,17 @@ from bench.engines import engines
 from bench.engines.engine import Engine
 from bench.errors import BenchError, BuildError
 from bench.spec.code import code_of, users_modules
+from bench.spec.digests import source_digest
+from bench.spec.inputs import Inputs
 from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source, recipe_for
+from bench.spec.network import NetworkFile
 from bench.spec.outcome import Calibration
 from bench.spec.recipe import Recipe, recipes
-from bench.store import BESIDE, Artifact, Facts, Store, source_digest, versions
-from bench.tasks.inference import inputs_of_all, stacked
+from bench.store import BESIDE, Artifact, Facts, Store, versions
+from bench.tasks.inference import inputs_of_all
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 LEFT, CALIBRATION = f"{BESIDE}/left.json", f"{BESIDE}/calibration.json"
@@ -85,7 +87,7 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
         tried = trial(builder, recipe, source, network_weights)
         if recipe.most_drop is not None:
             recipe = sensitivity.settled(tried, recipe, source, load_data(source, "train"))
-        builder.build(tried.network(), recipe, tried.samples, folder)
+        builder.build(tried.network(), recipe, tried.inputs.given(), folder)
         (folder / BESIDE).mkdir(exist_ok=True)
         if recipe.most_drop is not None:
             (folder / LEFT).write_text(json.dumps({"left": recipe.left, "by": recipe.left_by}))
@@ -104,14 +106,22 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
     """What a recipe is built with: the engine, the trained network after the recipe's rewrite, calibration inputs."""
     import torch
 
+    samples = calibration_inputs(source)
+    file = trained_network(source, network_weights)
+    if isinstance(file, NetworkFile):
+        return sensitivity.Trial(builder, lambda: file, samples, os.cpu_count() or 1)
+
     def network() -> torch.nn.Module:
         made = trained_network(source, network_weights)
         torch.manual_seed(SEED)
-        return made if recipe.rewrite is None else recipe.rewrite(made)
+        assert isinstance(made, torch.nn.Module)
+        return made if recipe.rewrite is None else cast("torch.nn.Module", recipe.rewrite(made))
 
-    samples = calibration_inputs(source)
     interface = interface_of(network(), samples[:1])
-    return sensitivity.Trial(builder, lambda: adapted(network(), interface), samples, os.cpu_count() or 1, interface)
+    count = len(samples.names)
+    return sensitivity.Trial(
+        builder, lambda: adapted(network(), interface, count), samples, os.cpu_count() or 1, interface
+    )
 
 
 def digest_of(built: Artifact, builder: Engine) -> str:
@@ -171,12 +181,12 @@ def _source_digest(builder: Engine) -> str:
     return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()
 
 
-def calibration_inputs(source: Source) -> np.ndarray:
-    """The preprocessed inputs (n, ...) that INT8 is calibrated with: drawn from the training split under `SEED`."""
+def calibration_inputs(source: Source) -> Inputs:
+    """The preprocessed inputs that INT8 is calibrated with: drawn from the training split under `SEED`."""
     import numpy as np
 
     items, count = load_data(source, "train").inputs, source.model.calibration
     rng = np.random.default_rng(SEED)
     drawn = (items[place] for place in np.sort(rng.permutation(len(items))[:count]))
     inputs = list(inputs_of_all(source.model, drawn))
-    return stacked([inputs[place] for place in np.sort(rng.permutation(len(inputs))[:count])])
+    return Inputs.joined([inputs[place] for place in np.sort(rng.permutation(len(inputs))[:count])])

@@ -11,6 +11,7 @@ from pathlib import Path
 from bench.errors import DataError, UnknownMember
 from bench.spec.dataset import datasets
 from bench.spec.model import Model, Source, Weights, models
+from bench.spec.network import NetworkFile
 
 TIMEOUT_S = 30  # for a single socket operation
 
@@ -175,6 +176,8 @@ def _weights_piece(model: Model, weights: Weights) -> Piece:
         if weights.file is None:
             return "trained when first needed"
         network = architecture(Source(model, weights, datasets.get(weights.dataset), folder))
+        if isinstance(network, NetworkFile):
+            return f"a file of {network.format}"
         if weights.read is not None:
             load_state(network, weights.read(folder / weights.file), str(folder / weights.file))
         return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"

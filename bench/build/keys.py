@@ -14,9 +14,11 @@ from bench.build.following import add_modules, following
 from bench.build.networks import SEED, architecture
 from bench.spec.code import HARNESS, Code, code_of, users_modules
 from bench.spec.dataset import Dataset, datasets
+from bench.spec.digests import source_digest
 from bench.spec.model import Source, models
+from bench.spec.network import NetworkFile
 from bench.spec.registry import Origin
-from bench.store import FOLLOWED, Artifact, Facts, Store, Used, source_digest, versions
+from bench.store import FOLLOWED, Artifact, Facts, Store, Used, versions
 
 NETWORK = "network.json"
 
@@ -24,7 +26,14 @@ NETWORK = "network.json"
 # the harness's files that shape what is built: their digests are in every network's key
 SHAPING = (
     *("build/keys.py", "build/networks.py", "build/weights.py", "build/reference.py", "build/artefact.py"),
-    "build/onnx_files.py",
+    *(
+        "build/onnx_files.py",
+        "engines/onnx_graphs.py",
+        "build/network_files.py",
+        "build/file_inputs.py",
+        "spec/network.py",
+        "spec/inputs.py",
+    ),
     *("spec/interface.py", "spec/tiling.py", "tasks/inference.py"),
 )
 
@@ -143,9 +152,12 @@ def network_entry(store: Store, source: Source) -> Entry:
         used = Used()
         with followed(store, source, used) as covered:
             network = architecture(source)
-        add_modules(used, modules_of(network), covered)
+        if isinstance(network, NetworkFile):  # its digest is among the values
+            facts = {"structure": network.format, "state": ""}
+        else:
+            add_modules(used, modules_of(network), covered)
+            facts = {"structure": structure(network, beside), "state": state(network)}
         used.packages -= packages.keys()
-        facts = {"structure": structure(network, beside), "state": state(network)}
         (folder / NETWORK).write_text(json.dumps(facts))
         return used
 

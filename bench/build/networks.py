@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bench.errors import DataError, Unsupported
 from bench.spec.model import Source
+from bench.spec.network import NetworkFile
 from bench.spec.packages import lacking
 
 if TYPE_CHECKING:
     import torch
 
+    from bench.spec.model import Network
+
 SEED = 0  # of what is drawn while building; it is in the keys
 TIED = "tied"  # safetensors metadata: further name -> first name of a tensor
 
 
-def architecture(source: Source) -> torch.nn.Module:
+def architecture(source: Source) -> Network:
     """The model's network in eval mode, made by its function or from its weights' file under the fixed seed.
+
+    For a network that is a file, the file as it is.
 
     Raises Unsupported where a package that it imports is not installed.
     """
@@ -30,7 +35,8 @@ def architecture(source: Source) -> torch.nn.Module:
         if source.weights.network is not None and source.weights_file is not None:
             return source.weights.network(source.weights_file).eval()
         assert source.model.network is not None, f"{source.model.name} has neither a network nor a file that holds one"
-        return source.model.network().eval()
+        network = source.model.network()
+        return network if isinstance(network, NetworkFile) else network.eval()
     except ModuleNotFoundError as error:
         reason = lacking([(error.name or str(error)).partition(".")[0].replace("_", "-")])
         raise Unsupported(f"{source.model.name}'s network cannot be built: {reason or error}") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.build.following import note
+from bench.engines.onnx_graphs import data_files, reason_of
 from bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def network_of(file: Path) -> torch.nn.Module:
     if len(declared) != 1 or declared[0].type != "tensor(float)":
         raise DataError(
             f"{file} wants {len(declared)} input{'s' * (len(declared) != 1)}: {listed}; a network from a file is given "
-            "one float32 input so far: register it as a PyTorch module instead"
+            f"one float32 input so far: `pytest {file}` measures the file as it is"
         )
     if not all(isinstance(extent, int) for extent in declared[0].shape[1:]):
         raise DataError(f"{file} must have an input whose shape is fixed but for its batch; it has: {listed}")
@@ -73,7 +73,7 @@ def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
     try:
-        for data in sorted(_data_files(file, onnx.load(file, load_external_data=False).graph)):
+        for data in sorted(data_files(file)):
             if not data.is_file():
                 raise DataError(f"{file} keeps its weights in {data}, which is not there; put it beside the file")
             note(data)
@@ -84,33 +84,7 @@ def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
     except (DataError, FileNotFoundError):
         raise
     except Exception as error:  # ONNX Runtime and protobuf raise their own errors
-        raise DataError(f"{file} cannot be read as ONNX: {_reason(error, onnxruntime.__version__)}") from error
-
-
-def _data_files(file: Path, graph: onnx.GraphProto) -> set[Path]:
-    """The files that hold the weights of a graph and of its subgraphs."""
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    tensors = [*graph.initializer]
-    files: set[Path] = set()
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        tensors += [attribute.t, *attribute.tensors] if attribute.HasField("t") else attribute.tensors
-        for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-            files |= _data_files(file, inner)
-    return files | {file.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
-
-
-def _reason(error: Exception, version: str) -> str:
-    """The error of ONNX Runtime or the parser about a file, without places in its own source."""
-    text = " ".join(str(error).split())
-    newer = re.search(r"IR version: (\d+), max supported IR version: (\d+)", text)
-    if newer is not None:
-        return (
-            f"it is of IR version {newer[1]}, and onnxruntime {version} reads none above {newer[2]}; export it for an "
-            "older one, or install a newer onnxruntime"
-        )
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return re.sub(r"\S+\.cc:\d+ \S+( .*?\))?(?= [A-Z])", "", text) or type(error).__name__
+        raise DataError(f"{file} cannot be read as ONNX: {reason_of(error)}") from error
 
 
 def _free(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,11 +17,12 @@ from bench.engines.lowered import within
 from bench.errors import BuildError
 from bench.progress import progress
 from bench.spec.dataset import Samples
-from bench.spec.interface import Interface
+from bench.spec.inputs import Inputs
+from bench.spec.interface import TENSOR, Interface
 from bench.spec.model import Source
 from bench.spec.outcome import number
 from bench.spec.recipe import Recipe
-from bench.tasks.inference import TENSOR, answered, outputs_of, stacked
+from bench.tasks.inference import answered, outputs_of
 from bench.tasks.task import metric_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.engines.engine import Engine
+    from bench.spec.inputs import Given
     from bench.spec.interface import Predict
 
 ITEMS = 512  # most training items that a drop of quality is judged on
@@ -52,32 +54,37 @@ class Layer:
 class Trial:
     """An engine and a network to try recipes with: `lowered` builds, loads and returns the session's predict.
 
-    network    () -> the FP32 network with its weights, new at each call.
-    samples    (n, ...), the calibration inputs; n >= 1.
+    network    () -> the FP32 network with its weights, new at each call; or the file that it is.
+    samples    the calibration inputs, one at least.
     interface  how the network gives its outputs.
     """
 
     engine: Engine
-    network: Callable[[], torch.nn.Module]
-    samples: np.ndarray
+    network: Callable[[], Any]
+    samples: Given
     threads: int
     interface: Interface = TENSOR
 
+    @property
+    def inputs(self) -> Inputs:
+        """The samples by input name."""
+        return Inputs.of(self.samples)
+
     def lowered(self, recipe: Recipe, folder: Path) -> Predict:
         """The predict of a session that runs the network in the recipe's number format."""
-        self.engine.build(self.network(), recipe, self.samples, folder)
-        return self.engine.load(folder, recipe, self.network, self._example, self.threads)
+        self.engine.build(self.network(), recipe, self.inputs.given(), folder)
+        return self.engine.load(folder, recipe, self.network, self._example.given(), self.threads)
 
     @property
-    def _example(self) -> np.ndarray:
-        return stacked([self.samples[place % len(self.samples)] for place in range(BATCH)])
+    def _example(self) -> Inputs:
+        return self.inputs[[place % len(self.inputs) for place in range(BATCH)]].copy()
 
     def stayed(self, recipe: Recipe, name: str, folder: Path) -> str | None:
         """The reason why nothing became INT8 in the folder's build, which was to lower the layer `name` alone.
 
         None where something became INT8, or where the engine's layers cannot be counted.
         """
-        layers = self.engine.layers(folder, recipe, self.network, self._example, self.threads)
+        layers = self.engine.layers(folder, recipe, self.network, self._example.given(), self.threads)
         if layers is None or any(layer.format == recipe.number_format for layer in layers):
             return None
         reasons = (layer.reason for layer in layers if layer.reason and within(name, (layer.name,)))
@@ -103,7 +110,7 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
     from bench.statistics import sqnr_db
 
     def outputs(predict: Predict) -> np.ndarray:
-        parts = outputs_of(predict, iter(trial.samples), BATCH)
+        parts = outputs_of(predict, iter(trial.inputs), BATCH, trial.interface)
         return np.concatenate([np.ravel(output) for part in parts for output in part])
 
     reference = outputs(predictor(trial.network()))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.build.keys import Entry, NetworkFacts, data_facts, followed
+from bench.build.network_files import copied
 from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
 from bench.errors import DataError
 from bench.spec.dataset import Samples
+from bench.spec.inputs import Inputs
 from bench.spec.model import Source
+from bench.spec.network import NetworkFile
 from bench.store import Artifact, Facts, Store, Used
-from bench.tasks.inference import preprocessed, stacked
+from bench.tasks.inference import preprocessed
 
 if TYPE_CHECKING:
-    import torch
+    from bench.spec.model import Network
 
 
 def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
-    """The model's weights as one safetensors file, read from the user's file or trained.
+    """The model's weights as one safetensors file, read from the user's file or trained; or a copy of the file that the
+    network is.
 
     The key holds no library versions: trained weights stay the same under all versions, as long as the names and shapes
     of the network's parameters do.
@@ -36,21 +41,28 @@ def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
         used = Used()
         with followed(store, source, used):
             network = architecture(source)
+            if isinstance(network, NetworkFile):
+                copied(network, folder)
+                return used
             if source.weights_file is not None and source.weights.read is not None:
                 load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
             elif source.weights.train is not None:
                 samples = load_data(source, "train")
-                inputs = stacked([preprocessed(source.model, item) for item in samples.inputs])
-                source.weights.train(network, inputs, samples.targets)
+                inputs = Inputs.joined([preprocessed(source.model, item) for item in samples.inputs])
+                source.weights.train(network, inputs.given(), samples.targets)
         save_state(network, folder / "weights.safetensors")
         return Used(used.files)
 
     return Entry("weights", made_from, write)
 
 
-def trained_network(source: Source, network_weights: Artifact) -> torch.nn.Module:
-    """The network with the stored weights, in eval mode, without gradients, with parametrizations folded."""
+def trained_network(source: Source, network_weights: Artifact) -> Network:
+    """The network with the stored weights, in eval mode, without gradients, with parametrizations folded; or the stored
+    copy of the file that it is.
+    """
     network = architecture(source)
+    if isinstance(network, NetworkFile):
+        return replace(network, file=network_weights.folder / network.file.name)
     file = network_weights.folder / "weights.safetensors"
     load_state(network, read_state(file), str(file))
     return folded(network).requires_grad_(False)

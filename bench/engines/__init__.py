@@ -15,3 +15,8 @@ engines.add("onnxruntime", "bench.engines.onnxruntime:ENGINE")
 engines.add("onnxruntime_mobile", "bench.engines.onnxruntime_mobile:ENGINE")
 engines.add("openvino", "bench.engines.openvino:ENGINE")
 engines.add("executorch", "bench.engines.executorch:ENGINE")
+
+
+def native_to(format: str) -> str:
+    """The name of the engine whose own format a network file has."""
+    return next(name for name in engines.names() if engines.get(name).native == format)

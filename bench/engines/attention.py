@@ -11,8 +11,9 @@ from bench.engines.open_attention import open_attention
 from bench.engines.transformer_layers import decoder, decoder_layer, encoder, encoder_layer, transformer
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from bench.spec.inputs import Given
 
     Mask: TypeAlias = torch.Tensor | None
 
@@ -30,7 +31,7 @@ class Call(NamedTuple):
     masks: tuple[tuple[str, bool, int], ...]
 
 
-def with_open_attention(network: torch.nn.Module, example: np.ndarray) -> torch.nn.Module:
+def with_open_attention(network: torch.nn.Module, example: Given) -> torch.nn.Module:
     """An equivalent network whose attention is made of nn.Linear and scaled_dot_product_attention, its part names kept.
 
     It rewrites nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer and their layers.

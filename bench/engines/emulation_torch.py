@@ -15,9 +15,9 @@ from bench.engines.engine import Emulation
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from bench.spec.inputs import Batch
     from bench.spec.interface import Predict
 
     Form = Callable[..., torch.Tensor]
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 def emulation(predict: Predict, module: torch.nn.Module | None = None) -> Emulation:
     """The emulation of a session that computes by PyTorch's operators; an eager `module` names the layers."""
 
-    def emulated(inputs: np.ndarray) -> Any:
+    def emulated(inputs: Batch) -> Any:
         with _caught({}, module):
             return predict(inputs)
 
-    def layers(inputs: np.ndarray) -> dict[str, float]:
+    def layers(inputs: Batch) -> dict[str, float]:
         sqnr_by_layer: dict[str, float] = {}
         with _caught(sqnr_by_layer, module):
             predict(inputs)

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.spec.outcome import Setting
 from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from bench.engines.lowered import Layer
     from bench.engines.operations import Operation
+    from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Output, Predict
     from bench.store import Facts
 
@@ -36,14 +36,14 @@ class Emulation:
 
     predict: Predict
     by: str
-    layers: Callable[[np.ndarray], dict[str, float]] | None = None
+    layers: Callable[[Batch], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
 class Session:
     """An artefact that an engine has loaded; calling it calls `predict`.
 
-    predict    (batch, ...) -> (batch, ...), a tuple for several outputs.
+    predict    a call's inputs -> (batch, ...), a tuple for several outputs.
     own_pools  () -> the settings of this session's thread pools that belong to the engine.
     keeps      an object that must live as long as the session.
     """
@@ -52,7 +52,7 @@ class Session:
     own_pools: Callable[[], dict[str, Setting]] = dict
     keeps: object = None
 
-    def __call__(self, inputs: np.ndarray) -> Output:
+    def __call__(self, inputs: Batch) -> Output:
         return self.predict(inputs)
 
     def pools(self) -> dict[str, Setting]:
@@ -77,6 +77,8 @@ class Engine(ABC):
     format       the artefact's format, as the record names it.
     formats      the number formats that it computes in, by a recipe's names; any other is unsupported.
     devices      the devices that it runs on; any other is unsupported.
+    reads        the formats of networks that it builds from, see `Model.format`; any other is unsupported.
+    native       the one of these that is its own: it computes the reference of such a file.
     activations  when its INT8 can set the scales of activations: "static", "dynamic".
     widths       the bit widths of its INT8: 8, and fewer where it can simulate them.
     compiled     the environment variable that names the folder of what it compiles at the first call; None where it
@@ -92,6 +94,8 @@ class Engine(ABC):
     format: str = ""
     formats: tuple[str, ...] = ("fp32",)
     devices: tuple[str, ...] = ("cpu",)
+    reads: tuple[str, ...] = ("torch",)
+    native: str = ""
     activations: tuple[str, ...] = ()
     widths: tuple[int, ...] = (8,)
     compiled: str | None = None
@@ -106,27 +110,29 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: Any, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Write the artefact's files into the empty folder.
 
-        network  in eval mode, FP32, on the CPU; may be changed in place.
-        samples  (n, ...), n >= 1, preprocessed, in C order: for calibration and for an input's shape; the first is
-                 the example.
+        network  a torch.nn.Module in eval mode, FP32, on the CPU, which may be changed in place; or a NetworkFile of a
+                 format that the engine `reads`.
+        samples  preprocessed inputs of n >= 1 items, in C order: for calibration and for an input's shape; the first is
+                 the example. An array (n, ...) where the network has one input without a name, else Inputs; both are
+                 cut to items alike, and `arrays_of` and `tensors_of` give what a call takes.
         """
 
     @abstractmethod
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Predict:
-        """Open a session on an artefact: (batch, ...) -> (batch, ...), a tuple for several outputs, float32 or whole
-        numbers as the network's are. It does not change its input. Return a Session where the engine has thread pools.
+        """Open a session on an artefact: a call's inputs -> (batch, ...), a tuple for several outputs, float32 or whole
+        numbers as the network's are. It does not change its inputs. Return a Session where the engine has thread pools.
 
         network  () -> the architecture with unset weights, for engines whose artefact does not hold it.
-        example  (batch, ...) float32, an input; every later input has this shape.
+        example  the inputs of a call, as `samples` are given to `build`; all later inputs have these shapes.
         """
 
     def operations(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation] | None:
         """The operations that a call on the example executes, by the runtime's profiler, in a separate session; None
         where the runtime has no profiler. Arguments as in `load`.
@@ -134,7 +140,7 @@ class Engine(ABC):
         return None
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer] | None:
         """The artefact's multiplications, each with the number format that it is computed in, counted from the
         artefact per item of the example; None where they cannot be counted. Arguments as in `load`.
@@ -142,7 +148,7 @@ class Engine(ABC):
         return None
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation | None:
         """A session that computes the same quantized artefact in floating point, without the engine's INT8 kernels;
         None where the engine has no emulation. Raises Unsupported where this artefact has none. Arguments as in `load`.
@@ -162,8 +168,8 @@ class Engine(ABC):
         return lacking(self.packages)
 
 
-def two_of(samples: np.ndarray) -> np.ndarray:
-    """The first two samples, (2, ...), to trace a network with a free batch: exporters take a batch of 1 for a
+def two_of(samples: Given) -> Given:
+    """The first two samples, to trace a network with a free batch: exporters take a batch of 1 for a
     constant. A single sample comes twice.
     """
     return samples[[0, min(1, len(samples) - 1)]]

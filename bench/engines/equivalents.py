@@ -7,14 +7,17 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bench.spec.inputs import tensors_of
+
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from bench.spec.inputs import Given
 
     Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def without_transposed(network: torch.nn.Module, example: np.ndarray, least_groups: int = 1) -> torch.nn.Module:
+def without_transposed(network: torch.nn.Module, example: Given, least_groups: int = 1) -> torch.nn.Module:
     """An equivalent network with a convolution and a pixel shuffle in place of each transposed convolution.
 
     This concerns those of 1, 2 or 3 dimensions with at least `least_groups` groups. If a call passes `output_size`, the
@@ -95,7 +98,7 @@ def without_padding_modes(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def calls_of(
-    network: torch.nn.Module, kinds: tuple[type[torch.nn.Module], ...], example: np.ndarray
+    network: torch.nn.Module, kinds: tuple[type[torch.nn.Module], ...], example: Given
 ) -> dict[torch.nn.Module, Calls]:
     """The arguments of each call of modules of these kinds while the network runs on the example, by module."""
     import torch
@@ -115,7 +118,7 @@ def calls_of(
         torch.backends.mha.set_fastpath_enabled(False)  # the fast path calls no modules
         try:
             with torch.no_grad():
-                network(torch.from_numpy(example.copy()))
+                network(*tensors_of(example.copy()))
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             for hook in hooks:

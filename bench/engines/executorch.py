@@ -11,13 +11,14 @@ from bench.engines.engine import Emulation, Engine, Session, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.errors import Unsupported
+from bench.spec.inputs import Inputs, tensors_of
 from bench.spec.recipe import Recipe
 from bench.store import BESIDE
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Output
 
 MODEL, PROGRAM = "model.pte", "model.pt2"
@@ -43,7 +44,7 @@ class ExecuTorch(Engine):
             return "PT2E's quantizer for XNNPACK lowers whole networks here"
         return None
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Export, calibrate and convert for INT8, lower to XNNPACK and write the program."""
         import torch
 
@@ -70,7 +71,7 @@ class ExecuTorch(Engine):
         (folder / MODEL).write_bytes(lowered.buffer)
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Load the program's only method with a pool of `threads` threads; a call runs it for each item of a batch."""
         import numpy as np
@@ -83,16 +84,16 @@ class ExecuTorch(Engine):
         program = Runtime.get().load_program(folder / MODEL)
         method = program.load_method("forward")
 
-        def predict(inputs: np.ndarray) -> Output:
-            items = torch.from_numpy(inputs).split(1)
-            results = [[output.numpy().copy() for output in method.execute([item])] for item in items]
+        def predict(inputs: Batch) -> Output:
+            items = zip(*(tensor.split(1) for tensor in tensors_of(inputs)), strict=True)
+            results = [[output.numpy().copy() for output in method.execute(list(item))] for item in items]
             outputs = [np.concatenate(parts) for parts in zip(*results, strict=True)]
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         return Session(predict, lambda: {"threadpool": portable_lib._threadpool_get_thread_count()}, keeps=program)
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The program before it was lowered to XNNPACK, kept beside the artefact, in eager mode, item by item: float
         operators between quantize and dequantize operators.
@@ -101,8 +102,8 @@ class ExecuTorch(Engine):
 
         whole = pt2e.emulation(folder / BESIDE / PROGRAM)
 
-        def predict(inputs: np.ndarray) -> Output:
-            outputs = [whole.predict(item) for item in np.split(inputs, len(inputs))]
+        def predict(inputs: Batch) -> Output:
+            outputs = [whole.predict(item.batch()) for item in Inputs.split(inputs)]
             if isinstance(outputs[0], tuple):
                 return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
             return np.concatenate(outputs)
@@ -110,7 +111,7 @@ class ExecuTorch(Engine):
         return Emulation(predict, whole.by)
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The multiplications handed to XNNPACK, in the formats that its graph states, and those that are not."""
         from bench.engines.executorch_count import layers_of

@@ -18,12 +18,13 @@ from bench.engines.torch import pools, profiled
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered
 from bench.machine.isa import saturates
+from bench.spec.inputs import batch_of, tensors_of
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from bench.spec.inputs import Given
     from bench.store import Facts
 
 PROGRAM = "model.pt2"
@@ -63,7 +64,7 @@ class Inductor(Engine):
         """Freezing is on: it folds weights into the kernels, and INT8 patterns are not lowered without it."""
         return super().environment(threads) | {"TORCHINDUCTOR_FREEZING": "1"}
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Write the state dict; for INT8 export, calibrate, convert and write the program, its batch size free."""
         import torch
 
@@ -75,12 +76,12 @@ class Inductor(Engine):
             network = without_transposed(network, samples[:1], least_groups=2)  # PT2E folds normalization wrongly
             module = pt2e.exported(network, two_of(samples), batch).module()
             converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
-            pair = torch.from_numpy(two_of(samples))
-            program = torch.export.export(converted, (pair,), dynamic_shapes=({0: batch},))
+            pair = tensors_of(two_of(samples))
+            program = torch.export.export(converted, pair, dynamic_shapes=({0: batch},) * len(pair))
             torch.export.save(program, folder / PROGRAM)
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Open a session that is compiled, at its first call, for exactly the shape of that call."""
         import torch
@@ -96,19 +97,19 @@ class Inductor(Engine):
         return Session(predictor(torch.compile(module, dynamic=False)), pools)
 
     def operations(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with its self time."""
-        return profiled(self.load(folder, recipe, network, example, threads), example)
+        return profiled(self.load(folder, recipe, network, example, threads), batch_of(example))
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The program itself, not compiled: float operators between quantize and dequantize operators."""
         return pt2e.emulation(folder / PROGRAM)
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The multiplications of a call of the network or of the exported program.
 
@@ -117,21 +118,21 @@ class Inductor(Engine):
         """
         import torch
 
-        from bench.engines.torch_count import as_compiled, batch_of, interpreted, layers_of, products_of, tally
+        from bench.engines.torch_count import as_compiled, interpreted, layers_of, products_of, tally
 
-        predict = self.load(folder, recipe, network, example, threads)
+        predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
         if recipe.number_format == "int8":
             with quiet():
                 program = torch.export.load(folder / PROGRAM).module()
-            products = interpreted(program, lambda call: predictor(call)(example))
-            predict(example)
+            products = interpreted(program, lambda call: predictor(call)(batch))
+            predict(batch)
             with tally(compiled=True) as called:
-                predict(example)
+                predict(batch)
             products = as_compiled(products, called)
         else:
             with torch.compiler.set_stance("force_eager"):
-                products = products_of(lambda: predict(example))
-        return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
+                products = products_of(lambda: predict(batch))
+        return with_reasons(layers_of(products, len(example)), recipe, self.dynamic, self.unlowered)
 
 
 def quantizer(dynamic: bool) -> Any:

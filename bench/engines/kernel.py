@@ -13,34 +13,44 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.spec.inputs import Inputs
+from bench.spec.interface import TENSOR, Interface
 from bench.spec.outcome import ErringLayer, Kernel
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bench.engines.engine import Emulation
-    from bench.spec.interface import Output, Predict
+    from bench.spec.interface import Predict
 
 ITEMS = 8  # inputs compared, in whole batches, at least a batch
 WORSE_DB = 6.0  # 3 dB by two roundings, 3 more for few outputs
 NAMED = 3  # erring layers that a record names
 
 
-def compared(predict: Predict, emulation: Emulation, batches: Sequence[np.ndarray], known: np.ndarray) -> Kernel:
+def compared(
+    predict: Predict,
+    emulation: Emulation,
+    batches: Sequence[np.ndarray | Inputs],
+    known: np.ndarray,
+    interface: Interface = TENSOR,
+) -> Kernel:
     """The record's entry on the kernels.
 
-    batches  inputs, each of the shape that both sessions are open for.
+    batches  inputs of one call each, of the shape that both sessions are open for.
     known    (k, values), FP32's outputs for the first k items, several outputs concatenated.
     """
     import numpy as np
 
-    actual = np.concatenate([_rows(predict(batch.copy())) for batch in batches])
-    wanted = np.concatenate([_rows(emulation.predict(batch.copy())) for batch in batches])
+    def outputs(run: Predict) -> np.ndarray:
+        return np.concatenate([_rows(interface.items(run(Inputs.of(batch).copy().batch()))) for batch in batches])
+
+    actual, wanted = outputs(predict), outputs(emulation.predict)
     facts = replace(_figures(actual, wanted, known.reshape(len(known), -1)[: len(wanted)]), by=emulation.by)
     if facts.kernel_db is not None and not np.isfinite(facts.kernel_db):
         return replace(facts, kernel_db=None, reason="outputs that are not finite, or 0 throughout, have no SQNR")
     if errs(facts) and emulation.layers is not None:
-        layers = sorted(emulation.layers(batches[0].copy()).items(), key=lambda layer: layer[1])
+        layers = sorted(emulation.layers(Inputs.of(batches[0]).copy().batch()).items(), key=lambda layer: layer[1])
         most_db = math.inf if facts.quantized_db is None else facts.quantized_db
         facts = replace(facts, erring=tuple(ErringLayer(*layer) for layer in layers[:NAMED] if layer[1] < most_db))
     return facts
@@ -66,11 +76,10 @@ def _figures(actual: np.ndarray, wanted: np.ndarray, fp32: np.ndarray) -> Kernel
     )
 
 
-def _rows(output: Output) -> np.ndarray:
+def _rows(outputs: tuple[np.ndarray, ...]) -> np.ndarray:
     """(n, values): each item's outputs concatenated, in their number format."""
     import numpy as np
 
-    outputs = output if isinstance(output, tuple) else (output,)
     return np.concatenate([values.reshape(len(values), -1) for values in outputs], axis=1)
 
 

@@ -114,7 +114,7 @@ NOT_FP32_AGREEMENT = 0.95  # near ties fall either way: 1 of 64 labels is 1.6%
 def contradiction(recipe: Recipe, outputs: Likeness, counted: Lowered | None = None) -> str | None:
     """Return why the outputs cannot come from the recipe's number format or are not finite; None where they can.
 
-    outputs  likeness to FP32 PyTorch's outputs.
+    outputs  likeness to the reference's outputs, FP32 PyTorch's or those of a network file on its own runtime.
     counted  the artefact's layers by number format; None where they could not be counted.
 
     A figure under a wrong name is worse than none: engines leave a network in FP32 without a warning and compute FP32
@@ -127,16 +127,16 @@ def contradiction(recipe: Recipe, outputs: Likeness, counted: Lowered | None = N
     if counted is not None and (reason := _misnamed(recipe, counted)) is not None:
         return reason
     if recipe.number_format != "fp32":
-        if counted is None and not outputs.whole and outputs.sqnr_db > NOT_LOWERED_DB:
+        if counted is None and not recipe.given and not outputs.whole and outputs.sqnr_db > NOT_LOWERED_DB:
             return f"the outputs are FP32's to {outputs.sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
         return None
     if recipe.rewrite is not None:
         return None
     if outputs.whole:
         if outputs.agreement < NOT_FP32_AGREEMENT:
-            return f"only {outputs.agreement:.1%} of the outputs are FP32 PyTorch's: this was not computed in FP32"
+            return f"only {outputs.agreement:.1%} of the outputs are FP32's: this was not computed in FP32"
     elif outputs.sqnr_db < NOT_FP32_DB:
-        return f"the outputs keep only {outputs.sqnr_db:.0f} dB of FP32 PyTorch's: this was not computed in FP32"
+        return f"the outputs keep only {outputs.sqnr_db:.0f} dB of the FP32 reference's: this was not computed in FP32"
     return None
 
 

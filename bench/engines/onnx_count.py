@@ -7,15 +7,19 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.engines.lowered import Layer
+from bench.engines.onnx_graphs import nodes_of
+from bench.spec.inputs import arrays_of
 
 if TYPE_CHECKING:
     import onnx
+
+    from bench.spec.inputs import Batch
 
 INTEGER = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QOrdered")
 CONVOLUTIONS = {3: "conv1d", 4: "conv2d", 5: "conv3d"}
@@ -92,16 +96,11 @@ class Graph:
         return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
-def batch_of(example: Any) -> int:
-    """The count of items in an example: the first axis of an array, or of the first of several."""
-    return len(example[0]) if isinstance(example, (tuple, list)) else len(example)
-
-
-def executed(file: Path, overrides: dict[str, int], example: Any) -> tuple[Graph, list[Node]]:
+def executed(file: Path, overrides: dict[str, int], batch: Batch) -> tuple[Graph, list[Node]]:
     """The optimized graph of an ONNX or ORT file and the nodes that a call executes, in order.
 
     overrides  {name of a free dimension: its size}.
-    example    the input, or the inputs in the session's order.
+    batch      the inputs of the call, by name or in the session's order.
 
     Only the optimizations that hold on every machine run; they choose the number formats. Those for this processor's
     layouts are left out: they pad channels, which would be counted.
@@ -118,9 +117,10 @@ def executed(file: Path, overrides: dict[str, int], example: Any) -> tuple[Graph
         options.optimized_model_filepath = str(Path(work) / "optimized.onnx")
         options.add_session_config_entry("session.save_model_format", "ONNX")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(work) / "profile")
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        given = example if isinstance(example, (tuple, list)) else (example,)
-        session.run(None, dict(zip((port.name for port in session.get_inputs()), given, strict=True)))
+        session = onnxruntime.InferenceSession(_named(file, Path(work)), options, providers=["CPUExecutionProvider"])
+        given = batch if isinstance(batch, (tuple, list)) else arrays_of(batch)
+        names = batch if isinstance(batch, Mapping) else [port.name for port in session.get_inputs()]
+        session.run(None, dict(zip(names, given, strict=True)))
         events = json.loads(Path(session.end_profiling()).read_text())
         graph = Graph(onnx.load(Path(work) / "optimized.onnx"))
     nodes = []
@@ -131,6 +131,23 @@ def executed(file: Path, overrides: dict[str, int], example: Any) -> tuple[Graph
             shapes = (_shapes(facts.get(f"{side}_type_shape", [])) for side in ("input", "output"))
             nodes.append(Node(graph.nodes[name], *shapes))
     return graph, nodes
+
+
+def _named(file: Path, folder: Path) -> Path:
+    """The file where all its nodes have names, else a copy with names: the profile tells nodes apart by them."""
+    import onnx
+
+    if file.suffix != ".onnx":
+        return file
+    model = onnx.load(file, load_external_data=False)
+    if all(node.name for node in nodes_of(model.graph)):
+        return file
+    model = onnx.load(file)
+    for place, node in enumerate(nodes_of(model.graph)):
+        node.name = node.name or f"{node.op_type}_{place}"
+    copy = folder / "named.onnx"
+    onnx.save(model, copy, save_as_external_data=True, location="named.bin")
+    return copy
 
 
 def layers_of(graph: Graph, nodes: Sequence[Node], batch: int) -> list[Layer]:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines.engine import quiet
+from bench.engines.onnx_graphs import data_files
 from bench.errors import BuildError
 from bench.machine.isa import saturates
+from bench.spec.inputs import Inputs, arrays_of, tensors_of
+from bench.spec.network import NetworkFile
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     import torch
 
+    from bench.spec.inputs import Given
+
 
 BATCH = "batch"  # the name of the free batch axis
+PER_CHANNEL_OPSET = 13
 
 
-def export(network: torch.nn.Module, example: np.ndarray, file: Path) -> None:
+def export(network: torch.nn.Module, example: Given, file: Path) -> None:
     """Write the network to an ONNX file with a free batch axis; the example has a batch of two or more."""
     import torch
 
+    inputs = Inputs.of(example)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network,
-            (torch.from_numpy(example),),
+            tensors_of(inputs),
             dynamo=True,
-            input_names=["input"],
-            dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+            input_names=list(inputs.names),
+            dynamic_shapes=({0: torch.export.Dim(BATCH)},) * len(inputs.names),
             verbose=False,
         )
         assert program is not None
@@ -63,7 +71,8 @@ def has_int8(file: Path) -> bool:
 def unshare_weights(file: Path) -> None:
     """Give each product and table of an ONNX file separate weights.
 
-    The exporter merges equal weights. Where two layers share them, the dynamic quantizer transposes them in place
+    The exporter merges equal weights. The static quantizer numbers the biases that nodes share, so that a number may
+    make the name of another value. Where two layers share them, the dynamic quantizer transposes them in place
     twice, and the static quantizer writes scales per channel for a single layer, which the other cannot take.
     """
     import onnx
@@ -72,12 +81,62 @@ def unshare_weights(file: Path) -> None:
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     consumers = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        place = {"Gemm": 1, "MatMul": 1, "Conv": 1, "Gather": 0}.get(node.op_type)
-        if place is not None and node.input[place] in stored and consumers[node.input[place]] > 1:
-            copy = model.graph.initializer.add()
-            copy.CopyFrom(stored[node.input[place]])
-            consumers[node.input[place]] -= 1
-            copy.name = node.input[place] = f"{node.output[0]}/weight"
+        for place in {"Gemm": (1, 2), "MatMul": (1,), "Conv": (1, 2), "Gather": (0,)}.get(node.op_type, ()):
+            name = node.input[place] if place < len(node.input) else ""
+            if name in stored and consumers[name] > 1:
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(stored[name])
+                consumers[name] -= 1
+                copy.name = node.input[place] = f"{node.output[0]}/{'bias' if place == 2 else 'weight'}"
+    onnx.save(model, file)
+
+
+def flatten_biases(file: Path) -> None:
+    """Write the biases (1, n) of an ONNX file's Gemm nodes as (n,): the quantizer takes their rows for numbers."""
+    import onnx
+
+    model = onnx.load(file)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        bias = stored.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+            bias.dims[:] = bias.dims[1:]
+    onnx.save(model, file)
+
+
+def as_given(network: NetworkFile, file: Path) -> None:
+    """Copy an ONNX file, and the files beside it that hold its weights."""
+    for other in data_files(network.file):
+        place = file.parent / other.relative_to(network.file.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(other, place)
+    shutil.copyfile(network.file, file)
+
+
+def with_sizes(network: NetworkFile, file: Path) -> None:
+    """Write an ONNX file with the sizes that are asked for, for ONNX Runtime's quantizer.
+
+    The batch axis stays free. Below opset 13 there are no scales per channel: "invalid graph".
+    """
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(network.file)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < PER_CHANNEL_OPSET:
+        model = version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    for value in model.graph.input:
+        if value.name in network.sizes:
+            axis, shape = network.batch_axes[value.name], value.type.tensor_type.shape
+            names = [dim.dim_param for dim in shape.dim]
+            del shape.dim[:]
+            for place, extent in enumerate(network.sizes[value.name]):
+                dim = shape.dim.add()
+                if place == axis:
+                    dim.dim_param = names[place] or BATCH
+                else:
+                    dim.dim_value = extent
+    del model.graph.value_info[:]
     onnx.save(model, file)
 
 
@@ -95,21 +154,24 @@ def nodes_of(file: Path, modules: list[str]) -> list[str]:
     return names
 
 
-def quantize(prepared: Path, file: Path, samples: np.ndarray, left: list[str]) -> None:
-    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples (n, ...);
-    the nodes named in `left` stay FP32. Weights have 7 bits where kernels saturate: 19 dB became 37 (AVX2, 1.31.1).
+def quantize(prepared: Path, file: Path, samples: Given, left: list[str]) -> None:
+    """Write a QDQ model: activations u8 asymmetric, weights s8 symmetric per channel, calibrated on samples.
+
+    The nodes named in `left` stay FP32. Weights have 7 bits where kernels saturate: 19 dB became 37 (AVX2, 1.31.1).
 
     s8 activations run on slow kernels: 49 against 874 GOP/s with u8 (AVX512-VNNI).
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+    inputs = Inputs.of(samples)
+
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.inputs = iter(samples)
+            self.items = iter(inputs)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            sample = next(self.inputs, None)
-            return None if sample is None else {"input": sample[None]}
+            item = next(self.items, None)
+            return None if item is None else dict(zip(item.names, arrays_of(item), strict=True))
 
     quantize_static(
         prepared,

@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,26 +16,31 @@ from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.onnx_quantization import (
     BATCH,
+    as_given,
     check_weights,
     export,
+    flatten_biases,
     forget_weight_shapes,
     has_int8,
     nodes_of,
     operators,
     quantize,
     unshare_weights,
+    with_sizes,
 )
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
 from bench.machine.isa import saturates
+from bench.spec.inputs import batch_of
+from bench.spec.network import NetworkFile
 from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-    from bench.spec.interface import Output
+    from bench.spec.inputs import Batch, Given
+    from bench.spec.interface import Output, Predict
     from bench.store import Facts
 
 MODEL = "model.onnx"
@@ -47,6 +52,8 @@ class OnnxRuntime(Engine):
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
     formats = ("fp32", "int8")
+    reads: tuple[str, ...] = ("torch", "onnx")
+    native = "onnx"
     activations = ("static", "dynamic")
     file = MODEL
     dynamic = ("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "lstm")
@@ -67,24 +74,33 @@ class OnnxRuntime(Engine):
         """Whether weights have 7 bits."""
         return {"reduce_range": saturates()}
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Export the network. For INT8, write transposed convolutions as convolutions, since there are no INT8 kernels
-        for ConvTranspose, and quantize after ONNX Runtime's pre-processing.
+    def build(self, network: Any, recipe: Recipe, samples: Given, folder: Path) -> None:
+        """Export the network, or take the ONNX file as it is. For INT8, write a network's transposed convolutions as
+        convolutions, since there are no INT8 kernels for ConvTranspose, and quantize after ONNX Runtime's
+        pre-processing.
         """
         with tempfile.TemporaryDirectory() as work:
             exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
-            if recipe.number_format == "fp32":
+            left: list[str] = []
+            if isinstance(network, NetworkFile):
+                if recipe.activations is None:
+                    as_given(network, folder / MODEL)
+                    return
+                with_sizes(network, exported)
+            elif recipe.number_format == "fp32":
                 export(network, two_of(samples), folder / MODEL)
                 return
-            alone = recipe.left_alone(network)
-            export(without_transposed(network, samples[:1]), two_of(samples), exported)
-            left = nodes_of(exported, alone)
+            else:
+                alone = recipe.left_alone(network)
+                export(without_transposed(network, samples[:1]), two_of(samples), exported)
+                left = nodes_of(exported, alone)
             logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
             from onnxruntime.quantization import QuantType, quantize_dynamic
             from onnxruntime.quantization.shape_inference import quant_pre_process
 
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
             unshare_weights(prepared)
+            flatten_biases(prepared)
             if recipe.activations == "dynamic":
                 forget_weight_shapes(prepared)
                 # u8 weights: ConvInteger took 19 ms against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI); the LSTM
@@ -100,15 +116,10 @@ class OnnxRuntime(Engine):
             check_weights(prepared, folder / MODEL)
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Open a session with a single pool of `threads` threads, for exactly the example's batch."""
         session = self._opened(folder, example, threads)
-        name = session.get_inputs()[0].name
-
-        def predict(inputs: np.ndarray) -> Output:
-            outputs = session.run(None, {name: inputs})
-            return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
         def pools() -> dict[str, Setting]:
             options = session.get_session_options()
@@ -118,9 +129,9 @@ class OnnxRuntime(Engine):
                 "execution_mode": options.execution_mode.name,
             }
 
-        return Session(predict, pools)
+        return Session(predictor(session), pools)
 
-    def _opened(self, folder: Path, example: np.ndarray, threads: int, profile: Path | None = None) -> Any:
+    def _opened(self, folder: Path, example: Given, threads: int, profile: Path | None = None) -> Any:
         """A session on the artefact; it writes a profile to the path `profile`, if given."""
         import onnxruntime
 
@@ -134,14 +145,14 @@ class OnnxRuntime(Engine):
         return onnxruntime.InferenceSession(folder / self.file, options, providers=["CPUExecutionProvider"])
 
     def operations(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The median time over calls of each node of the optimized graph, by ONNX Runtime's profile."""
         with tempfile.TemporaryDirectory() as work:
             session = self._opened(folder, example, threads, Path(work) / "profile")
-            name = session.get_inputs()[0].name
+            predict, batch = predictor(session), batch_of(example)
             for _ in range(CALLS):
-                session.run(None, {name: example})
+                predict(batch)
             events = json.loads(Path(session.end_profiling()).read_text())
         nodes: dict[str, list[dict[str, Any]]] = {}
         for event in events:
@@ -157,7 +168,7 @@ class OnnxRuntime(Engine):
         ]
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The artefact's graph without optimizations, so that quantized layers stay as written: float operations
         between QuantizeLinear and DequantizeLinear. Whole-number products become float products.
@@ -184,23 +195,28 @@ class OnnxRuntime(Engine):
             session = onnxruntime.InferenceSession(model.SerializeToString(), options)
             if whole := multiplying_whole_numbers(onnx.load(executed).graph.node):
                 raise Unsupported(f"ONNX Runtime without optimizations still runs {', '.join(sorted(set(whole)))}")
-        name = session.get_inputs()[0].name
-
-        def predict(inputs: np.ndarray) -> Output:
-            outputs = session.run(None, {name: inputs})
-            return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-        return Emulation(predict, "the artefact's graph in floating point on ONNX Runtime")
+        return Emulation(predictor(session), "the artefact's graph in floating point on ONNX Runtime")
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The multiplications of ONNX Runtime's optimized graph in a call."""
-        from bench.engines.onnx_count import batch_of, executed, layers_of
+        from bench.engines.onnx_count import executed, layers_of
 
-        batch = batch_of(example)
-        layers = layers_of(*executed(folder / self.file, {BATCH: batch}, example), batch)
+        count = len(example)
+        layers = layers_of(*executed(folder / self.file, {BATCH: count}, batch_of(example)), count)
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+
+
+def predictor(session: Any) -> Predict:
+    """A function that runs an ONNX Runtime session: a call's inputs -> its outputs, a tuple of several."""
+    name = session.get_inputs()[0].name
+
+    def predict(inputs: Batch) -> Output:
+        outputs = session.run(None, inputs if isinstance(inputs, Mapping) else {name: inputs})
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    return predict
 
 
 def _in_int8(facts: dict[str, Any]) -> bool:

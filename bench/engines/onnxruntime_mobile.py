@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.engines.onnxruntime import MODEL, OnnxRuntime
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
+    from bench.spec.inputs import Given
 
 ORT = "model.ort"
 
@@ -19,9 +18,10 @@ class OnnxRuntimeMobile(OnnxRuntime):
     """The artefact is a .ort file: the graph after the optimizations that hold on every machine."""
 
     format = "ort"
+    reads, native = ("torch",), ""
     file = ORT
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: Any, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Write the .ort file instead of the .onnx."""
         import onnxruntime
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
-from bench.errors import Unsupported
+from bench.errors import BuildError, Unsupported
 from bench.machine.isa import cpu_flags, saturates
+from bench.spec.inputs import Inputs, arrays_of, batch_of, tensors_of
+from bench.spec.network import NetworkFile
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Output
     from bench.store import Facts
 
 MODEL = "model.xml"
+SAID = 200  # most characters of OpenVINO's error that a message quotes
 POOLS = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
 RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")
 PRODUCTS = (
@@ -42,6 +46,8 @@ class OpenVino(Engine):
     format = "openvino-ir"
     unlowered = MappingProxyType(dict.fromkeys(("lstm", "gru", "rnn"), "OpenVINO's INT8 kernel for an LSTM errs"))
     formats = ("fp32", "bf16", "int8")
+    reads = ("torch", "onnx", "openvino-ir")
+    native = "openvino-ir"
     activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
@@ -56,27 +62,24 @@ class OpenVino(Engine):
         """Which weights have 7 bits: all, or NNCF's default, those of the first convolutions."""
         return {"overflow_fix": "enable" if saturates() else "first_layer_only"}
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
-        """Convert the network; quantize it on the samples for static INT8."""
+    def build(self, network: Any, recipe: Recipe, samples: Given, folder: Path) -> None:
+        """Convert the network, or read the file that it is; quantize it on the samples for static INT8."""
         import openvino
-        import torch
-        from torch.fx.experimental.optimization import fuse
 
-        alone = recipe.left_alone(network)
-        if alone:
-            # otherwise a convolution takes the name of the normalization folded into it, and its module is lost
-            network = fuse(network)
-        with quiet(), torch.inference_mode():
-            model = openvino.convert_model(network, example_input=torch.from_numpy(two_of(samples)))
-        model.reshape({0: [-1, *samples.shape[1:]]})
-        if recipe.number_format == "int8":
+        alone: list[str] = []
+        if isinstance(network, NetworkFile):
+            model = read(network)
+        else:
+            alone = recipe.left_alone(network)
+            model = converted(network, samples, named=bool(alone))
+        if recipe.number_format == "int8" and not recipe.given:
             import nncf
 
             nncf.set_log_level(logging.ERROR)
             left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
             # its INT8 LSTM errs: an SQNR of 1 or 22 dB, by batch size (OpenVINO 2026.4.1)
             ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
-            dataset = nncf.Dataset([sample[None] for sample in samples])
+            dataset = nncf.Dataset([dict(enumerate(arrays_of(item))) for item in Inputs.of(samples)])
             # 7 bits: 17 dB became 42 in a linear layer (AVX2, 2026.4.1)
             fix = nncf.OverflowFix(self.settings()["overflow_fix"])
             advanced = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
@@ -90,7 +93,7 @@ class OpenVino(Engine):
             keep_precise(folder / MODEL, before_whole_numbers(model))
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Compile for exactly the example's shape, a single stream of `threads` threads.
 
@@ -99,18 +102,18 @@ class OpenVino(Engine):
         compiled = self._compile(folder, recipe, example, threads)
         request = compiled.create_infer_request()
 
-        def predict(inputs: np.ndarray) -> Output:
-            outputs = tuple(request.infer({0: inputs}, share_inputs=True).values())
+        def predict(inputs: Batch) -> Output:
+            outputs = tuple(request.infer(_numbered(inputs), share_inputs=True).values())
             return outputs[0] if len(outputs) == 1 else outputs
 
         return Session(predict, lambda: {name.lower(): str(compiled.get_property(name)) for name in POOLS})
 
-    def _compile(self, folder: Path, recipe: Recipe, example: np.ndarray, threads: int, **more: Any) -> Any:
+    def _compile(self, folder: Path, recipe: Recipe, example: Given, threads: int, **more: Any) -> Any:
         import openvino
 
         core = openvino.Core()
         model = core.read_model(folder / MODEL)
-        model.reshape(example.shape)
+        model.reshape({place: list(array.shape) for place, array in enumerate(arrays_of(example))})
         stated = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -120,13 +123,14 @@ class OpenVino(Engine):
         return core.compile_model(model, "CPU", stated | more)
 
     def operations(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The median time over calls of each node of the executed graph, with its kernel."""
         request = self._compile(folder, recipe, example, threads, PERF_COUNT=True).create_infer_request()
         nodes: dict[str, list[Any]] = {}
+        numbered = _numbered(batch_of(example))
         for _ in range(CALLS):
-            request.infer({0: example})
+            request.infer(numbered)
             for node in request.profiling_info:
                 nodes.setdefault(node.node_name, []).append(node)
         return [
@@ -141,7 +145,7 @@ class OpenVino(Engine):
         ]
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The IR's multiplications, each in the number format of the executed graph."""
         import openvino
@@ -151,11 +155,11 @@ class OpenVino(Engine):
         compiled = self._compile(folder, recipe, example, threads)
         model = openvino.Core().read_model(folder / MODEL)
         model.reshape({place: list(port.shape) for place, port in enumerate(compiled.inputs)})
-        layers = layers_of(model, compiled.get_runtime_model(), int(compiled.input(0).shape[0]))
+        layers = layers_of(model, compiled.get_runtime_model(), len(example))
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays a
         separate operation between float operations. Raises Unsupported where a node still multiplies whole numbers.
@@ -167,11 +171,64 @@ class OpenVino(Engine):
                 raise Unsupported(f"OpenVINO's CPU plugin runs {kind} as {kernel} without low precision, too")
         request = compiled.create_infer_request()
 
-        def predict(inputs: np.ndarray) -> Output:
-            outputs = tuple(output.copy() for output in request.infer({0: inputs}).values())
+        def predict(inputs: Batch) -> Output:
+            outputs = tuple(output.copy() for output in request.infer(_numbered(inputs)).values())
             return outputs[0] if len(outputs) == 1 else outputs
 
         return Emulation(predict, "the IR on OpenVINO without low precision")
+
+
+def converted(network: torch.nn.Module, samples: Given, named: bool) -> Any:
+    """OpenVINO's model of a PyTorch network, with a free batch axis.
+
+    named  whether its operations must keep the names of the modules that they come from.
+    """
+    import openvino
+    import torch
+    from torch.fx.experimental.optimization import fuse
+
+    if named:  # otherwise a convolution takes the name of the normalization folded into it, and its module is lost
+        network = fuse(network)
+    with quiet(), torch.inference_mode():
+        pair = tensors_of(two_of(samples))
+        model = openvino.convert_model(network, example_input=pair if len(pair) > 1 else pair[0])
+    if len(model.inputs) != len(pair):
+        raise BuildError(f"OpenVINO kept {len(model.inputs)} of {len(pair)} inputs: the network does not use all")
+    model.reshape({place: [-1, *tensor.shape[1:]] for place, tensor in enumerate(pair)})
+    return model
+
+
+def read(network: NetworkFile) -> Any:
+    """OpenVINO's model of a network file at the sizes that are asked for, its batch axis free.
+
+    Raises Unsupported where OpenVINO does not read the file.
+    """
+    import openvino
+
+    try:
+        model = openvino.Core().read_model(network.file)
+        places = {port.name: _place(model, port.name, count) for count, port in enumerate(network.signature.inputs)}
+        shapes = {
+            places[name]: [-1 if axis == network.batch_axes[name] else extent for axis, extent in enumerate(shape)]
+            for name, shape in network.sizes.items()
+        }
+        model.reshape(shapes)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if not line.startswith(("Exception", "Check"))]
+        raise Unsupported(f"OpenVINO does not read this file: {' '.join(' '.join(lines).split())[:SAID]}") from error
+    if list(places.values()) != list(range(len(places))):
+        raise Unsupported(f"OpenVINO has the file's inputs in another order: {list(places)} at {list(places.values())}")
+    return model
+
+
+def _place(model: Any, name: str, otherwise: int) -> int:
+    """The place of the input of this name."""
+    return next((place for place, port in enumerate(model.inputs) if name in port.get_names()), otherwise)
+
+
+def _numbered(inputs: Batch) -> dict[int, np.ndarray]:
+    """The arrays of a call by their place among the network's inputs."""
+    return dict(enumerate(inputs.values())) if isinstance(inputs, Mapping) else {0: inputs}
 
 
 def before_whole_numbers(model: Any) -> set[str]:

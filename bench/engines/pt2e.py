@@ -12,12 +12,14 @@ from bench.engines.torch import WHOLE_NUMBERS
 from bench.engines.torch_modules import predictor
 from bench.engines.torch_quantization import CALIBRATION_BATCH
 from bench.errors import BuildError, Unsupported
+from bench.spec.inputs import tensors_of
 from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from bench.spec.inputs import Given
 
 
 def package() -> str:
@@ -50,18 +52,19 @@ def functions() -> SimpleNamespace:
     return SimpleNamespace(prepare=prepare_pt2e, convert=convert_pt2e, x86=x86_inductor_quantizer)
 
 
-def exported(network: torch.nn.Module, example: np.ndarray, batch: Any = None) -> torch.export.ExportedProgram:
+def exported(network: torch.nn.Module, example: Given, batch: Any = None) -> torch.export.ExportedProgram:
     """The network as an exported program for the example's shape. Raises BuildError where it cannot be traced.
 
     batch  a torch.export.Dim for the first axis; without it that axis is fixed too.
     """
     import torch
 
-    shapes = None if batch is None else ({0: batch},)
+    tensors = tensors_of(example)
+    shapes = None if batch is None else ({0: batch},) * len(tensors)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its single closed operator is never quantized or lowered
     try:  # strict: up to torch 2.11 the quantizers find their patterns only by Dynamo's notes
-        return torch.export.export(network, (torch.from_numpy(example),), dynamic_shapes=shapes, strict=True)
+        return torch.export.export(network, tensors, dynamic_shapes=shapes, strict=True)
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise BuildError(f"torch.export cannot trace the network: {type(error).__name__}: {line}") from error
@@ -70,18 +73,16 @@ def exported(network: torch.nn.Module, example: np.ndarray, batch: Any = None) -
 
 
 def quantized(
-    module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: np.ndarray, batch: int = CALIBRATION_BATCH
+    module: torch.nn.Module, quantizer: Any, recipe: Recipe, samples: Given, batch: int = CALIBRATION_BATCH
 ) -> torch.nn.Module:
     """An exported module with quantize and dequantize operators. Raises Unsupported where nothing is quantized.
 
-    With static scales it is calibrated on samples (n, ...), `batch` at a time.
+    With static scales it is calibrated on samples, `batch` at a time.
     """
-    import torch
-
     pt2e = functions()
     prepared = pt2e.prepare(module, quantizer)
-    for items in torch.from_numpy(samples).split(batch):
-        prepared(items)
+    for first in range(0, len(samples), batch):
+        prepared(*tensors_of(samples[first : first + batch]))
         if recipe.activations == "dynamic":
             break
     converted = pt2e.convert(prepared)

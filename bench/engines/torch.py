@@ -13,13 +13,14 @@ from bench.engines.operations import CALLS, Operation, format_of
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered, quantized_engine
 from bench.machine.isa import saturates
+from bench.spec.inputs import batch_of
 from bench.spec.outcome import Setting
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Predict
     from bench.store import Facts
 
@@ -49,12 +50,12 @@ class Torch(Engine):
         """The name of the INT8 kernels, and whether they saturate (activations then keep to 7 bits)."""
         return {"quantized_engine": quantized_engine(), "saturates": saturates()}
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Lower the network, calibrated for static INT8, and write its state dict."""
         save(lowered(network, recipe, samples[:1], samples), folder / STATE)
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Lower the bare network the same way and fill it with the stored state."""
         import torch
@@ -65,23 +66,23 @@ class Torch(Engine):
         return Session(predictor(module), pools)
 
     def operations(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with its self time."""
-        return profiled(self.load(folder, recipe, network, example, threads), example)
+        return profiled(self.load(folder, recipe, network, example, threads), batch_of(example))
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The multiplications of a call of the lowered network, counted at PyTorch's dispatcher."""
-        from bench.engines.torch_count import batch_of, layers_of, products_of
+        from bench.engines.torch_count import layers_of, products_of
 
-        predict = self.load(folder, recipe, network, example, threads)
-        layers = layers_of(products_of(lambda: predict(example)), batch_of(example))
+        predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
+        layers = layers_of(products_of(lambda: predict(batch)), len(example))
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The same lowered network with the stored scales and weights; its INT8 operators compute in floating point."""
         from bench.engines.emulation_torch import emulation
@@ -101,14 +102,14 @@ def pools() -> dict[str, Setting]:
 ENGINE = Torch()
 
 
-def profiled(predict: Predict, example: np.ndarray) -> list[Operation]:
+def profiled(predict: Predict, batch: Batch) -> list[Operation]:
     """The operators of a call by PyTorch's profiler, each with its self time, the mean over calls."""
     from torch.profiler import ProfilerActivity, profile
 
-    predict(example)
+    predict(batch)
     with quiet(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(CALLS):
-            predict(example)
+            predict(batch)
     return [
         Operation(
             event.key,

@@ -223,11 +223,6 @@ def as_compiled(products: Sequence[Product], called: Sequence[Product]) -> list[
     return matched
 
 
-def batch_of(example: Any) -> int:
-    """How many items an example has: the length of the first axis of an array, or of the first of several arrays."""
-    return len(example[0]) if isinstance(example, (tuple, list)) else len(example)
-
-
 def layers_of(products: Sequence[Product], batch: int) -> list[Layer]:
     """The products as layers for one item of a batch: those of the same module, kind and format are added up; those
     without a module are named by their operator and a number.

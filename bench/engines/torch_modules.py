@@ -11,9 +11,9 @@ from bench.engines.engine import quiet
 from bench.errors import BuildError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from bench.spec.inputs import Batch
     from bench.spec.interface import Output, Predict
 
 
@@ -92,13 +92,17 @@ def _packed(kind: str, parts: tuple[Any, ...]) -> torch.ScriptObject:
     return made
 
 
-def predictor(module: Callable[[torch.Tensor], torch.Tensor]) -> Predict:
+def predictor(module: Callable[..., torch.Tensor]) -> Predict:
     """A function that runs a module without gradients: (batch, ...) in and out, a tuple for several outputs."""
+    import numpy as np
     import torch
 
-    def predict(inputs: np.ndarray) -> Output:
+    def predict(inputs: Batch) -> Output:
         with torch.inference_mode():
-            outputs = module(torch.from_numpy(inputs))
+            if isinstance(inputs, np.ndarray):  # the short way: it is timed
+                outputs = module(torch.from_numpy(inputs))
+            else:
+                outputs = module(*map(torch.from_numpy, inputs.values()))
             if isinstance(outputs, torch.Tensor):
                 return outputs.numpy()
             arrays = tuple(output.numpy() for output in outputs)

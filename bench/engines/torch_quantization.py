@@ -12,11 +12,13 @@ from bench.engines.equivalents import without_padding_modes, without_prelu, with
 from bench.engines.torch_modules import predictor
 from bench.errors import BuildError, Unsupported
 from bench.machine.isa import saturates
+from bench.spec.inputs import arrays_of, batch_of, tensors_of
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from bench.spec.inputs import Given
 
 
 CALIBRATION_BATCH = 8  # items that pass the network at once
@@ -47,10 +49,8 @@ def saturating(network: torch.nn.Module) -> bool:
     return saturates() or any(module.groups > 100 for module in convolutions)
 
 
-def lowered(
-    network: torch.nn.Module, recipe: Recipe, example: np.ndarray, samples: np.ndarray | None = None
-) -> torch.nn.Module:
-    """The network in the recipe's number format, float32 in and out; static INT8 is calibrated on samples (n, ...)."""
+def lowered(network: torch.nn.Module, recipe: Recipe, example: Given, samples: Given | None = None) -> torch.nn.Module:
+    """The network in the recipe's number format, float32 in and out; static INT8 is calibrated on samples."""
     import torch
 
     if recipe.number_format == "bf16":
@@ -63,8 +63,8 @@ def lowered(
     watched = observed(network, recipe, example)
     if samples is not None:
         with torch.inference_mode():
-            for batch in torch.from_numpy(samples).split(CALIBRATION_BATCH):
-                watched(batch)
+            for first in range(0, len(samples), CALIBRATION_BATCH):
+                watched(*tensors_of(samples[first : first + CALIBRATION_BATCH]))
     with quiet():
         from torch.ao.quantization.quantize_fx import convert_fx
 
@@ -74,7 +74,7 @@ def lowered(
     return converted
 
 
-def dynamic(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.nn.Module:
+def dynamic(network: torch.nn.Module, recipe: Recipe, example: Given) -> torch.nn.Module:
     """The network with its linear and recurrent layers in INT8. Raises Unsupported where it has none.
 
     Weights have scales per channel, activations a scale from each input. torch.ao has no INT8 for nn.RNN, nor for
@@ -132,8 +132,8 @@ def patterns() -> Any:
     )
 
 
-def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.ndarray | None = None) -> torch.nn.Module:
-    """The network with its floating input cast to `dtype` and its floating outputs to float32.
+def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: Given | None = None) -> torch.nn.Module:
+    """The network with its floating inputs cast to `dtype` and its floating outputs to float32.
 
     Whole numbers stay as they are. An input that must be exact (see Interface) is not cast at the network's entry:
     each module that has weights casts its own inputs instead. Raises Unsupported where such a call on an example
@@ -156,8 +156,8 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
             super().__init__()
             self.network = network
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-            outputs = self.network(x if late else cast(x))
+        def forward(self, *given: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            outputs = self.network(*(given if late else map(cast, given)))
             if isinstance(outputs, torch.Tensor):
                 return outputs.to(torch.float32) if outputs.is_floating_point() else outputs
             return tuple(output.to(torch.float32) if output.is_floating_point() else output for output in outputs)
@@ -169,20 +169,20 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: np.nd
                 module.register_forward_pre_hook(casting)
     if example is not None:
         try:
-            predictor(whole)(example)
+            predictor(whole)(batch_of(example))
         except RuntimeError as error:
-            line = str(error).splitlines()[0]
+            line, kinds = str(error).splitlines()[0], ", ".join(str(array.dtype) for array in arrays_of(example))
             if not late or "primitive" in line:
                 raise Unsupported(f"PyTorch cannot compute this network in bfloat16 here: {line}") from error
             raise Unsupported(
-                f"bfloat16 would round the network's input ({example.dtype}), which must stay exact, and the network "
+                f"bfloat16 would round the network's input ({kinds}), which must stay exact, and the network "
                 "multiplies by it outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
                 f"{line}"
             ) from error
     return whole
 
 
-def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> torch.fx.GraphModule:
+def observed(network: torch.nn.Module, recipe: Recipe, example: Given) -> torch.fx.GraphModule:
     """The network with observers where static INT8 will be, uncalibrated. Raises BuildError where FX cannot trace it.
 
     Weights have symmetric scales per channel. Modules that FX or the kernels lack are replaced by equivalents.
@@ -222,8 +222,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
         # the kernel of nn.PReLU scales values above zero too: 3 dB of signal to noise instead of 35 (PyTorch 2.15.0)
         network = without_prelu(without_padding_modes(network))
         try:
-            example_tensor = (torch.from_numpy(example),)
-            watched = prepare_fx(in_order(network), mapping, example_tensor, backend_config=patterns())
+            watched = prepare_fx(in_order(network), mapping, tensors_of(example), backend_config=patterns())
         except Unsupported:
             raise
         except Exception as error:
@@ -233,7 +232,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: np.ndarray) -> t
         return watched
 
 
-def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
+def _mend(watched: torch.fx.GraphModule, example: Given) -> None:
     """Mend three things in the observed graph, in place.
 
     Observers of values that are not floats are removed: they cannot observe them. Convolutions that are called as
@@ -256,7 +255,7 @@ def _mend(watched: torch.fx.GraphModule, example: np.ndarray) -> None:
             return super().run_node(node)
 
     with torch.no_grad():
-        Types(watched).run(torch.from_numpy(example.copy()))
+        Types(watched).run(*tensors_of(example.copy()))
     for node in list(watched.graph.nodes):
         if node in useless:
             node.replace_all_uses_with(node.all_input_nodes[0])

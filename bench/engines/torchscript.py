@@ -12,11 +12,13 @@ from bench.engines.lowered import Layer, with_reasons
 from bench.engines.torch import Torch, pools
 from bench.engines.torch_modules import predictor
 from bench.engines.torch_quantization import lowered, quantized_engine
+from bench.spec.inputs import batch_of, tensors_of
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
+
+    from bench.spec.inputs import Given
 
 
 ARCHIVE = "model.pt"
@@ -27,17 +29,17 @@ class TorchScript(Torch):
 
     format = "torchscript"
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Lower the network as PyTorch eager does, trace it on two samples (the batch stays free) and freeze it."""
         import torch
 
         module = lowered(network, recipe, samples[:1], samples)
         with torch.inference_mode(), quiet():
-            traced = torch.jit.trace(module, torch.from_numpy(two_of(samples)), check_trace=False)
+            traced = torch.jit.trace(module, tensors_of(two_of(samples)), check_trace=False)
             torch.jit.freeze(traced).save(str(folder / ARCHIVE))
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Open a session on the archive; its INT8 weights are packed for the kernels that are set here."""
         import torch
@@ -48,26 +50,26 @@ class TorchScript(Torch):
             return Session(predictor(torch.jit.load(str(folder / ARCHIVE))), pools)
 
     def layers(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The multiplications of a call of the archive.
 
         An archive keeps no module names: they come from the same network in PyTorch eager, if it multiplies the same in
         the same order.
         """
-        from bench.engines.torch_count import batch_of, layers_of, products_of
+        from bench.engines.torch_count import layers_of, products_of
 
-        predict = self.load(folder, recipe, network, example, threads)
-        products = products_of(lambda: predict(example))
+        predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
+        products = products_of(lambda: predict(batch))
         eager = predictor(lowered(network(), recipe, example[:1]))
-        named = products_of(lambda: eager(example))
+        named = products_of(lambda: eager(batch))
         if [(twin.kind, twin.macs) for twin in named] == [(product.kind, product.macs) for product in products]:
             pairs = zip(products, named, strict=True)
             products = [replace(product, module=twin.module, box=twin.box) for product, twin in pairs]
-        return with_reasons(layers_of(products, batch_of(example)), recipe, self.dynamic, self.unlowered)
+        return with_reasons(layers_of(products, len(example)), recipe, self.dynamic, self.unlowered)
 
     def emulated(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The archive with its own scales and packed weights, its INT8 operators compute in floating point."""
         from bench.engines.emulation_torch import emulation

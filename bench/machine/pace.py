@@ -12,7 +12,7 @@ from typing import TypeVar
 from bench.errors import BenchWarning, refusals
 from bench.machine.facts import describe
 from bench.machine.probes import PEAKED_BY, PROBED_BY, Peak
-from bench.typed import of_type, to_json
+from bench.spec.typed import of_type, to_json
 
 Figure = TypeVar("Figure", float, Peak)
 PROBE_SHARE = {"fp32_gflops": 0.9, "int8_gops": 0.9, "copy_gb_per_s": 0.6}  # memory varies by itself

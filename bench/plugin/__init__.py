@@ -5,6 +5,7 @@ from bench.plugin.cases import (
     pytest_generate_tests,
     pytest_report_collectionfinish,
 )
+from bench.plugin.files import pytest_collect_file
 from bench.plugin.options import pytest_addoption, pytest_configure
 from bench.plugin.running import (
     measure,
@@ -25,6 +26,7 @@ __all__ = [
     "pytest_addoption",
     "pytest_benchmark_update_json",
     "pytest_benchmark_update_machine_info",
+    "pytest_collect_file",
     "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "pytest_configure",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.errors import BadCase, BenchError
-from bench.plugin.options import BENCHMARKS, NAMED_AXES
+from bench.plugin.options import BENCHMARKS, NAMED_AXES, REFUSED
 from bench.spec.case import COUNTED_AXES, Axes, Case, Grid, baseline_of
 
 SHARED = "_bench_shared"  # a fixture's name; everyday names are left to users
@@ -111,9 +111,12 @@ def _show_by_clock(item: pytest.Item) -> None:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Report the keywords of a suite's own benchmark marks that have no effect, since workers do the timing."""
+    """Report the network files that cannot be measured, before the others are built; and the keywords of a suite's own
+    benchmark marks that have no effect, since workers do the timing.
+    """
+    refused = [f"bench: {reason}" for reason in config.stash[REFUSED]]
     if config.option.verbose < 0:
-        return []
+        return refused
     idle: dict[str, str] = {}
     for item in items:
         clock = item.stash.get(CLOCK, None)
@@ -121,7 +124,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
             if mark.kwargs.get("timer") is not clock:
                 idle |= {word: item.nodeid.partition("[")[0] for word in mark.kwargs if word != "group"}
     where = ", ".join(dict.fromkeys(idle.values()))
-    return [
+    return refused + [
         f"bench: of @pytest.mark.benchmark only group has an effect on a case, not {', '.join(idle)} ({where})"
     ] * bool(idle)
 

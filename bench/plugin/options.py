@@ -13,6 +13,7 @@ from bench.spec import options
 from bench.spec.case import COUNTED_AXES
 
 if TYPE_CHECKING:
+    from bench.build.network_files import GivenFile
     from bench.records.journal import Journal
     from bench.records.record import Record
     from bench.timing.bench import Bench
@@ -23,6 +24,8 @@ COMPARED: pytest.StashKey[Any] = pytest.StashKey()  # --benchmark-compare, put o
 JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()  # None until cases are to be measured
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of interrupted runs, by test; --bench-resume
 BENCH: pytest.StashKey[Bench] = pytest.StashKey()  # one a session: it remembers what failed
+FILES: pytest.StashKey[dict[str, GivenFile]] = pytest.StashKey()  # network files that are models here
+REFUSED: pytest.StashKey[list[str]] = pytest.StashKey()  # why network files cannot be measured
 RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of this session, by test
 
 NAMED_AXES = ("model", "precision", "engine", "device")  # the other axes are COUNTED_AXES
@@ -80,6 +83,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="S",
         help="begin no further launch of a case after this time (default 20)",
     )
+    group.addoption(
+        "--bench-shape",
+        type=options.shapes,
+        action="append",
+        metavar="INPUT=1x3x640x640,...",
+        help="the shape of a network file's inputs, where the file leaves it free; several times: each is measured",
+    )
+    group.addoption(
+        "--bench-inputs",
+        metavar="PATH",
+        help="real inputs of network files: a folder with one .npz an item, or one .npz with a leading axis; names as "
+        "the file's inputs (default: drawn numbers)",
+    )
+    group.addoption(
+        "--bench-preprocess",
+        metavar="MODULE:FUNCTION",
+        help="--bench-inputs is a folder of pictures, and this function makes inputs of each (height, width, 3) uint8",
+    )
     group.addoption("--bench-quick", action="store_true", help="one launch a case: figures without an interval")
     group.addoption(
         "--bench-max-drop",
@@ -124,7 +145,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Raises UsageError where a folder follows its option after a space and pytest finds no ini file for that reason: it
     looks for the ini file before it knows the options of plugins, and takes the folder for the place of the tests.
     """
-    for option in ("--bench-cache", "--bench-data", "--bench-reports"):
+    for option in ("--bench-cache", "--bench-data", "--bench-inputs", "--bench-reports"):
         if option in config.invocation_params.args and config.inipath is None:
             place = config.invocation_params.dir
             if config.rootpath != place:
@@ -141,6 +162,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "gate(speedup, max_drop): the least speed-up and the most drop of each metric that a case may have"
     )
     config.stash[RECORDS] = {}
+    config.stash[FILES] = {}
+    config.stash[REFUSED] = []
     config.stash[JOURNAL] = None
     config.stash[FINISHED] = {}
     config.stash[COMPARED] = None if beside_others(config) else getattr(config.option, "benchmark_compare", None)
@@ -187,6 +210,7 @@ def bench_of(config: pytest.Config) -> Bench:
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
         most_drop=option.bench_max_drop,
         explain=option.bench_explain,
+        files=config.stash[FILES],
         pictures=config.rootpath / option.bench_reports / "out" / "pictures",
     )
     return config.stash[BENCH]

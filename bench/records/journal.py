@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.records.record import Record
+from bench.spec.typed import of_type, to_json
 from bench.store import Facts, key
-from bench.typed import of_type, to_json
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ NOTED = (  # the columns of a frame that notes are made from
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in KERNEL)),
     *("lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
     *("artifact.left_in_fp32", "artifact.left_by"),
-    *("noise.why", "warnings", "speedup.reason", "judged.reason"),
+    *("noise.why", "warnings", "speedup.reason"),
 )
 NAMED = 3  # layers that a note names
 OTHERS = 2  # the rank of cases that are neither broken (0) nor below their promise (1)
@@ -33,7 +33,7 @@ def notes_of(rows: Iterable[Mapping[Any, Any]], worst: bool = False) -> list[tup
 
 def doubts(row: Mapping[Any, Any]) -> list[str]:
     """The lines on a case: no likeness to FP32, what stayed in floating point, noise and warnings, why it has no
-    speed-up or quality.
+    speed-up.
     """
     lines = []
     if _unlike(row):
@@ -43,8 +43,7 @@ def doubts(row: Mapping[Any, Any]) -> list[str]:
     layers, by = row.get("artifact.left_in_fp32"), row.get("artifact.left_by")
     if isinstance(by, str) and isinstance(layers, list):
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
-    for name, words in (("speedup.reason", "no speed-up: "), ("judged.reason", "no quality: ")):
-        lines += [f"{words}{row[name]}"] if isinstance(row.get(name), str) else []
+    lines += [f"no speed-up: {row['speedup.reason']}"] if isinstance(row.get("speedup.reason"), str) else []
     return lines
 
 

@@ -86,7 +86,11 @@ def head(runs: Sequence[Run]) -> str:
         if len(judged):
             first = judged.iloc[0]
             weights, dataset = (_text(first[f"judged.{name}"]) for name in ("weights", "dataset"))
-            lines.append(f"Model {model}: weights {weights}, judged on {dataset} (n = {first['judged.n']:.0f}).")
+            reasons = dict.fromkeys(reason for reason in rows["judged.reason"] if isinstance(reason, str))
+            missing = f"; no quality: {', '.join(reasons)}" if reasons else ""
+            lines.append(
+                f"Model {model}: weights {weights}, judged on {dataset} (n = {first['judged.n']:.0f}){missing}."
+            )
     machines: dict[str, list[Run]] = {}
     for run in runs:
         machines.setdefault(run.fingerprint, []).append(run)

@@ -7,16 +7,16 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.engines import engines
 from bench.engines.engine import Engine
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
+    from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Output, Predict
 
 INNER = "onnxruntime"
@@ -38,12 +38,12 @@ class Around(Engine):
         """As ONNX Runtime."""
         return engines.get(INNER).supports(recipe, device)
 
-    def build(self, network: torch.nn.Module, recipe: Recipe, samples: np.ndarray, folder: Path) -> None:
+    def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """As ONNX Runtime."""
         engines.get(INNER).build(network, recipe, samples, folder)
 
     def load(
-        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: np.ndarray, threads: int
+        self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Predict:
         """As ONNX Runtime, with what this engine adds."""
         return self.around(engines.get(INNER).load(folder, recipe, network, example, threads))
@@ -62,7 +62,7 @@ class Slowed(Around):
     def around(self, predict: Predict) -> Predict:
         """Add the wait."""
 
-        def slowed(inputs: np.ndarray) -> Output:
+        def slowed(inputs: Batch) -> Output:
             began = time.perf_counter()
             outputs = predict(inputs)
             now = time.perf_counter()
@@ -83,13 +83,13 @@ class Broken(Around):
         return predict if fault is None else lambda inputs: FAULTS[fault](inputs)
 
 
-def _flood(_: np.ndarray) -> np.ndarray:
+def _flood(_: Batch) -> Any:
     for _again in range(2000):
         os.write(1, b"flood " * 10_000)
     raise RuntimeError("the flood is over")
 
 
-def _rubbish(inputs: np.ndarray) -> np.ndarray:
+def _rubbish(inputs: Batch) -> Any:
     for descriptor in range(3, 20):  # the worker's answers leave by one of these
         try:
             os.write(descriptor, b"rubbish\n")
@@ -99,19 +99,19 @@ def _rubbish(inputs: np.ndarray) -> np.ndarray:
     return inputs
 
 
-def _allocate(inputs: np.ndarray) -> np.ndarray:
+def _allocate(inputs: Batch) -> Any:
     import numpy as np
 
     return np.ones(1 << 36, dtype=np.uint8)
 
 
-def _hang(inputs: np.ndarray) -> np.ndarray:
+def _hang(inputs: Batch) -> Any:
     time.sleep(600)
     return inputs
 
 
-FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "segfault": lambda inputs: ctypes.string_at(0),  # type: ignore[dict-item,return-value]
+FAULTS: dict[str, Callable[[Batch], Any]] = {
+    "segfault": lambda inputs: ctypes.string_at(0),
     "exit": lambda inputs: os._exit(7),
     "hang": _hang,
     "memory": _allocate,

@@ -48,7 +48,7 @@ def test_plain(benchmark, precision):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(FILES[precision], options, providers=["CPUExecutionProvider"])
-    inputs = numpy.load(FILES["inputs"])[:1]
+    inputs = numpy.load(FILES["inputs"])["0"][:1]
     benchmark(session.run, None, {session.get_inputs()[0].name: inputs})
 """
 
@@ -176,7 +176,7 @@ def _plain(fp32: Case, int8: Case, bench: Bench) -> float:
     """The ratio of the two medians as pytest-benchmark finds them, one after the other in one process."""
     folders = {case.precision: built_by(case, bench) for case in (fp32, int8)}
     files = {precision: str(built.artifact / "model.onnx") for precision, built in folders.items()}
-    files["inputs"] = str(folders["fp32"].reference / "inputs.npy")
+    files["inputs"] = str(folders["fp32"].reference / "inputs.npz")
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "test_plain.py").write_text(PLAIN)
         done = subprocess.run(

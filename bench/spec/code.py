@@ -18,7 +18,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from bench.store import source_digest
+from bench.spec.digests import source_digest
 
 INSTALLED = ("site-packages", "dist-packages")  # folders that pip installs to
 STDLIB = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib"))

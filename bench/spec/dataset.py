@@ -31,6 +31,7 @@ class Dataset:
               set that needs no folder.
     fetch     folder -> None: downloads the files there; None where there is nothing to download.
     packages  distributions whose version shapes the data.
+    unjudged  why the data can show no quality: then only the likeness to FP32 is judged.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dataset:
     files: Callable[[Path], list[Path]] | None = None
     fetch: Callable[[Path], None] | None = None
     packages: tuple[str, ...] = ()
+    unjudged: str | None = None
 
 
 datasets: Registry[Dataset] = Registry("dataset")

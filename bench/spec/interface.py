@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BuildError
+from bench.spec.inputs import Inputs, arrays_of, tensors_of
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    Output = np.ndarray | tuple[np.ndarray, ...]
-    Predict = Callable[[np.ndarray], Output]
+    from bench.spec.inputs import Batch, Given
 
-FORWARD = "one input of one shape: pack what it takes into one array, and part that in its forward"
+    Output = np.ndarray | tuple[np.ndarray, ...]
+    Predict = Callable[[Batch], Output]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Interface:
     gives          "tensor", or the type that holds the outputs: "tuple", "list", "dict" or a class's name.
     names          the outputs that are not None: places in a sequence, keys of a mapping, attributes of a class.
     attributes     whether the names are attributes.
+    batch_axes     the axis of each output along which the items of a call lie; None where a call is of one item, and
+                   the output is that item's. Empty: 0 for all.
     """
 
     writes_input: bool = False
@@ -39,11 +42,28 @@ class Interface:
     gives: str = "tensor"
     names: tuple[Any, ...] = ()
     attributes: bool = False
+    batch_axes: tuple[int | None, ...] = ()
 
     @classmethod
     def saved(cls, facts: Mapping[str, Any]) -> Interface:
         """The interface read back from JSON of its `dataclasses.asdict`."""
-        return cls(**{**facts, "names": tuple(facts["names"])})
+        lists = {name: tuple(facts.get(name, ())) for name in ("names", "batch_axes")}
+        return cls(**{**facts, **lists})
+
+    def items(self, outputs: Output) -> tuple[np.ndarray, ...]:
+        """The outputs of a call, each with the items first (n, ...)."""
+        import numpy as np
+
+        parts = outputs if isinstance(outputs, tuple) else (outputs,)
+        axes = self.batch_axes or (0,) * len(parts)
+        if not any(axes) and None not in axes:
+            return parts
+        return tuple(
+            part[None] if axis is None else np.moveaxis(part, axis, 0) for part, axis in zip(parts, axes, strict=True)
+        )
+
+
+TENSOR = Interface()  # of a network that gives one tensor
 
 
 class Outputs(tuple[Any, ...]):
@@ -89,25 +109,23 @@ class Outputs(tuple[Any, ...]):
         return zip(self.names, self, strict=True)
 
 
-def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
+def interface_of(network: torch.nn.Module, example: Given) -> Interface:
     """The interface of a network in eval mode, from one call on a copy of an example (1, ...).
 
-    Raises BuildError where it takes more than one input, or gives anything but tensors.
+    Raises BuildError where its forward does not take these inputs in this order, or gives anything but tensors.
     """
     import torch
 
-    with contextlib.suppress(ValueError):  # a forward without a signature
-        signature = inspect.signature(network.forward)
-        try:
-            signature.bind(example)
-        except TypeError:
-            asked = ", ".join(signature.parameters) or "nothing"
-            raise BuildError(f"the network's forward takes {asked}; bench gives it {FORWARD}") from None
-    given = torch.from_numpy(example.copy())
-    version = given._version
+    inputs = Inputs.of(example)
+    _check_order(network, inputs)
+    known = arrays_of(inputs.batch())
+    given = tensors_of(inputs.copy().batch())
+    versions = [tensor._version for tensor in given]
     with torch.no_grad(), _exactness()(network, given) as watch:
-        outputs = network(given)
-    written = given._version != version or given.numpy().tobytes() != example.tobytes()
+        outputs = network(*given)
+    written = versions != [tensor._version for tensor in given] or any(
+        tensor.numpy().tobytes() != array.tobytes() for tensor, array in zip(given, known, strict=True)
+    )
     held = _held(outputs)
     if held is None:
         return Interface(written, watch.exact)
@@ -121,6 +139,28 @@ def interface_of(network: torch.nn.Module, example: np.ndarray) -> Interface:
             f"the network gives {gives} with {what}; have it give tensors, or one flat tuple, list or dict"
         )
     return Interface(written, watch.exact, gives, names, attributes)
+
+
+def _check_order(network: torch.nn.Module, inputs: Inputs) -> None:
+    """Raise BuildError where the network's forward does not take inputs of these names in this order."""
+    with contextlib.suppress(ValueError):  # a forward without a signature
+        signature = inspect.signature(network.forward)
+        asked = ", ".join(signature.parameters) or "nothing"
+        names = list(inputs.names)
+        what = "one input" if inputs.lone else ", ".join(names)
+        try:
+            taken = list(signature.bind(*names).arguments)
+        except TypeError:
+            raise BuildError(
+                f"the network's forward takes {asked}; the model gives it {what}: have the model's preprocess give a "
+                "dict of what forward takes, by name"
+            ) from None
+        known = [name for name in names if name in signature.parameters]
+        if known and taken != names:
+            raise BuildError(
+                f"the network's forward takes {asked}; the model gives it {what}: give them in forward's order, "
+                "without a gap"
+            )
 
 
 def _held(outputs: Any) -> tuple[dict[Any, Any], bool] | None:
@@ -161,12 +201,12 @@ def _exactness() -> Any:
         them it is a different input.
         """
 
-        def __init__(self, network: torch.nn.Module, given: torch.Tensor) -> None:
+        def __init__(self, network: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
             super().__init__()
             self.exact = False
             self._weighed, self._raw = WeakIdKeyDictionary(), WeakIdKeyDictionary()  # weak: no activation is kept alive
             self._weighed.update(dict.fromkeys(network.parameters()))
-            self._raw[given] = None
+            self._raw.update(dict.fromkeys(given))
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             outputs = func(*args, **(kwargs or {}))
@@ -187,8 +227,8 @@ def _exactness() -> Any:
     return Exactness
 
 
-def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
-    """The same network, with the same module names, in the form that every engine gets.
+def adapted(network: torch.nn.Module, interface: Interface, count: int = 1) -> torch.nn.Module:
+    """The same network, with the same module names, in the form that every engine gets: it takes `count` inputs.
 
     It writes only into a copy of its input, and gives one tensor or a tuple of several. Exporters and tracers refuse
     lists, dicts and classes, each with its own message, and turn an input that is written into into an output.
@@ -200,20 +240,36 @@ def adapted(network: torch.nn.Module, interface: Interface) -> torch.nn.Module:
     as_it_is = one_tensor or (interface.gives == "tuple" and len(names) > 1 and names == tuple(range(len(names))))
     attributes: Any = network
     attributes.exact_input = interface.exact_input
-    if (as_it_is and not interface.writes_input) or isinstance(network, torch.jit.ScriptModule):
+    takes_more = count > 1 and not isinstance(network, torch.fx.GraphModule) and _parameters(network) != count
+    as_it_is = as_it_is and not interface.writes_input and not takes_more
+    if as_it_is or isinstance(network, torch.jit.ScriptModule):
         return network
     if isinstance(network, torch.fx.GraphModule):
         return _rewritten(network, interface)
     kind: Any = type(network)
 
-    class Adapted(kind):
-        def forward(self, x: torch.Tensor) -> Any:
-            outputs = kind.forward(self, x.clone() if interface.writes_input else x)
-            return outputs if one_tensor else _parts(outputs, interface)
+    def run(self: Any, *given: torch.Tensor) -> Any:
+        outputs = kind.forward(self, *(x.clone() for x in given) if interface.writes_input else given)
+        return outputs if one_tensor else _parts(outputs, interface)
 
-    Adapted.__name__, Adapted.__qualname__, Adapted.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    Adapted: Any = type(kind.__name__, (kind,), {"forward": _forward(run, count)})
+    Adapted.__qualname__, Adapted.__module__ = kind.__qualname__, kind.__module__
     network.__class__ = Adapted
     return network
+
+
+def _parameters(network: torch.nn.Module) -> int:
+    """How many inputs a network's forward could take by place."""
+    return len(inspect.signature(network.forward).parameters)
+
+
+def _forward(run: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """A method of `count` arguments that calls `run`: tracers read the number from its code, and know no `*args`."""
+    names = ", ".join(["x", *(f"x{place}" for place in range(1, count))])
+    scope: dict[str, Any] = {"run": run}
+    exec(f"def forward(self, {names}): return run(self, {names})", scope)  # the text holds numbers of ours alone
+    forward: Callable[..., Any] = scope["forward"]
+    return forward
 
 
 def _rewritten(network: torch.fx.GraphModule, interface: Interface) -> torch.nn.Module:

@@ -14,17 +14,26 @@ from bench.spec.registry import Registry
 from bench.spec.tiling import Tile
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from bench.spec.interface import Output
+    from bench.spec.network import NetworkFile
+
+    Network = torch.nn.Module | NetworkFile
 
 
-def as_float32(inputs: np.ndarray) -> np.ndarray:
-    """Pass inputs on as float32; the preprocessing of a model that states none."""
+def as_float32(inputs: Any) -> Any:
+    """The preprocessing of a model that states none: a lone array as float32.
+
+    Of several arrays, a mapping's or a tuple's, floating numbers become float32 and whole numbers stay.
+    """
     import numpy as np
 
-    return np.ascontiguousarray(inputs, dtype=np.float32)
+    if isinstance(inputs, np.ndarray):
+        return np.ascontiguousarray(inputs, dtype=np.float32)
+    if isinstance(inputs, tuple):
+        inputs = {f"input{place}": value for place, value in enumerate(inputs)}
+    return {name: as_float32(value) if value.dtype.kind == "f" else value for name, value in inputs.items()}
 
 
 def as_given(output: Output, item: Any) -> Any:
@@ -41,7 +50,8 @@ class Weights:
     file     path below the user's data folder, read by `read`; None: they come with the network or by `train`.
     read     file -> state dict, of a file in `file`'s format; never unpickles objects. Raises DataError.
     network  file -> network, where the file holds the architecture too; its weights come with it.
-    train    (network, inputs (n, ...) float32 as preprocessed, targets (n, ...)) -> None, trains in place.
+    train    (network, inputs (n, ...) as preprocessed, targets (n, ...)) -> None, trains in place. Several inputs come
+             as `bench.spec.inputs.Inputs`.
     fetch    folder -> None: downloads `file` there.
     """
 
@@ -50,7 +60,7 @@ class Weights:
     file: str | None = None
     read: Callable[[Path], Mapping[str, torch.Tensor]] | None = None
     network: Callable[[Path], torch.nn.Module] | None = None
-    train: Callable[[torch.nn.Module, np.ndarray, Any], None] | None = None
+    train: Callable[[torch.nn.Module, Any, Any], None] | None = None
     fetch: Callable[[Path], None] | None = None
 
 
@@ -59,29 +69,35 @@ class Model:
     """A model by name.
 
     task         name of the task that judges it.
-    network      () -> torch.nn.Module, called under seed 0; holds the weights where `weights` neither read nor train.
-                 None where the weights' files hold it.
+    network      () -> torch.nn.Module, or a NetworkFile that runs as it is; called under seed 0. It holds the weights
+                 where `weights` neither read nor train. None where the weights' files hold it.
     weights      the sets it can run with. The first that the user's folder serves is taken; without a folder, the
                  first that needs none.
-    preprocess   inputs (n, ...) as the data set keeps them -> one array (n, ...), (n, channels, height, width) for
-                 pictures: float32, or whole numbers where the network takes them, such as word indices.
+    preprocess   inputs (n, ...) as the data set keeps them -> what the network takes: one array (n, ...), (n, channels,
+                 height, width) for pictures, or a dict of several by the names in the network's forward, in its order.
+                 Floating numbers become float32; whole numbers stay, such as word indices. An item that the data set
+                 keeps as a dict comes as a dict of arrays (n, ...), a tuple of unequal arrays as a tuple.
     answer       (the network's output for one item; the item as the data set keeps it) -> what the task judges. Where
                  the network gives a tuple, list, dict or class of several outputs, the output is a tuple that also
                  knows their names: `output[0]`, `output["out"]`, `output.out`.
     tile         the size of the network's inputs, where items are larger: they are cut to it and rejoined.
     parts        parts of the network that a recipe may lower alone: name -> its module names.
     calibration  how many inputs of the training split calibrate INT8.
+    format       what an engine must read to run the network: "torch", or a network file's "onnx" or "openvino-ir".
+    quantized    whether the network file is in INT8 already: it is measured as it is, and not quantized again.
     """
 
     name: str
     task: str
-    network: Callable[[], torch.nn.Module] | None
+    network: Callable[[], Network] | None
     weights: tuple[Weights, ...]
-    preprocess: Callable[[np.ndarray], np.ndarray] = as_float32
+    preprocess: Callable[[Any], Any] = as_float32
     answer: Callable[[Any, Any], Any] = as_given
     tile: Tile | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     calibration: int = 256
+    format: str = "torch"
+    quantized: bool = False
 
 
 models: Registry[Model] = Registry("model")

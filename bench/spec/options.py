@@ -64,6 +64,17 @@ def axes(text: str) -> Axes:
     return values
 
 
+def shapes(text: str) -> dict[str, tuple[int, ...]]:
+    """`images=1x3x640x640,state=2x1x128` as shapes by input; `sr=` is a number without axes."""
+    pairs = [pair.rpartition("=") for pair in text.split(",")]
+    wanted = {name.strip(): tuple(map(_count, shape.split("x"))) if shape else () for name, _, shape in pairs}
+    if len(wanted) != len(pairs) or not all(wanted) or not all(all(shape) for shape in wanted.values()):
+        raise argparse.ArgumentTypeError(
+            f"wants INPUT=SHAPE with commas between, each input once, such as images=1x3x640x640, not {text!r}"
+        )
+    return wanted
+
+
 def limits(text: str) -> dict[str, float]:
     """`speedup=1.5,top1=0.01` as limits by name."""
     pairs = [(name.strip(), _number(value)) for name, _, value in (pair.partition("=") for pair in text.split(","))]

@@ -24,6 +24,7 @@ class Recipe:
     left_by        the figure that selected `left`, where a most drop did.
     bits           for int8: how many bits weights and activations are held to; fewer than 8 simulate a smaller format
                    in 8-bit storage, with the size and speed of 8 bits.
+    given          whether it takes a network file that is in its number format already, as it is.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Recipe:
     left: tuple[str, ...] = ()
     left_by: str | None = None
     bits: int = 8
+    given: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -62,4 +64,5 @@ recipes.add("int8_dynamic", Recipe("int8_dynamic", "int8", "dynamic"))
 recipes.add("int8_encoder", Recipe("int8_encoder", "int8", "static", part="encoder"))
 recipes.add("int4_simulated", Recipe("int4_simulated", "int8", "static", bits=4))
 recipes.add("int2_simulated", Recipe("int2_simulated", "int8", "static", bits=2))
+recipes.add("as_given", Recipe("as_given", "int8", given=True))
 recipes.add("int8_auto", Recipe("int8_auto", "int8", "static", most_drop=0.01))

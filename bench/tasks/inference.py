@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import DataError
-from bench.spec.interface import Interface, Outputs
+from bench.spec.inputs import LONE, Inputs
+from bench.spec.interface import TENSOR, Interface, Outputs
 from bench.spec.model import Model
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 RAW_BYTES = 2**26  # of outputs that are kept for the likeness to FP32: 64 MiB
 FEW, OFTEN = 256, 100  # most different values of classes, and how often each occurs on average at least
-TENSOR = Interface()
 
 
 @dataclass(frozen=True)
@@ -39,64 +40,77 @@ class Answered:
     whole: np.ndarray
 
 
-def preprocessed(model: Model, item: Any) -> np.ndarray:
-    """An item as the network takes it, without the batch axis: in C order, floating numbers as float32.
+def preprocessed(model: Model, item: Any) -> Inputs:
+    """The network's inputs for one item: in C order, floating numbers as float32.
 
-    It is made from a copy: a `preprocess` that writes must not change the data set. Raises DataError where it is not a
-    single array.
+    They are made from a copy: a `preprocess` that writes must not change the data set. Raises DataError where they are
+    not one array, or several by name.
     """
     import numpy as np
 
     try:
-        made = model.preprocess(np.array(item)[None])
-    except (TypeError, ValueError) as error:
+        made = model.preprocess(_single(item))
+    except (TypeError, ValueError, AttributeError) as error:
         if not isinstance(item, (tuple, list, dict)):
             raise
-        parts = item.values() if isinstance(item, dict) else item
-        shapes = ", ".join(dict.fromkeys(str(np.shape(part)) for part in parts))
         raise DataError(
-            f"an item of {model.name}'s data is a {type(item).__name__} of shapes {shapes}; bench gives a network one "
-            "input of one shape: pack them into one array, and part that in the network"
+            f"an item of {model.name}'s data is {_kind(item)}, and the model's preprocess does not take that: "
+            f"{type(error).__name__}: {error}"
         ) from error
-    if isinstance(made, (tuple, list, dict)):
+    if isinstance(made, Inputs):
+        return made
+    if isinstance(made, Mapping):
+        return Inputs({str(name): _array(value) for name, value in made.items()})
+    if isinstance(made, (tuple, list)) and len({np.shape(part) for part in made}) > 1:
         raise DataError(
-            f"the preprocess of {model.name} gives a {type(made).__name__} of {len(made)}; bench gives a network one "
-            "input of one shape: have it give one array (n, ...)"
+            f"the preprocess of {model.name} gives {_kind(made)}; have it give one array (n, ...), or several in a "
+            "dict by the names in the network's forward"
         )
-    array = np.asarray(np.asarray(made)[0], order="C")
+    return Inputs.of(_array(made))
+
+
+def _single(item: Any) -> Any:
+    """A copy of an item with a leading axis of 1, each array by itself where it has several."""
+    import numpy as np
+
+    if isinstance(item, Inputs):
+        return item.copy()
+    if isinstance(item, Mapping):
+        return {name: np.array(value)[None] for name, value in item.items()}
+    try:
+        return np.array(item)[None]
+    except ValueError:  # arrays of different shapes
+        return tuple(np.array(part)[None] for part in item)
+
+
+def _array(value: Any) -> np.ndarray:
+    import numpy as np
+
+    array = np.asarray(value, order="C")
     return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def inputs_of(model: Model, item: Any) -> tuple[np.ndarray, list[np.ndarray]]:
-    """An item, preprocessed (channels, ...), and the network's inputs for it: itself, or its tiles."""
-    whole = preprocessed(model, item)
-    return whole, [whole] if model.tile is None else model.tile.cut(whole)
-
-
-def inputs_of_all(model: Model, items: Iterable[Any]) -> Iterator[np.ndarray]:
-    """The network's inputs for all items, (channels, ...) each."""
-    return itertools.chain.from_iterable(inputs_of(model, item)[1] for item in items)
-
-
-def stacked(inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Stack inputs of equal shape to (n, ...), in C order and in memory of their own.
-
-    Runtimes are known to read other arrays in the wrong order. Raises DataError where the shapes differ.
-    """
+def _kind(parts: Any) -> str:
     import numpy as np
 
-    one_shape(array.shape for array in inputs)
-    return np.array(np.stack(inputs), order="C", copy=None)
+    values = parts.values() if isinstance(parts, Mapping) else parts
+    shapes = ", ".join(dict.fromkeys(str(np.shape(part)) for part in values))
+    return f"a {type(parts).__name__} of shapes {shapes}"
 
 
-def one_shape(shapes: Iterable[tuple[int, ...]]) -> None:
-    """Raise DataError where the shapes of a network's inputs differ."""
-    different = list(dict.fromkeys(shapes))
-    if len(different) > 1:
-        raise DataError(
-            f"the network's inputs differ in shape, {different[0]} and {different[1]}; bench gives a network one "
-            "input of one shape: pad them in the model's preprocess, or give the Model a tile"
-        )
+def inputs_of(model: Model, item: Any) -> tuple[Inputs, list[Inputs]]:
+    """An item, preprocessed, and the network's inputs for it: itself, or its tiles. Each is of one item."""
+    whole = preprocessed(model, item)
+    if model.tile is None:
+        return whole, [whole]
+    if not whole.lone:
+        raise DataError(f"{model.name} has a tile and {len(whole.names)} inputs by name; tiles are cut of one input")
+    return whole, [Inputs.of(tile[None]) for tile in model.tile.cut(whole.arrays[LONE][0])]
+
+
+def inputs_of_all(model: Model, items: Iterable[Any]) -> Iterator[Inputs]:
+    """The network's inputs for all items, one item each."""
+    return itertools.chain.from_iterable(inputs_of(model, item)[1] for item in items)
 
 
 def answered(
@@ -108,9 +122,9 @@ def answered(
     """
     import numpy as np
 
-    waiting: deque[tuple[Any, np.ndarray, int]] = deque()
+    waiting: deque[tuple[Any, Inputs, int]] = deque()
 
-    def inputs() -> Iterator[np.ndarray]:
+    def inputs() -> Iterator[Inputs]:
         for item in items:
             whole, cut = inputs_of(model, item)
             waiting.append((item, whole, len(cut)))
@@ -118,7 +132,7 @@ def answered(
 
     answers: list[Any] = []
     raw: list[tuple[np.ndarray, ...]] = []
-    outputs = outputs_of(predict, inputs(), batch)
+    outputs = outputs_of(predict, inputs(), batch, interface)
     for first in outputs:
         item, whole, count = waiting.popleft()
         parts = [first, *itertools.islice(outputs, count - 1)]
@@ -126,22 +140,25 @@ def answered(
             if len(raw) < max(1, RAW_BYTES // (sum(output.nbytes for output in raw[0]) if raw else RAW_BYTES)):
                 raw.append(part)
         if model.tile is not None:
-            first = tuple(model.tile.join(list(tiles), whole) for tiles in zip(*parts, strict=True))
+            picture = whole.arrays[LONE][0]
+            first = tuple(model.tile.join(list(tiles), picture) for tiles in zip(*parts, strict=True))
         answers.append(_answer(model, first, item, interface))
     columns = [np.stack([np.ravel(part[place]) for part in raw]) for place in range(len(raw[0]))]
     counted = np.concatenate([np.full(column.shape[1], _counted(column)) for column in columns])
     return Answered(answers, np.concatenate(columns, axis=1), counted)
 
 
-def outputs_of(predict: Predict, inputs: Iterator[np.ndarray], batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+def outputs_of(
+    predict: Predict, inputs: Iterator[Inputs], batch: int, interface: Interface = TENSOR
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield a tuple of outputs for each input. The last batch is padded with its last input; the padding is dropped."""
-    shape: tuple[int, ...] | None = None
+    first: Inputs | None = None
     while group := list(itertools.islice(inputs, batch)):
-        shape = shape or group[0].shape
-        one_shape((shape, group[0].shape))
-        outputs = predict(stacked([*group, *[group[-1]] * (batch - len(group))]))
+        first = first or group[0]
+        Inputs.joined([first, group[0]])  # all batches are of the first one's shape
+        outputs = interface.items(predict(Inputs.joined([*group, *[group[-1]] * (batch - len(group))]).batch()))
         for place in range(len(group)):
-            yield tuple(output[place] for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
+            yield tuple(output[place] for output in outputs)
 
 
 def _answer(model: Model, outputs: tuple[np.ndarray, ...], item: Any, interface: Interface) -> np.ndarray:
@@ -175,6 +192,27 @@ def _counted(values: np.ndarray) -> bool:
     if len(few) > FEW or not np.isfinite(few).all() or not np.isin(values, few).all():
         return False
     return bool((few == np.round(few)).all()) or values.size >= OFTEN * len(few)
+
+
+def save_inputs(folder: Path, inputs: Inputs) -> None:
+    """Keep inputs in a folder: their arrays, numbered, and their names beside them."""
+    import numpy as np
+
+    arrays = {str(place): array for place, array in enumerate(inputs.arrays.values())}
+    np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
+    axes = [inputs.batch_axes.get(name, 0) for name in inputs.names]
+    facts = {"names": inputs.names, "batch_axes": axes, "lone": inputs.lone}
+    (folder / "inputs.json").write_text(json.dumps(facts))
+
+
+def load_inputs(folder: Path) -> Inputs:
+    """The inputs that `save_inputs` kept."""
+    import numpy as np
+
+    facts = json.loads((folder / "inputs.json").read_text())
+    with np.load(folder / "inputs.npz", allow_pickle=False) as kept:
+        arrays = {name: kept[str(place)] for place, name in enumerate(facts["names"])}
+    return Inputs(arrays, dict(zip(facts["names"], facts["batch_axes"], strict=True)), facts["lone"])
 
 
 def save_answers(file: Path, answers: Sequence[np.ndarray]) -> None:

@@ -60,8 +60,8 @@ def _rank(asked: protocol.Rank) -> tuple[Layer, ...]:
 
 def _slice(asked: protocol.TakeSlice) -> Slice:
     session = loaded()
-    predict, example = session.predict, session.loading.example
-    taken = session.timer.slice(lambda: predict(example), asked.seconds)
+    predict, batch = session.predict, session.batch
+    taken = session.timer.slice(lambda: predict(batch), asked.seconds)
     return dataclasses.replace(taken, samples_s=[round(sample_s, 10) for sample_s in taken.samples_s])
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.build.bill import Bill
+from bench.build.network_files import GivenFile
 from bench.engines import engines
 from bench.errors import BenchError, LackingData
 from bench.spec.case import Case
-from bench.spec.model import models, source
+from bench.spec.model import Model, models, source
 from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe, recipes
 from bench.store import Store
@@ -31,6 +32,7 @@ class Bench:
                      precision's own limit.
     explain          whether to record what each case executed.
     pictures         the folder for strips of pictures, None for none.
+    files            the network files that are models of this session, by model.
     bills            the Bill of each model that was looked up in this session.
     failures         the error of each build that failed in this session, by interpreter, model, engine and precision.
     """
@@ -44,6 +46,7 @@ class Bench:
     most_drop: float | None = None
     explain: bool = False
     pictures: Path | None = None
+    files: dict[str, GivenFile] = field(default_factory=dict, compare=False, repr=False)
     bills: dict[str, Bill] = field(default_factory=dict, compare=False, repr=False)
     failures: dict[tuple[str, ...], BenchError] = field(default_factory=dict, compare=False, repr=False)
 
@@ -70,11 +73,27 @@ def unsupported(case: Case, data: Path | None) -> str | None:
     except LackingData as error:
         return str(error)
     return (
-        engine.missing()
+        _not_read(case.engine, model, recipe)
+        or engine.missing()
         or lacking(given.dataset.packages)
         or engine.supports(recipe, case.device)
         or _not_stated(case.engine, recipe, case.device)
     )
+
+
+def _not_read(name: str, model: Model, recipe: Recipe) -> str | None:
+    """The reason why the engine cannot build from the model's network in the recipe; None where it can."""
+    engine, file = engines.get(name), model.format != "torch"
+    if model.format not in engine.reads:
+        readers = ", ".join(other for other in engines.names() if model.format in engines.get(other).reads)
+        return f"{name} does not read {model.format}, which {model.name} is; these do: {readers}"
+    if file and (recipe.partial or recipe.rewrite is not None):
+        return f"{recipe.name} names modules of a PyTorch network, and {model.name} is a file"
+    if recipe.given and not model.quantized:
+        return f"{recipe.name} is for files that are in INT8 already, and {model.name} is not"
+    if model.quantized and not recipe.given:
+        return f"{model.name} is a file that is in INT8 already: it is measured in the precision as_given alone"
+    return None
 
 
 def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
@@ -90,7 +109,7 @@ def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
     if recipe.number_format != "int8":
         stated = recipe.activations is not None or recipe.bits != 8
         return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
-    if recipe.activations not in engine.activations:
+    if recipe.activations not in engine.activations and not recipe.given:
         there = " or ".join(engine.activations) or "no"
         return f"{name} has {there} scales of activations in int8 here, not {recipe.activations}"
     if recipe.bits not in engine.widths:

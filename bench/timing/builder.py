@@ -150,4 +150,4 @@ def worker_for(
     """
     engine = engines.get(case.engine)
     kept = {engine.compiled: str(compiled)} if engine.compiled is not None and compiled is not None else {}
-    return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes)
+    return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes, bench.files.values())

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,9 +23,10 @@ from typing import cast
 import psutil
 
 from bench import errors
+from bench.build.network_files import GivenFile
 from bench.spec.registry import Origin
+from bench.spec.typed import of_type, to_json
 from bench.timing.protocol import Answer, Hello, Question
-from bench.typed import of_type, to_json
 
 # Load the harness from its own folder: its parent on the path would bring in all libraries that are installed there.
 START = """
@@ -52,6 +53,7 @@ class Worker:
 
     environment   variables set on top of this process's environment before anything is imported there.
     origins       modules it imports to have the same models, engines and data as this process.
+    files         network files that are models here.
     told          gets (label, done, total) whenever the worker reports progress.
     python        the interpreter; another interpreter runs this same harness on its own libraries.
     memory_bytes  its limit of private memory, None for no limit.
@@ -64,6 +66,7 @@ class Worker:
         told: Callable[[str, int, int], None] | None = None,
         python: str = sys.executable,
         memory_bytes: int | None = None,
+        files: Iterable[GivenFile] = (),
     ) -> None:
         self._on_progress = told
         self._mark = uuid.uuid4().hex
@@ -82,7 +85,7 @@ class Worker:
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        self._send(Hello(tuple(origins)))  # if it is dead by now, the first question raises
+        self._send(Hello(tuple(origins), tuple(files)))  # if it is dead by now, the first question raises
 
     def __enter__(self) -> Worker:
         return self

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerError
 from bench.progress import tell
+from bench.spec.network import NetworkFile
 from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered, names_of, parts_of
 from bench.timing.opened import Loaded, loaded, unchanged
 from bench.timing.protocol import AskKernel, AskLayers, Evaluate, Explain, Judgement
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from bench.spec.dataset import Samples
+    from bench.spec.inputs import Batch
     from bench.spec.interface import Output
 
 
@@ -39,7 +39,7 @@ def evaluate(asked: Evaluate) -> Judgement:
     samples = load_data(source, "test")
     spent_s, done = 0.0, 0
 
-    def predict(batch: np.ndarray) -> Output:
+    def predict(batch: Batch) -> Output:
         nonlocal spent_s, done
         began = time.perf_counter()
         outputs = session.predict(batch)
@@ -72,7 +72,7 @@ def evaluate(asked: Evaluate) -> Judgement:
             source.dataset.name,
             source.weights.name,
             spent_s,
-            without_truth(quality, source.dataset.name),
+            source.dataset.unjudged or without_truth(quality, source.dataset.name),
         ),
         metrics=metrics,
         fidelity=fidelity,
@@ -119,35 +119,39 @@ def kernel_facts(asked: AskKernel) -> Kernel:
     import numpy as np
 
     from bench.engines import engines, kernel
+    from bench.tasks.inference import load_inputs
 
     session = loaded()
     case, reference = session.case, session.reference
     emulation = engines.get(case.engine).emulated(*session.loading)
     if emulation is None:
         return Kernel(reason=f"{case.engine} tells of no floating-point form of its artefacts")
-    inputs = np.load(reference / "inputs.npy", allow_pickle=False)
+    inputs = load_inputs(reference)
     outputs = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
     count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
     places = np.arange(count) % len(inputs)
     batches = [inputs[rows] for rows in np.split(places, count // case.batch)]
-    return kernel.compared(session.predict, emulation, batches, np.asarray(outputs[:count]))
+    return kernel.compared(session.predict, emulation, batches, np.asarray(outputs[:count]), session.interface)
 
 
 def layers(asked: AskLayers) -> Lowered | None:
     """Which part of the network the artefact holds in which number format; None where it cannot be counted."""
     from bench.engines import engines
     from bench.engines.lowered import lowered, promised
-    from bench.engines.torch_count import batch_of, layers_of, products_of
+    from bench.engines.torch_count import layers_of, products_of
     from bench.engines.torch_modules import predictor
 
     session = loaded()
     engine, loading = engines.get(session.case.engine), session.loading
-    recipe, example = loading.recipe, loading.example
+    recipe, batch = loading.recipe, session.batch
     counted = engine.layers(*loading)
     if counted is None:
         return None
-    share = 1.0
+    share, network = 1.0, loading.network()
+    if isinstance(network, NetworkFile):
+        return lowered(counted, recipe.number_format, promised(counted, recipe, engine.dynamic))
     if recipe.partial or recipe.activations == "dynamic":
-        predict = predictor(loading.network())
-        share = promised(layers_of(products_of(lambda: predict(example)), batch_of(example)), recipe, engine.dynamic)
+        predict = predictor(network)
+        products = products_of(lambda: predict(batch))
+        share = promised(layers_of(products, session.case.batch), recipe, engine.dynamic)
     return lowered(counted, recipe.number_format, share)

@@ -11,24 +11,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
 from bench import errors
 from bench.machine.facts import energy_j
 from bench.spec.case import Case
+from bench.spec.inputs import arrays_of
 from bench.spec.recipe import Recipe
 from bench.timing.protocol import Open, Opened
 from bench.timing.sampling import Timer, call_overhead_s, warmed
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from bench.engines.engine import Session
+    from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Interface, Predict
-    from bench.spec.model import Source
+    from bench.spec.model import Network, Source
 
 
 class Loading(NamedTuple):
@@ -36,8 +35,8 @@ class Loading(NamedTuple):
 
     folder: Path
     recipe: Recipe
-    network: Callable[[], torch.nn.Module]
-    example: np.ndarray
+    network: Callable[[], Any]
+    example: Given
     threads: int
 
 
@@ -45,8 +44,9 @@ class Loading(NamedTuple):
 class Loaded:
     """A case's parts and the engine's session.
 
-    reference       the folder of the reference that the session is judged by.
-    example_digest  digest of the array that calls are timed with, as it was before the first call.
+    reference     the folder of the reference that the session is judged by.
+    batch         the arrays that calls are timed with.
+    batch_digest  their digest, as they were before the first call.
     """
 
     case: Case
@@ -56,7 +56,8 @@ class Loaded:
     loading: Loading
     session: Session
     timer: Timer
-    example_digest: str
+    batch: Batch
+    batch_digest: str
 
     @property
     def predict(self) -> Predict:
@@ -85,32 +86,38 @@ def open_session(asked: Open) -> Opened:
     from bench.engines.engine import session_of
     from bench.spec.interface import Interface, adapted
     from bench.spec.model import models, recipe_for, source
+    from bench.spec.network import NetworkFile
     from bench.store import versions
+    from bench.tasks.inference import load_inputs
 
     global _loaded
     case, reference, folder = asked.target.case, asked.built.reference, asked.built.artifact
     model = source(models.get(case.model), asked.target.data)
-    inputs = np.load(reference / "inputs.npy", allow_pickle=False)
-    example = np.array(inputs[np.arange(case.batch) % len(inputs)], order="C")
-    digest, interface = _digest(example), Interface.saved(json.loads((reference / INTERFACE).read_text()))
+    inputs = load_inputs(reference)
+    example = inputs[np.arange(case.batch) % len(inputs)].copy()
+    batch = example.batch()
+    digest, interface = _digest(batch), Interface.saved(json.loads((reference / INTERFACE).read_text()))
     recipe = as_built(recipe_for(model.model, case.precision), folder)
 
-    def network() -> torch.nn.Module:
-        bare = folded(architecture(model))
-        return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), interface)
+    def network() -> Network:
+        bare = architecture(model)
+        if isinstance(bare, NetworkFile):
+            return bare
+        bare = folded(bare)
+        return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), interface, len(inputs.names))
 
-    loading, engine = Loading(folder, recipe, network, example, case.threads), engines.get(case.engine)
+    loading, engine = Loading(folder, recipe, network, example.given(), case.threads), engines.get(case.engine)
     began = time.perf_counter()
     session = session_of(engine.load(*loading))
     predict = session.predict
     load_s = time.perf_counter() - began
     began = time.perf_counter()
-    predict(example)
+    predict(batch)
     first_call_s = time.perf_counter() - began
     bind(asked.cores)
-    steady, typical_s = warmed(lambda: predict(example))
+    steady, typical_s = warmed(lambda: predict(batch))
     timer = Timer(typical_s, meter=energy_j)
-    _loaded = Loaded(case, model, reference, interface, loading, session, timer, digest)
+    _loaded = Loaded(case, model, reference, interface, loading, session, timer, batch, digest)
     unchanged(_loaded)
     return Opened(
         load_s=load_s,
@@ -127,14 +134,17 @@ def open_session(asked: Open) -> Opened:
     )
 
 
-def _digest(array: np.ndarray) -> str:
-    """A digest that changes when the array is written into."""
-    return hashlib.blake2b(array.data, digest_size=16).hexdigest()
+def _digest(batch: Batch) -> str:
+    """A digest that changes when an array is written into."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays_of(batch):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def unchanged(session: Loaded) -> None:
     """Raise WorkerError where the array that calls are timed with has changed since before the first call."""
-    if _digest(session.loading.example) != session.example_digest:
+    if _digest(session.batch) != session.batch_digest:
         raise errors.WorkerError(
             f"{session.case.engine} writes into the array that it is called with, so that times would be of other "
             "numbers; its predict must leave its input as it is"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from bench.build.network_files import GivenFile
 from bench.build.sensitivity import Layer
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Peak
@@ -51,9 +52,12 @@ class Built:
 
 @dataclass(frozen=True)
 class Hello:
-    """The handshake: the modules to import, to have the same models, engines and data."""
+    """The handshake: the modules to import and the network files to register, to have the same models, engines and
+    data.
+    """
 
     origins: tuple[Origin, ...] = ()
+    files: tuple[GivenFile, ...] = ()
 
 
 @dataclass(frozen=True)

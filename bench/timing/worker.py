@@ -21,10 +21,10 @@ from typing import Any, cast
 
 from bench import errors
 from bench.progress import send_to
+from bench.spec.typed import of_type, to_json
 from bench.timing.answers import ANSWERS
 from bench.timing.handle import MARK, kill_group, kill_marked
 from bench.timing.protocol import Hello, Question
-from bench.typed import of_type, to_json
 
 
 def _settle(memory_bytes: int | None) -> None:
@@ -75,6 +75,8 @@ def main() -> None:
             if not kinds:  # at the first question, which the failure of an import answers
                 for origin in hello.origins:
                     origin.load()
+                for file in hello.files:
+                    file.register()
                 kinds = {kind.name: kind for kind in ANSWERS}
             kind = kinds[asked["question"]]
             say({"answer": ANSWERS[kind](of_type(kind, asked["facts"]))})
