@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from bench.store import Facts
 
 MODEL = "model.onnx"
+LEFT_LSTM = "ONNX Runtime's dynamic quantizer left this LSTM; it leaves all that lies inside of If and Loop"
 
 
 class OnnxRuntime(Engine):
@@ -205,7 +206,8 @@ class OnnxRuntime(Engine):
 
         count = len(example)
         layers = layers_of(*executed(folder / self.file, {BATCH: count}, batch_of(example)), count)
-        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+        left = self.unlowered | ({"lstm": LEFT_LSTM} if recipe.activations == "dynamic" else {})
+        return with_reasons(layers, recipe, self.dynamic, left)
 
 
 def predictor(session: Any) -> Predict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.errors import DataError, LackingData
 from bench.spec.dataset import Dataset, datasets
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.spec.interface import Output
     from bench.spec.network import NetworkFile
 
-    Network = torch.nn.Module | NetworkFile
+    Network: TypeAlias = torch.nn.Module | NetworkFile
 
 
 def as_float32(inputs: Any) -> Any:
