@@ -590,6 +590,16 @@ def test_inputs_in_another_order_than_forwards_are_refused_in_one_line():
         interface_of(two_inputs(), Inputs({"words": given["words"], "scale": given["marks"]}))
 
 
+def test_a_lone_input_has_no_name_that_forward_could_know():
+    import torch
+
+    class Later(torch.nn.Module):
+        def forward(self, x, input=None):
+            return x
+
+    assert interface_of(Later(), EIGHT[:1]) == Interface()
+
+
 def test_items_lie_along_the_axis_that_the_network_has_for_them():
     arrays = {"x": np.arange(6.0).reshape(3, 2), "state": np.arange(12.0).reshape(3, 2, 2), "rate": np.full(3, 7)}
     inputs = Inputs(arrays, {"x": 0, "state": 1, "rate": None})
@@ -600,6 +610,8 @@ def test_items_lie_along_the_axis_that_the_network_has_for_them():
     assert batch["state"].flags.c_contiguous
     with pytest.raises(DataError, match="items differ in rate, which the network takes once"):
         Inputs(arrays | {"rate": np.arange(3)}, inputs.batch_axes).batch()
+    unknown = Inputs({"x": arrays["x"][:1], "rate": np.full(1, np.nan)}, {"rate": None})
+    assert np.isnan(unknown.batch()["rate"])
     alone = inputs.one_a_call()
     assert {name: array.shape for name, array in alone[1:2].batch().items()} == {
         "x": (1, 2),

@@ -277,6 +277,7 @@ def test_real_inputs_are_read_from_one_file_or_from_one_an_item(tmp_path):
     ("arrays", "told"),
     [
         ({"y": np.ones((2, 3, 8, 8))}, r"takes x float32 .*, and the inputs from .*all.npz have y"),
+        ({"x": np.ones((0, 3, 8, 8))}, "hold no item"),
         (None, r"no inputs \(.npz\) at .*; pictures want --bench-preprocess"),
     ],
 )
@@ -289,11 +290,23 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(arrays, told, tmp_path):
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_numbers_that_an_input_cannot_hold_are_refused(tmp_path):
+    sentences(tmp_path / FILE)
+    for ids in (np.full((2, 6), 0.5), np.full((2, 6), np.nan)):
+        np.savez(tmp_path / "all.npz", ids=ids, mask=np.ones((2, 6), np.int64))
+        (given,) = given_files(tmp_path / FILE, [], RealInputs.at(tmp_path / "all.npz", None, tmp_path), "net")
+        with pytest.raises(DataError, match=r"takes ids int64 .*, float64, has values that this cannot hold"):
+            items_of(given)
+
+
 PREPROCESS = """
 import numpy as np
 
 def half(picture):
     return picture[::2, ::2].transpose(2, 0, 1) / np.float32(255)
+
+def broken(picture):
+    return picture.sideways()
 
 def named(picture):
     return {"y": half(picture)}
@@ -316,7 +329,16 @@ def test_pictures_become_inputs_by_a_users_function(tmp_path):
     wrong = RealInputs.at(tmp_path / "photos", "halving:named", tmp_path)
     with pytest.raises(DataError, match=r"takes x float32 .*, and the inputs from .*0.png have y"):
         given_files(tmp_path / FILE, [], wrong, "net")
-    for preprocess, told in (("nowhere:half", "cannot be imported"), ("halving:double", "has no function 'double'")):
+    broken = RealInputs.at(tmp_path / "photos", "halving:broken", tmp_path)
+    with pytest.raises(DataError, match=r"broken fails on .*0.png, \(16, 16, 3\): AttributeError: .*sideways"):
+        given_files(tmp_path / FILE, [], broken, "net")
+    (tmp_path / "misspelt.py").write_text("def half(:")
+    for preprocess, told in (
+        ("nowhere:half", "cannot be imported"),
+        ("misspelt:half", "cannot be imported from .*: SyntaxError"),
+        (":half", "'' cannot be imported"),
+        ("halving:double", "has no function 'double'"),
+    ):
         with pytest.raises(DataError, match=told):
             RealInputs.at(tmp_path / "photos", preprocess, tmp_path)
 

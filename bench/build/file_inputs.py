@@ -58,8 +58,9 @@ class RealInputs:
             sys.path.insert(0, str(beside))
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise DataError(f"--bench-preprocess: {name} cannot be imported from {beside}: {error}") from error
+        except Exception as error:  # a user's module may raise anything
+            said = f"{type(error).__name__}: {error}"
+            raise DataError(f"--bench-preprocess: {name!r} cannot be imported from {beside}: {said}") from error
         if not callable(getattr(module, function, None)):
             raise DataError(f"--bench-preprocess: {name} has no function {function!r}; write MODULE:FUNCTION")
         origin = Origin.of(name)
@@ -97,7 +98,11 @@ def _picture_item(function: Any, file: Path, signature: Signature, network: Path
             pixels = np.array(picture.convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} is no picture that can be read: {error}") from error
-    made = function(pixels)
+    try:
+        made = function(pixels)
+    except Exception as error:  # a user's function may raise anything
+        said = f"{type(error).__name__}: {error}"
+        raise DataError(f"--bench-preprocess: {function.__name__} fails on {file}, {pixels.shape}: {said}") from error
     ports = {port.name: port for port in signature.inputs}
     if not isinstance(made, Mapping):
         if len(ports) > 1:
@@ -126,7 +131,12 @@ def item_of(network: NetworkFile, arrays: dict[str, np.ndarray]) -> Inputs:
                 "there, and batches by --bench-batch"
             )
         array = array[None] if axis is None else np.moveaxis(array, axis, 0)
-        made[port.name] = np.ascontiguousarray(array, dtype=port.dtype)
+        with np.errstate(invalid="ignore"):  # what does not fit is refused below
+            made[port.name] = np.ascontiguousarray(array, dtype=port.dtype)
+        if made[port.name].dtype.kind != "f" and not np.array_equal(made[port.name], array):
+            raise DataError(
+                f"{network.file} takes {port}; an input for it, {array.dtype}, has values that this cannot hold"
+            )
     return Inputs(made, network.batch_axes)
 
 
@@ -147,7 +157,7 @@ def _npz_items(file: Path, alone: bool, signature: Signature, network: Path) -> 
         yield arrays
         return
     ranks = {port.name: len(port.shape) for port in signature.inputs if port.shape is not None}
-    for row in range(min(len(arrays[name]) for name in names if arrays[name].ndim)):
+    for row in range(min((len(arrays[name]) for name in names if arrays[name].ndim), default=1)):
         item = {}
         for name in names:
             array = arrays[name]

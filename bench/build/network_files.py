@@ -120,7 +120,9 @@ def given_files(file: Path, choices: Sequence[Sizes], inputs: RealInputs | None,
     """
     signature = signature_of(file)
     if inputs is not None:
-        first = next(iter(inputs.items(signature, file)))
+        first = next(iter(inputs.items(signature, file)), None)
+        if first is None:
+            raise DataError(f"the inputs at {inputs.place} hold no item; give at least one")
         choices = [*choices, {port: array.shape for port, array in first.items()}]
     every = sized(signature, file, choices)
     digest = digest_of(files_of(file))

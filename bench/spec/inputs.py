@@ -100,7 +100,7 @@ class Inputs:
         made: dict[str, np.ndarray] = {}
         for name, array in self.arrays.items():
             axis = axes[name]
-            if axis is None and not (array == array[:1]).all():
+            if axis is None and len(self) > 1 and not (array == array[:1]).all():
                 raise DataError(f"items differ in {name}, which the network takes once for all items of a call")
             made[name] = np.asarray(array[0] if axis is None else np.moveaxis(array, 0, axis), order="C")
         return made

@@ -156,7 +156,7 @@ def _check_order(network: torch.nn.Module, inputs: Inputs) -> None:
                 "dict of what forward takes, by name"
             ) from None
         known = [name for name in names if name in signature.parameters]
-        if known and taken != names:
+        if known and taken != names and not inputs.lone:
             raise BuildError(
                 f"the network's forward takes {asked}; the model gives it {what}: give them in forward's order, "
                 "without a gap"
