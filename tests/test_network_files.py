@@ -21,7 +21,6 @@ from bench.engines.engine import session_of
 from bench.engines.onnx_graphs import Role, roles
 from bench.engines.onnx_quantization import flatten_biases, unshare_weights
 from bench.errors import DataError, Unsupported
-from bench.records.record import Record
 from bench.spec.inputs import Inputs
 from bench.spec.network import Port, Signature, sized
 from bench.spec.recipe import recipes
@@ -418,11 +417,7 @@ def test_a_file_on_the_command_line_is_measured_and_saved(tmp_path):
     sentences(tmp_path / "my net.onnx")
     done = run(tmp_path, "my net.onnx", "--bench-quick", "--benchmark-json=run.json", "--bench-cache=cache")
     assert done.returncode == 0, done.stdout + done.stderr
-    records = [
-        Record.of(bench["extra_info"]) if hasattr(Record, "of") else bench["extra_info"]
-        for bench in json.loads((tmp_path / "run.json").read_text())["benchmarks"]
-    ]
-    assert len(records) == 5  # OpenVINO has no dynamic INT8
+    assert len(json.loads((tmp_path / "run.json").read_text())["benchmarks"]) == 5  # OpenVINO has no dynamic INT8
     assert "my_net-int8_static-onnxruntime-b1-t1" in (tmp_path / "run.json").read_text()
     assert "no quality: these are drawn numbers" in done.stdout
     assert "Speed-up over onnxruntime fp32" in done.stdout
@@ -464,11 +459,15 @@ def test_engines_that_do_not_read_a_file_say_which_do(tmp_path):
     assert "torch does not read onnx, which net is; these do: onnxruntime, openvino" in done.stdout
 
 
+def write_int8(file):
+    sentences(file.parent / FILE)
+    (given,) = given_files(file.parent / FILE, [], None, "net")
+    opened(network_of(given), "onnxruntime", file.parent / "built", items_of(given), "int8_static")
+    (file.parent / "built" / "model.onnx").rename(file)
+
+
 def test_a_file_that_is_int8_already_is_measured_as_it_is(tmp_path):
-    sentences(tmp_path / FILE)
-    (given,) = given_files(tmp_path / FILE, [], None, "net")
-    opened(network_of(given), "onnxruntime", tmp_path / "built", items_of(given), "int8_static")
-    (tmp_path / "built" / "model.onnx").rename(tmp_path / "mine.onnx")
+    write_int8(tmp_path / "mine.onnx")
     done = run(
         tmp_path,
         "mine.onnx",
@@ -514,10 +513,7 @@ def test_a_batch_of_a_network_of_one_item_is_unsupported(tmp_path):
 
 
 def test_a_file_that_is_int8_already_is_not_measured_under_another_precisions_name(tmp_path):
-    sentences(tmp_path / FILE)
-    (given,) = given_files(tmp_path / FILE, [], None, "net")
-    opened(network_of(given), "onnxruntime", tmp_path / "built", items_of(given), "int8_static")
-    (tmp_path / "built" / "model.onnx").rename(tmp_path / "mine.onnx")
+    write_int8(tmp_path / "mine.onnx")
     done = run(
         tmp_path,
         "mine.onnx",

@@ -26,7 +26,6 @@ from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs
 from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source, recipe_for
-from bench.spec.network import NetworkFile
 from bench.spec.outcome import Calibration
 from bench.spec.recipe import Recipe, recipes
 from bench.store import BESIDE, Artifact, Facts, Store, versions
@@ -107,9 +106,10 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
     import torch
 
     samples = calibration_inputs(source)
-    file = trained_network(source, network_weights)
-    if isinstance(file, NetworkFile):
-        return sensitivity.Trial(builder, lambda: file, samples, os.cpu_count() or 1)
+    if source.model.is_file:
+        return sensitivity.Trial(
+            builder, lambda: trained_network(source, network_weights), samples, os.cpu_count() or 1
+        )
 
     def network() -> torch.nn.Module:
         made = trained_network(source, network_weights)

@@ -13,7 +13,7 @@ from bench.progress import progress
 if TYPE_CHECKING:
     import numpy as np
 
-KINDS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 QUARTER = 0.25  # share of all tiles that counts as bright, dark, flat or detailed
 
 
@@ -43,7 +43,7 @@ def cut_tiles(pictures: Path, place: Path, size: int, count: int, seed: int) -> 
         raise DataError(f"no folder at {pictures}; name one that holds photographs")
     if place.is_dir() and any(place.iterdir()):
         raise DataError(f"{place} is not empty; name an empty or a new folder")
-    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in KINDS)
+    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURES)
     tiles = [tile for file in progress(files, "looking at pictures", len(files)) for tile in _tiles(file, size)]
     if len(tiles) < count:
         raise DataError(
@@ -70,7 +70,7 @@ def cut_tiles(pictures: Path, place: Path, size: int, count: int, seed: int) -> 
         drawn[tile] = kind if tile in groups[kind] else "other"
     place.mkdir(parents=True, exist_ok=True)
     for number, (tile, kind) in enumerate(drawn.items()):
-        picture = _opened(tile.file)[tile.top : tile.top + size, tile.left : tile.left + size]
+        picture = picture_of(tile.file)[tile.top : tile.top + size, tile.left : tile.left + size]
         Image.fromarray(picture).save(place / f"{number:04d}_{kind}_{tile.file.stem}_{tile.top}_{tile.left}.png")
     kinds = list(drawn.values())
     return {kind: kinds.count(kind) for kind in groups if kind in kinds}
@@ -87,7 +87,7 @@ def _tiles(file: Path, size: int) -> list[Found]:
     import numpy as np
     from scipy.ndimage import laplace
 
-    picture = _opened(file)
+    picture = picture_of(file)
     grey = picture.mean(axis=2)
     edges = laplace(grey)
     tiles = []
@@ -98,7 +98,8 @@ def _tiles(file: Path, size: int) -> list[Found]:
     return tiles
 
 
-def _opened(file: Path) -> np.ndarray:
+def picture_of(file: Path) -> np.ndarray:
+    """A picture (height, width, 3) uint8, RGB. Raises DataError where the file is none."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 

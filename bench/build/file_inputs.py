@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.build.calibration import PICTURES, picture_of
 from bench.engines.onnx_graphs import Role, roles
 from bench.errors import DataError
-from bench.spec.digests import file_digest
+from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs
 from bench.spec.network import NetworkFile, Port, Signature
 from bench.spec.registry import Origin
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 ITEMS = {"train": 16, "test": 16}  # drawn items a split
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 DRAWN = "these are drawn numbers, not real data: likeness to FP32 is all that they show"
 NO_TARGETS = "these inputs have no targets: likeness to FP32 is all that they show"
 
 
 def digest_of(files: Sequence[Path | str]) -> str:
     """One sha256 for the contents of several files."""
-    return hashlib.sha256("".join(file_digest(Path(file)) for file in files).encode()).hexdigest()
+    return hashlib.sha256("".join(source_digest(Path(file)) for file in files).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -91,26 +91,20 @@ def _files(place: Path, endings: tuple[str, ...]) -> list[Path]:
 
 def _picture_item(function: Any, file: Path, signature: Signature, network: Path) -> dict[str, np.ndarray]:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(file) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is no picture that can be read: {error}") from error
+    pixels = picture_of(file)
     try:
         made = function(pixels)
     except Exception as error:  # a user's function may raise anything
         said = f"{type(error).__name__}: {error}"
         raise DataError(f"--bench-preprocess: {function.__name__} fails on {file}, {pixels.shape}: {said}") from error
-    ports = {port.name: port for port in signature.inputs}
     if not isinstance(made, Mapping):
-        if len(ports) > 1:
-            raise DataError(f"{network} takes {', '.join(ports)}; have --bench-preprocess give a dict of these")
-        made = dict.fromkeys(ports, made)
+        names = [port.name for port in signature.inputs]
+        if len(names) > 1:
+            raise DataError(f"{network} takes {', '.join(names)}; have --bench-preprocess give a dict of these")
+        made = dict.fromkeys(names, made)
     _check_names(made, signature, network, file)
-    ranks = {name: len(port.shape) for name, port in ports.items() if port.shape is not None}
-    return {name: with_rank(np.asarray(array), ranks.get(name)) for name, array in made.items()}
+    return {name: with_rank(np.asarray(array), signature.ranks.get(name)) for name, array in made.items()}
 
 
 def item_of(network: NetworkFile, arrays: dict[str, np.ndarray]) -> Inputs:
@@ -156,7 +150,7 @@ def _npz_items(file: Path, alone: bool, signature: Signature, network: Path) -> 
     if not alone:
         yield arrays
         return
-    ranks = {port.name: len(port.shape) for port in signature.inputs if port.shape is not None}
+    ranks = signature.ranks
     for row in range(min((len(arrays[name]) for name in names if arrays[name].ndim), default=1)):
         item = {}
         for name in names:

@@ -31,6 +31,7 @@ SHAPING = (
         "engines/onnx_graphs.py",
         "build/network_files.py",
         "build/file_inputs.py",
+        "build/calibration.py",
         "spec/network.py",
         "spec/inputs.py",
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -159,14 +158,6 @@ def network_of(given: GivenFile) -> NetworkFile:
     return NetworkFile(given.file, FORMATS[given.file.suffix], signature_of(given.file), dict(given.sizes))
 
 
-def copied(network: NetworkFile, folder: Path) -> None:
-    """Copy a network file, and the files that hold its weights, into a folder."""
-    for file in files_of(network.file):
-        place = folder / file.relative_to(network.file.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
-
-
 def as_they_are(inputs: Inputs) -> Inputs:
     """The preprocessing of a network file: none."""
     return inputs
@@ -199,23 +190,24 @@ def interface_of_file(network: NetworkFile, opened: Callable[[Inputs], Predict],
     """
     import numpy as np
 
-    def outputs(items: Inputs) -> tuple[np.ndarray, ...]:
-        given = opened(items)(items.batch())
+    def outputs(predict: Predict, items: Inputs) -> tuple[np.ndarray, ...]:
+        given = predict(items.batch())
         return tuple(np.array(part) for part in given) if isinstance(given, tuple) else (np.array(given),)
 
     pair = inputs[[0, min(1, len(inputs) - 1)]]
-    alone = [outputs(item) for item in pair]
+    single = opened(pair[:1])
+    alone = [outputs(single, item) for item in pair]
     names = tuple(port.name for port in network.signature.outputs)
     gives = "tensor" if len(alone[0]) == 1 else "dict"
     axes: list[int | None] = [None] * len(alone[0])
     if any(axis is not None for axis in network.batch_axes.values()):
         try:
-            both = outputs(pair)
+            both = outputs(opened(pair), pair)
             axes = [_axis(part, [item[place] for item in alone]) for place, part in enumerate(both)]
         except Exception:  # any refusal of the runtime means that it takes one item in a call
             axes = [None] * len(alone[0])
-    single = None in axes
-    return Interface(gives=gives, names=names, batch_axes=tuple(None if single else axis for axis in axes))
+    batch_axes = (None,) * len(axes) if None in axes else tuple(axes)
+    return Interface(gives=gives, names=names, batch_axes=batch_axes)
 
 
 def _axis(both: np.ndarray, alone: list[np.ndarray]) -> int | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.build.following import note
-from bench.engines.onnx_graphs import data_files, reason_of
+from bench.build.network_files import files_of
+from bench.engines.onnx_graphs import reason_of
 from bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,9 +74,7 @@ def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
     try:
-        for data in sorted(data_files(file)):
-            if not data.is_file():
-                raise DataError(f"{file} keeps its weights in {data}, which is not there; put it beside the file")
+        for data in files_of(file)[1:]:
             note(data)
         with tempfile.TemporaryDirectory() as place:
             options.optimized_model_filepath = str(Path(place) / "folded.onnx")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.build.keys import Entry, NetworkFacts, data_facts, followed
-from bench.build.network_files import copied
+from bench.build.network_files import files_of
 from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
+from bench.engines.onnx_graphs import copied
 from bench.errors import DataError
 from bench.spec.dataset import Samples
 from bench.spec.inputs import Inputs
@@ -42,7 +43,7 @@ def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
         with followed(store, source, used):
             network = architecture(source)
             if isinstance(network, NetworkFile):
-                copied(network, folder)
+                copied(files_of(network.file), network.file.parent, folder)
                 return used
             if source.weights_file is not None and source.weights.read is not None:
                 load_state(network, source.weights.read(source.weights_file), str(source.weights_file))

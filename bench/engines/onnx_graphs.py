@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,14 @@ def data_files(file: Path) -> set[Path]:
         if Path(place).is_absolute() or ".." in Path(place).parts:
             raise DataError(f"{file} keeps weights in {place}, outside of its folder; put them beside the file")
     return {file.parent / place for place in places}
+
+
+def copied(files: Iterable[Path], root: Path, folder: Path) -> None:
+    """Copy files below `root` to the same places below `folder`."""
+    for file in files:
+        place = folder / file.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
 
 
 def quantized(file: Path) -> bool:

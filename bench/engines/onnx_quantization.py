@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.engines.engine import quiet
-from bench.engines.onnx_graphs import data_files
+from bench.engines.onnx_graphs import copied, data_files
 from bench.errors import BuildError
 from bench.machine.isa import saturates
 from bench.spec.inputs import Inputs, arrays_of, tensors_of
@@ -106,10 +106,7 @@ def flatten_biases(file: Path) -> None:
 
 def as_given(network: NetworkFile, file: Path) -> None:
     """Copy an ONNX file, and the files beside it that hold its weights."""
-    for other in data_files(network.file):
-        place = file.parent / other.relative_to(network.file.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(other, place)
+    copied(data_files(network.file), network.file.parent, file.parent)
     shutil.copyfile(network.file, file)
 
 

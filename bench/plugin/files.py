@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from pathlib import Path
 
@@ -35,9 +36,14 @@ def _is_asked(file: Path, config: pytest.Config) -> bool:
         place = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
         if place == file.resolve():
             return True
-        if place in file.resolve().parents and not any(place.rglob("test_*.py")):
+        if place in file.resolve().parents and not _has_tests(place):
             return True
     return False
+
+
+@functools.cache
+def _has_tests(folder: Path) -> bool:
+    return any(folder.rglob("test_*.py"))
 
 
 def _is_network(file: Path) -> bool:

@@ -51,11 +51,6 @@ class Inputs:
         """The bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each input of one item, by name."""
-        return {name: array.shape[1:] for name, array in self.arrays.items()}
-
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 

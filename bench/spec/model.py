@@ -99,6 +99,11 @@ class Model:
     format: str = "torch"
     quantized: bool = False
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the network is a file that runs as it is."""
+        return self.format != "torch"
+
 
 models: Registry[Model] = Registry("model")
 

@@ -47,6 +47,11 @@ class Signature:
             for port in self.inputs
         }
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """How many axes each input has, by name, where the file tells."""
+        return {port.name: len(port.shape) for port in self.inputs if port.shape is not None}
+
     def free(self, sizes: Sizes) -> list[str]:
         """The free extents of each input whose size is not given, as words; the axis of the items counts as 1."""
         return [

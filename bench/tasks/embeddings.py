@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.errors import DataError
 from bench.spec.metric import Metric
 from bench.spec.outcome import Figures
+from bench.tasks.task import thousandths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +53,7 @@ class Embeddings:
 
     def decided(self, answer: np.ndarray) -> np.ndarray:
         """The values in thousandths of the largest absolute value, int16."""
-        import numpy as np
-
-        return (answer / (np.abs(answer).max() or 1.0) * 1000).round().astype(np.int16)
+        return thousandths(answer)
 
     def shown(self, item: Any, target: Any, answer: Any, known: Any) -> dict[str, np.ndarray]:
         """Nothing."""

@@ -44,6 +44,13 @@ class Task(Protocol):
         ...
 
 
+def thousandths(answer: np.ndarray) -> np.ndarray:
+    """The values in thousandths of the largest absolute value, int16: what counts of an answer of any numbers."""
+    import numpy as np
+
+    return (answer / (np.abs(answer).max() or 1.0) * 1000).round().astype(np.int16)
+
+
 def metric_of(task: Task, name: str) -> Metric:
     """A task's metric by name; a plain number, higher the better, where the task states none, as older ones do."""
     return metric_named(name, getattr(task, "metrics", ()))

@@ -83,11 +83,11 @@ def unsupported(case: Case, data: Path | None) -> str | None:
 
 def _not_read(name: str, model: Model, recipe: Recipe) -> str | None:
     """The reason why the engine cannot build from the model's network in the recipe; None where it can."""
-    engine, file = engines.get(name), model.format != "torch"
+    engine = engines.get(name)
     if model.format not in engine.reads:
         readers = ", ".join(other for other in engines.names() if model.format in engines.get(other).reads)
         return f"{name} does not read {model.format}, which {model.name} is; these do: {readers}"
-    if file and (recipe.partial or recipe.rewrite is not None):
+    if model.is_file and (recipe.partial or recipe.rewrite is not None):
         return f"{recipe.name} names modules of a PyTorch network, and {model.name} is a file"
     if recipe.given and not model.quantized:
         return f"{recipe.name} is for files that are in INT8 already, and {model.name} is not"

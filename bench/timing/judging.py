@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import WorkerError
 from bench.progress import tell
-from bench.spec.network import NetworkFile
 from bench.spec.outcome import Explained, Figures, Judged, Kernel, Lowered, names_of, parts_of
 from bench.timing.opened import Loaded, loaded, unchanged
 from bench.timing.protocol import AskKernel, AskLayers, Evaluate, Explain, Judgement
@@ -147,11 +146,11 @@ def layers(asked: AskLayers) -> Lowered | None:
     counted = engine.layers(*loading)
     if counted is None:
         return None
-    share, network = 1.0, loading.network()
-    if isinstance(network, NetworkFile):
-        return lowered(counted, recipe.number_format, promised(counted, recipe, engine.dynamic))
-    if recipe.partial or recipe.activations == "dynamic":
-        predict = predictor(network)
+    share = 1.0
+    if session.source.model.is_file:
+        share = promised(counted, recipe, engine.dynamic)
+    elif recipe.partial or recipe.activations == "dynamic":
+        predict = predictor(loading.network())
         products = products_of(lambda: predict(batch))
         share = promised(layers_of(products, session.case.batch), recipe, engine.dynamic)
     return lowered(counted, recipe.number_format, share)
