@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from bench.build.bill import Bill
 from bench.build.file_inputs import RealInputs
 from bench.build.network_files import (
     given_files,
@@ -22,8 +23,10 @@ from bench.engines.onnx_graphs import Role, roles
 from bench.engines.onnx_quantization import flatten_biases, unshare_weights
 from bench.errors import DataError, Unsupported
 from bench.spec.inputs import Inputs
+from bench.spec.model import models, source
 from bench.spec.network import Port, Signature, sized
 from bench.spec.recipe import recipes
+from bench.store import Store
 
 pytest_plugins = ["pytester"]
 
@@ -254,6 +257,16 @@ def test_another_file_under_the_same_name_is_another_network(tmp_path):
     recurrent(tmp_path / FILE)
     (second,) = given_files(tmp_path / FILE, [], None, "net")
     assert first.digest != second.digest
+
+
+def test_a_file_that_changes_before_it_is_built_is_not_kept_under_its_old_digest(tmp_path):
+    sentences(tmp_path / FILE)
+    (given,) = given_files(tmp_path / FILE, [], None, "changing")
+    given.register()
+    recurrent(tmp_path / FILE)
+    bill = Bill(Store(tmp_path / "cache"), source(models.get("changing"), None))
+    with pytest.raises(DataError, match=r"net.onnx was changed since this session began"):
+        bill.weights  # noqa: B018 - it is built when it is asked for
 
 
 # real inputs

@@ -155,7 +155,8 @@ def is_quantized(file: Path) -> bool:
 
 def network_of(given: GivenFile) -> NetworkFile:
     """The network of a given file."""
-    return NetworkFile(given.file, FORMATS[given.file.suffix], signature_of(given.file), dict(given.sizes))
+    format = FORMATS[given.file.suffix]
+    return NetworkFile(given.file, format, signature_of(given.file), dict(given.sizes), given.digest)
 
 
 def as_they_are(inputs: Inputs) -> Inputs:

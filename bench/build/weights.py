@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.build.file_inputs import digest_of
 from bench.build.keys import Entry, NetworkFacts, data_facts, followed
 from bench.build.network_files import files_of
 from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
@@ -44,6 +45,8 @@ def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
             network = architecture(source)
             if isinstance(network, NetworkFile):
                 copied(files_of(network.file), network.file.parent, folder)
+                if digest_of(files_of(folder / network.file.name)) != network.digest:
+                    raise DataError(f"{network.file} was changed since this session began; start again")
                 return used
             if source.weights_file is not None and source.weights.read is not None:
                 load_state(network, source.weights.read(source.weights_file), str(source.weights_file))

@@ -75,12 +75,14 @@ class NetworkFile:
 
     format  "onnx" or "openvino-ir": what an engine must read to run it.
     sizes   the shape of each input for one item, by name.
+    digest  sha256 of the file and of its weights beside it, as they were when the session began.
     """
 
     file: Path
     format: str
     signature: Signature
     sizes: Sizes
+    digest: str
 
     @property
     def batch_axes(self) -> dict[str, int | None]:
