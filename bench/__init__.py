@@ -1,8 +1,9 @@
 """Honest benchmarks of compressed neural networks, as a pytest plugin."""
 
-from bench.engines import engines
+from bench.engines import engines, engines_on
 from bench.engines.engine import Engine
 from bench.errors import BenchError
+from bench.machine.devices import Device, devices
 from bench.spec.case import Case, Grid
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.model import Model, Weights, models
@@ -14,6 +15,7 @@ __all__ = [
     "BenchError",
     "Case",
     "Dataset",
+    "Device",
     "Engine",
     "Grid",
     "Model",
@@ -21,7 +23,9 @@ __all__ = [
     "Samples",
     "Weights",
     "datasets",
+    "devices",
     "engines",
+    "engines_on",
     "models",
     "recipes",
 ]

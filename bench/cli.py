@@ -265,7 +265,7 @@ def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
 
 
 def _sensitivity(args: argparse.Namespace) -> int:
-    from bench.engines import engines
+    from bench.engines import engine_of
     from bench.progress import Bar
     from bench.report import ranking
     from bench.spec.case import Case
@@ -280,7 +280,7 @@ def _sensitivity(args: argparse.Namespace) -> int:
     if recipe.number_format != "int8":
         raise BadCase(f"layers are ranked by what INT8 costs them; {case.id} is in {recipe.number_format}")
     single_layer = replace(recipe, only=("one layer",))
-    reason = unsupported(case, bench.data) or engines.get(case.engine).supports(single_layer, case.device)
+    reason = unsupported(case, bench) or engine_of(case).supports(single_layer, case.device)
     if reason is not None:
         raise BadCase(f"{case.id} cannot be ranked: {reason}")
     with Bar() as bar, worker_for(case, bench, os.cpu_count() or 1, bar.told) as worker:

@@ -18,6 +18,7 @@ from bench.build.artefact import digest_of
 from bench.engines import engines, kernel
 from bench.engines.lowered import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
+from bench.machine.devices import devices
 from bench.machine.facts import cores_for
 from bench.machine.interpreter import Interpreter
 from bench.records.record import Record
@@ -41,6 +42,7 @@ from bench.store import Artifact, Facts
 from bench.timing.baseline import Shared
 from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import built_by, find, folders_of, origins
+from bench.timing.on_device import on_device
 from bench.timing.pairs import Pairs
 from bench.timing.protocol import AskKernel, AskLayers, AskUsage, Evaluate, Explain, Opened, Usage
 from bench.timing.sampling import Launch, Plan, two_stages
@@ -50,6 +52,7 @@ from bench.timing.session import JUDGING, WorkerSession, compiled
 def check(case: Case, data: Path | None) -> None:
     """Raise UnknownMember where an axis names nothing registered, DataError where the data folder does not exist."""
     engines.get(case.engine)
+    devices.get(case.device)
     recipes.get(case.precision)
     model = models.get(case.model)
     with contextlib.suppress(LackingData):  # the case is unsupported then
@@ -78,6 +81,7 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> Facts:
             bench.memory_bytes,
             bench.explain,
             bench.most_drop,
+            bench.device_index,
         ],
         "baseline_python": None if baseline is None else [bench.baseline_python, baseline.facts()],
     }
@@ -106,7 +110,7 @@ def measure(case: Case, bench: Bench, baseline: Case | None = None, shared: Shar
     Never raises for what the case does. A case that cannot run gives a record with status "unsupported", a case that
     breaks gives "failed", each with its reason. If the baseline breaks, the record has the reason and no speed-up.
     """
-    reason = unsupported(case, bench.data)
+    reason = unsupported(case, bench)
     if reason is not None:
         return Record(case, "unsupported", reason)
     with contextlib.ExitStack() as stack:
@@ -138,10 +142,11 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         judgement = session.ask(Evaluate(bench.pictures), JUDGING)
         executed = session.ask(Explain(), JUDGING) if bench.explain else None
         opened = session.opened
+        device = on_device(session, bench, watch.device)
         # asked last: either may break the worker, and the rest is known by then
         counted, kernel_facts = _counted(session), _kernel(session)
     recipe = recipes.get(case.precision)
-    reason = contradiction(recipe, judgement.outputs, counted)
+    reason = contradiction(recipe, judgement.outputs, counted, devices.get(case.device).fp32_db)
     if reason is not None:
         return Record(case, "failed", reason)
     watch.probes.append(shared.probe(case.threads))
@@ -185,6 +190,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         calibration=opened.calibration,
         lowered=counted,
         process=process,
+        on_device=device.facts,
         efficiency=efficiency,
         noise=watch.noise(best),
         explained=executed,
@@ -193,6 +199,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         spent=Spent(watch.elapsed_s, time.monotonic() - began),
         warnings=(
             *_warnings(case, process, opened, efficiency),
+            *device.warnings,
             *judgement.warnings,
             *([counted.reason] if counted is not None and counted.reason is not None else []),
             *kernel.doubts(kernel_facts),
@@ -231,7 +238,8 @@ def _speedup(launches: list[Launch], first: int, baseline: WorkerSession, plan: 
 
 def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared) -> Efficiency:
     gops = 2 * macs_per_item * case.batch / median_s / 1e9
-    peak = shared.peak(case.threads, recipes.get(case.precision).number_format, gops) if gops else None
+    known = gops and case.device == "cpu"  # peaks are the CPU's
+    peak = shared.peak(case.threads, recipes.get(case.precision).number_format, gops) if known else None
     if peak is None:
         return Efficiency(macs_per_item, gops)
     return Efficiency(macs_per_item, gops, gops / peak.gops, peak.gops, peak.by)

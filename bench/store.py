@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.errors import BenchWarning, CacheError, refusals
 from bench.progress import waited
+from bench.spec import packages
 from bench.spec.digests import file_digest, source_digest
 from bench.spec.typed import of_type
 
@@ -75,7 +76,7 @@ class Used:
     packages: set[str] = field(default_factory=set)
 
 
-version = functools.cache(importlib.metadata.version)
+version = functools.cache(packages.version)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

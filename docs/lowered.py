@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import engines, recipes
+from bench import engines, engines_on, recipes
 from bench.engines.lowered import lowered
 from bench.errors import BenchError
 from bench.machine.isa import saturates
@@ -124,7 +124,7 @@ def cell(kind: str, engine_name: str, precision: str) -> str:
 
 def table(precision: str) -> Iterator[str]:
     """A table of kinds of layers by engines, as lines of markdown."""
-    names = [name for name in engines.names() if engines.get(name).missing() is None]
+    names = [name for name in engines_on("cpu") if engines.get(name).missing() is None]
     yield "| layer | " + " | ".join(names) + " |"
     yield "| --- |" + " --- |" * len(names)
     for kind in KINDS:

@@ -4,18 +4,25 @@ import os
 
 import pytest
 
-from bench import Grid, engines
+from bench import Grid, engines_on
 
 GRID = Grid(
     model=["fsrcnn_x2", "fsrcnn_x3", "fsrcnn_x4", "dncnn_25", "scunet"],
     precision=["fp32", "int8_dynamic", "int8_static"],
-    engine=engines.names(),
+    engine=engines_on("cpu"),
     batch=1,
     threads=min(2, os.cpu_count() or 1),
 )
+GPU = Grid(
+    model=["fsrcnn_x2", "fsrcnn_x3", "fsrcnn_x4", "dncnn_25", "scunet"],
+    precision="fp16",
+    engine=["torch", "inductor_graph"],
+    device="cuda",
+    baseline={"engine": "torch", "precision": "fp32", "device": "cpu"},
+)
 
 
-@pytest.mark.grid(GRID)
+@pytest.mark.grid(GRID, GPU)
 def test_restoration(case, measure):
     record = measure(case)
     assert record.fidelity["degradation"]["ssim"] > 0.5, "a picture that far from FP32's was not made by this network"

@@ -2,12 +2,12 @@
 
 import pytest
 
-from bench import Grid, engines
+from bench import Grid, engines_on
 
 GRID = Grid(
     model="resnet20",
     precision=["fp32", "bf16", "int8_static", "int8_dynamic"],
-    engine=engines.names(),
+    engine=engines_on("cpu"),
     batch=1,
     threads=1,
 )

@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from bench import Grid, engines
+from bench import Grid, engines_on
 
 THREADS = min(2, os.cpu_count() or 1)
 PRECISIONS = ["fp32", "int8_static"]
-FACES = Grid(["scrfd_500m", "scrfd_500m_onnx"], PRECISIONS, engines.names(), threads=sorted({1, THREADS}))
-CLASSIFIERS = Grid(["mobilenet_v2", "mobilenet_v2_10", "vit_b16"], PRECISIONS, engines.names(), threads=THREADS)
+FACES = Grid(["scrfd_500m", "scrfd_500m_onnx"], PRECISIONS, engines_on("cpu"), threads=sorted({1, THREADS}))
+CLASSIFIERS = Grid(["mobilenet_v2", "mobilenet_v2_10", "vit_b16"], PRECISIONS, engines_on("cpu"), threads=THREADS)
 
 
 @pytest.mark.grid(FACES)

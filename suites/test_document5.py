@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from bench import Grid, engines
+from bench import Grid, engines_on
 
 THREADS = min(2, os.cpu_count() or 1)
 KERNELS = (1, 3, 5, 7, 9, 11)
@@ -20,7 +20,15 @@ STACKS = [
     for kernel in KERNELS
     for step in ("", "_step")
 ]
-SEGMENTATION = Grid("fpn_resnext50", ["fp32", "bf16", "int8_static"], engines.names(), batch=[1, 4], threads=THREADS)
+SEGMENTATION = Grid("fpn_resnext50", ["fp32", "bf16", "int8_static"], engines_on("cpu"), batch=[1, 4], threads=THREADS)
+GPU = Grid(
+    "fpn_resnext50",
+    ["fp32", "tf32", "fp16_autocast", "fp16"],
+    ["torch", "inductor_graph"],
+    batch=[1, 4],
+    device="cuda",
+    baseline={"engine": "torch", "precision": "fp32", "device": "cpu"},
+)
 
 
 @pytest.mark.grid(*STACKS)
@@ -29,7 +37,7 @@ def test_convolution(case, measure):
     assert record.fidelity["max_error"] < 1e-4
 
 
-@pytest.mark.grid(SEGMENTATION)
+@pytest.mark.grid(SEGMENTATION, GPU)
 def test_segmentation(case, measure):
     record = measure(case)
     assert record.fidelity["agreement"] > 0.5, "pixels that sure must keep their class"

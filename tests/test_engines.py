@@ -31,15 +31,17 @@ def test_every_engine_gives_a_reason_for_a_device_it_does_not_serve():
     import toy  # noqa: F401 - registers the model
 
     for engine in ENGINES:
-        reason = unsupported(Case("linear", "fp32", engine, device="tpu"), None)
-        assert reason == f"{engine} runs on cpu here, not on tpu"
+        reason = unsupported(Case("linear", "fp32", engine, device="tpu"), Bench(Path("cache")))
+        assert reason == f"{engine} runs on {', '.join(engines.get(engine).devices)} here, not on tpu"
 
 
 def test_an_engine_whose_package_is_missing_says_so(monkeypatch):
     import toy  # noqa: F401 - registers the model
 
     monkeypatch.setattr(engines.get("openvino"), "packages", ("openvino", "no-such-package"))
-    assert unsupported(Case("linear", "fp32", "openvino"), None).startswith("package no-such-package is not installed")
+    assert unsupported(Case("linear", "fp32", "openvino"), Bench(Path("cache"))).startswith(
+        "package no-such-package is not installed"
+    )
 
 
 def test_fp32_on_openvino_is_not_bfloat16(tmp_path):
@@ -389,15 +391,18 @@ def test_a_recipe_that_asks_for_numbers_that_no_engine_states_is_unsupported(rec
     import toy  # noqa: F401 - registers the model
 
     monkeypatch.setitem(recipes._members, "new", recipe)
-    assert words in unsupported(Case("linear", "new", engine), None)
+    assert words in unsupported(Case("linear", "new", engine), Bench(Path("cache")))
 
 
 def test_an_engine_that_states_no_formats_computes_in_fp32_only(monkeypatch):
     import toy
 
     monkeypatch.setattr(toy.Toy, "supports", lambda self, recipe, device: None)
-    assert unsupported(Case("linear", "fp32", "toy"), None) is None
-    assert unsupported(Case("linear", "int8_static", "toy"), None) == "toy computes in fp32 here, not in int8"
+    assert unsupported(Case("linear", "fp32", "toy"), Bench(Path("cache"))) is None
+    assert (
+        unsupported(Case("linear", "int8_static", "toy"), Bench(Path("cache")))
+        == "toy computes in fp32 here, not in int8"
+    )
 
 
 def test_dynamic_int8_of_a_network_without_linear_layers_is_unsupported_in_torch_ao(tmp_path):
@@ -425,7 +430,7 @@ def test_int8_of_a_network_in_which_nothing_can_be_lowered_is_unsupported(engine
 def test_an_engine_that_cannot_simulate_few_bits_says_so():
     import fixtures.models  # noqa: F401
 
-    reason = unsupported(Case("resnet20", "int4_simulated", "onnxruntime"), None)
+    reason = unsupported(Case("resnet20", "int4_simulated", "onnxruntime"), Bench(Path("cache")))
     assert reason == "onnxruntime holds whole numbers to 8 bits here, not to 4"
 
 
@@ -478,7 +483,7 @@ def real_bench(tmp_path_factory, real_data):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8_static", "int8_dynamic"])
 def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
     case = Case("resnet20", precision, engine, batch=64, threads=2)
-    if (reason := unsupported(case, real_bench.data)) is not None:
+    if (reason := unsupported(case, real_bench)) is not None:
         pytest.skip(reason)
     prepare([case], real_bench)
     record = measure(case, real_bench)

@@ -147,7 +147,10 @@ def test_one_more_engine_model_data_set_task_metric_precision_and_table_are_a_fi
 OTHER_ENGINE = """
 import own_engine
 import numpy as np
-from bench import Recipe, engines, recipes
+from bench import Device, Recipe, devices, engines, recipes
+
+class Npu(Device):
+    name = "npu"
 
 class Elsewhere(own_engine.Own):
     formats, activations, devices = ("fp32", "tenths"), (), ("cpu", "npu")
@@ -159,6 +162,7 @@ class Elsewhere(own_engine.Own):
             (folder / "own.json").write_text(own_engine.json.dumps({"weight": np.round(text, 1).tolist()}))
 
 engines.add("elsewhere", Elsewhere(), __name__)
+devices.add("npu", Npu(), __name__)
 recipes.add("tenths", Recipe("tenths", "tenths"), __name__)
 """
 OTHER_SUITE = """

@@ -1,6 +1,7 @@
 """Claims about packages that are not installed."""
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from bench.spec import packages
 from bench.spec.case import Case
 from bench.spec.model import source
 from bench.spec.packages import lacking
-from bench.timing.bench import unsupported
+from bench.timing.bench import Bench, unsupported
 
 
 @pytest.fixture
@@ -56,9 +57,10 @@ def test_the_data_sets_packages_are_asked_for(without, monkeypatch):
     datasets.add(name, Dataset(name, "", lambda split, folder: Samples([], []), packages=("scikit-learn",)), __name__)
     models.add(name, Model(name, "classification", None, (Weights("as built", name),)), __name__)
     case = Case(name, "fp32", "torch", 1, 1)
-    assert unsupported(case, None) is None
+    bench = Bench(Path("cache"))
+    assert unsupported(case, bench) is None
     without("scikit-learn")
-    assert "'bench-harness[documents]'" in unsupported(case, None)
+    assert "'bench-harness[documents]'" in unsupported(case, bench)
 
 
 def test_a_network_of_a_package_that_is_not_there_is_unsupported(monkeypatch):

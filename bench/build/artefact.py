@@ -46,12 +46,13 @@ def artefact_entry(
     engine: str,
     precision: str,
     most_drop: float | None,
+    device: str = "cpu",
 ) -> Entry:
     """The store entry of an engine's artefact.
 
     Where the recipe has a `most_drop`, `left.json` beside it names the layers that stayed in FP32.
     """
-    builder, recipe = engines.get(engine), recipe_for(source.model, precision, most_drop)
+    builder, recipe = engines.get(engine).on(device), recipe_for(source.model, precision, most_drop)
     rewrite = made_by(recipes.origin(precision), recipe)
     samples: Facts = {"samples": source.model.calibration, "seed": SEED}
     made_from: Facts = {
@@ -64,6 +65,7 @@ def artefact_entry(
             "left": recipe.left,
             "most_drop": recipe.most_drop,
             "bits": recipe.bits,
+            **({"autocast": True} if recipe.autocast else {}),
             "rewrite": fingerprint(recipe.rewrite),
             "code": rewrite.digests(),
             "versions": versions(sorted(rewrite.packages)),
@@ -76,6 +78,7 @@ def artefact_entry(
         "versions": versions(builder.packages),
         "settings": builder.settings(),
         "seed": SEED,
+        **({} if device == "cpu" else {"device": device}),  # absent on the CPU: keys stay what they were
     }
     make = partial(_build, builder, recipe, source, weights)
     return entry_of("artifact", made_from, store, source, make)

@@ -44,10 +44,10 @@ class Bill:
         """FP32 PyTorch's outputs and answers for the test split."""
         return self._kept(reference_entry(self._store, self.source, self.network, self.weights))
 
-    def artefact(self, engine: str, precision: str, most_drop: float | None = None) -> Artifact:
-        """What an engine runs in a precision; `most_drop` replaces the recipe's, where the recipe has one."""
+    def artefact(self, engine: str, precision: str, most_drop: float | None = None, device: str = "cpu") -> Artifact:
+        """What an engine runs in a precision on a device; `most_drop` replaces the recipe's, if it has one."""
         return self._kept(
-            artefact_entry(self._store, self.source, self.network, self.weights, engine, precision, most_drop)
+            artefact_entry(self._store, self.source, self.network, self.weights, engine, precision, most_drop, device)
         )
 
     def _kept(self, entry: Entry) -> Artifact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from bench.spec.outcome import Setting
 from bench.spec.packages import lacking
@@ -46,11 +47,14 @@ class Session:
     predict    a call's inputs -> (batch, ...), a tuple for several outputs.
     own_pools  () -> the settings of this session's thread pools that belong to the engine.
     keeps      an object that must live as long as the session.
+    resident   a call's inputs -> the same call without inputs and outputs: its inputs lie on the device already, its
+               outputs stay there, and it does not wait for the device. None where the engine has none.
     """
 
     predict: Predict
     own_pools: Callable[[], dict[str, Setting]] = dict
     keeps: object = None
+    resident: Callable[[Batch], Callable[[], object]] | None = None
 
     def __call__(self, inputs: Batch) -> Output:
         return self.predict(inputs)
@@ -75,8 +79,12 @@ class Engine(ABC):
 
     packages     the distributions that it needs; their versions are part of an artefact's key.
     format       the artefact's format, as the record names it.
-    formats      the number formats that it computes in, by a recipe's names; any other is unsupported.
+    formats      the number formats that it computes in on the CPU, by a recipe's names; any other is unsupported.
     devices      the devices that it runs on; any other is unsupported.
+    stores       those of `formats` that it stores weights in on the CPU while it computes in another.
+    formats_on   {device: its number formats there}, where they are not `formats`.
+    autocasts    the devices on which it computes in mixed precision (`Recipe.autocast`).
+    device       the device that this engine builds for and runs on; see `on`.
     reads        the formats of networks that it builds from, see `Model.format`; any other is unsupported.
     native       the one of these that is its own: it computes the reference of such a file.
     activations  when its INT8 can set the scales of activations: "static", "dynamic".
@@ -93,7 +101,11 @@ class Engine(ABC):
     packages: tuple[str, ...] = ()
     format: str = ""
     formats: tuple[str, ...] = ("fp32",)
+    stores: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu",)
+    formats_on: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    autocasts: tuple[str, ...] = ()
+    device: str = "cpu"
     reads: tuple[str, ...] = ("torch",)
     native: str = ""
     activations: tuple[str, ...] = ()
@@ -102,6 +114,14 @@ class Engine(ABC):
     dynamic: tuple[str, ...] = ("linear",)
     unlowered: Mapping[str, str] = MappingProxyType({})
     whole: bool = True
+
+    def on(self, device: str) -> Self:
+        """This engine on a device: its methods build for it and run there."""
+        if device == self.device:
+            return self
+        engine = copy.copy(self)
+        engine.device = device
+        return engine
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return why this engine cannot run the recipe on the device; None where it can. Both are among the `formats`

@@ -1,4 +1,6 @@
-"""ExecuTorch with its XNNPACK backend: the runtime for phones, here on the CPU; FP32, and static INT8 by PT2E."""
+"""ExecuTorch with its XNNPACK backend: the runtime for phones, here on the CPU; FP32, FP16, and static INT8 by
+PT2E.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from bench.engines import pt2e
 from bench.engines.engine import Emulation, Engine, Session, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.engines.lowered import Layer, with_reasons
+from bench.engines.torch_quantization import between_float32
 from bench.errors import Unsupported
 from bench.spec.inputs import Inputs, tensors_of
 from bench.spec.recipe import Recipe
@@ -31,7 +34,7 @@ class ExecuTorch(Engine):
 
     packages = ("executorch", "torch", "torchao")
     format = "pte"
-    formats = ("fp32", "int8")
+    formats = ("fp32", "fp16", "int8")
     activations = ("static",)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
@@ -57,6 +60,8 @@ class ExecuTorch(Engine):
             network = without_reflection(network)
             if recipe.number_format == "int8":
                 network = without_transposed(network, example, least_groups=2)  # PT2E folds normalization wrongly
+            if recipe.number_format == "fp16":
+                network = between_float32(network.to(torch.float16), torch.float16)
             program = pt2e.exported(network, example)
             if any(str(node.target).startswith(VOLUMES) for node in program.graph.nodes):
                 raise Unsupported("neither XNNPACK nor ExecuTorch has a convolution in three dimensions")

@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING, Any
 from bench.engines import pt2e
 from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.equivalents import without_transposed
-from bench.engines.lowered import Layer, with_reasons
+from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.operations import Operation
 from bench.engines.torch import pools, profiled
+from bench.engines.torch_devices import (
+    FORMATS_ON,
+    built_without,
+    lowered_on,
+    restored_on,
+    session_on,
+    unsupported_on,
+)
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered
+from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.spec.inputs import batch_of, tensors_of
+from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -43,13 +53,23 @@ class Inductor(Engine):
         )
     )
     whole = False
-    formats = ("fp32", "bf16", "int8")
+    formats: tuple[str, ...] = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
+    devices: tuple[str, ...] = ("cpu", "cuda", "xpu")
+    formats_on = MappingProxyType({device: FORMATS_ON[device] for device in ("cuda", "xpu")})
+    autocasts = ("cuda",)
+    mode: str | None = None  # of torch.compile
+
+    def missing(self) -> str | None:
+        """Return why not: PyTorch is missing, or was built without the device."""
+        return lacking(self.packages) or built_without(self.device)
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return the reason why not: no C++ compiler, a part of a network, INT8 on a processor other than x86."""
         if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "cl")):
             return "torch.compile needs a C++ compiler on the PATH; install g++"
+        if device != "cpu":
+            return unsupported_on(recipe, device)
         if recipe.partial:
             return "PT2E's quantizer for x86 lowers whole networks here"
         if recipe.number_format == "int8" and platform.machine().lower() not in ("x86_64", "amd64"):
@@ -61,13 +81,16 @@ class Inductor(Engine):
         return {"reduce_range": saturates(), "quantizer": pt2e.package()}
 
     def environment(self, threads: int) -> dict[str, str]:
-        """Freezing is on: it folds weights into the kernels, and INT8 patterns are not lowered without it."""
-        return super().environment(threads) | {"TORCHINDUCTOR_FREEZING": "1"}
+        """Freezing is on for CPUs: it folds weights into the kernels, and INT8 patterns are not lowered without it."""
+        return super().environment(threads) | ({"TORCHINDUCTOR_FREEZING": "1"} if self.device == "cpu" else {})
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Write the state dict; for INT8 export, calibrate, convert and write the program, its batch size free."""
         import torch
 
+        if self.device != "cpu":
+            save(lowered_on(network, recipe, self.device), folder / STATE)
+            return
         if recipe.number_format != "int8":
             save(lowered(network, recipe, samples[:1], samples), folder / STATE)
             return
@@ -87,25 +110,30 @@ class Inductor(Engine):
         import torch
 
         torch.set_num_threads(threads)
-        if recipe.number_format != "int8":
+        if self.device != "cpu":
+            module = restored_on(network(), recipe, self.device, folder / STATE)
+        elif recipe.number_format != "int8":
             module = lowered(network(), recipe, example[:1])
             restore(module, folder / STATE)
         else:
             pt2e.functions()  # registers the operators of the program
             with quiet():
                 module = torch.export.load(folder / PROGRAM).module()
-        return Session(predictor(torch.compile(module, dynamic=False)), pools)
+        compiled = torch.compile(module, dynamic=False, mode=self.mode)
+        return session_on(compiled, recipe, self.device, pools)
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with its self time."""
-        return profiled(self.load(folder, recipe, network, example, threads), batch_of(example))
+        return profiled(self.load(folder, recipe, network, example, threads), batch_of(example), self.device)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Emulation:
         """The program itself, not compiled: float operators between quantize and dequantize operators."""
+        if self.device != "cpu":
+            raise Unsupported("torchao's artefacts have no floating-point form here")
         return pt2e.emulation(folder / PROGRAM)
 
     def layers(
@@ -121,7 +149,7 @@ class Inductor(Engine):
         from bench.engines.torch_count import as_compiled, interpreted, layers_of, products_of, tally
 
         predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
-        if recipe.number_format == "int8":
+        if recipe.number_format == "int8" and self.device == "cpu":
             with quiet():
                 program = torch.export.load(folder / PROGRAM).module()
             products = interpreted(program, lambda call: predictor(call)(batch))
@@ -132,7 +160,8 @@ class Inductor(Engine):
         else:
             with torch.compiler.set_stance("force_eager"):
                 products = products_of(lambda: predict(batch))
-        return with_reasons(layers_of(products, len(example)), recipe, self.dynamic, self.unlowered)
+        layers = as_stated(layers_of(products, len(example)), recipe)
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
 
 def quantizer(dynamic: bool) -> Any:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.engines.lowered import Layer
 from bench.engines.onnx_graphs import nodes_of
@@ -96,11 +96,14 @@ class Graph:
         return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
-def executed(file: Path, overrides: dict[str, int], batch: Batch) -> tuple[Graph, list[Node]]:
+def executed(
+    file: Path, overrides: dict[str, int], batch: Batch, providers: Sequence[Any] = ("CPUExecutionProvider",)
+) -> tuple[Graph, list[Node]]:
     """The optimized graph of an ONNX or ORT file and the nodes that a call executes, in order.
 
     overrides  {name of a free dimension: its size}.
     batch      the inputs of the call, by name or in the session's order.
+    providers  ONNX Runtime's execution providers.
 
     Only the optimizations that hold on every machine run; they choose the number formats. Those for this processor's
     layouts are left out: they pad channels, which would be counted.
@@ -117,7 +120,7 @@ def executed(file: Path, overrides: dict[str, int], batch: Batch) -> tuple[Graph
         options.optimized_model_filepath = str(Path(work) / "optimized.onnx")
         options.add_session_config_entry("session.save_model_format", "ONNX")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(work) / "profile")
-        session = onnxruntime.InferenceSession(_named(file, Path(work)), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_named(file, Path(work)), options, providers=list(providers))
         given = batch if isinstance(batch, (tuple, list)) else arrays_of(batch)
         names = batch if isinstance(batch, Mapping) else [port.name for port in session.get_inputs()]
         session.run(None, dict(zip(names, given, strict=True)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.engines.engine import quiet
 from bench.engines.onnx_graphs import copied, data_files
@@ -42,6 +43,45 @@ def export(network: torch.nn.Module, example: Given, file: Path) -> None:
         )
         assert program is not None
         program.save(str(file), external_data=False)
+
+
+def halve(file: Path) -> None:
+    """Store an ONNX file's weights in FP16, by ONNX Runtime's converter; inputs and outputs keep their types. ONNX
+    Runtime's CPU provider computes most of its nodes in FP32, between casts.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with quiet():
+        onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
+
+
+def format_of_weights(file: Path) -> str:
+    """The number format in which an ONNX file stores its floating weights, those of two axes or more; several where it
+    has several.
+    """
+    import onnx
+
+    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.DOUBLE: "fp64"}
+    weights = as_written(file).graph.initializer
+    kinds = {names[weight.data_type] for weight in weights if weight.data_type in names and len(weight.dims) > 1}
+    return ", ".join(sorted(kinds))
+
+
+def as_written(file: Path) -> Any:
+    """The ONNX model that a .onnx or .ort file holds, before a session optimizes it."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as work:
+        written = str(Path(work) / "written.onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.save_model_format", "ONNX")
+        options.optimized_model_filepath = written
+        onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnx.load(written)
 
 
 def forget_weight_shapes(file: Path) -> None:

@@ -1,4 +1,7 @@
-"""ONNX Runtime on its CPU provider: FP32, QDQ static INT8, dynamic INT8."""
+"""ONNX Runtime: on its CPU provider FP32, FP16 files, static and dynamic INT8; on its CUDA provider FP32, TF32, FP16.
+
+Nothing here was measured with the CUDA provider yet.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,24 @@ import logging
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines.engine import Emulation, Engine, Session, two_of
 from bench.engines.equivalents import without_transposed
-from bench.engines.lowered import Layer, with_reasons
+from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.onnx_quantization import (
     BATCH,
     as_given,
+    as_written,
     check_weights,
     export,
     flatten_biases,
     forget_weight_shapes,
+    format_of_weights,
+    halve,
     has_int8,
     nodes_of,
     operators,
@@ -34,6 +41,7 @@ from bench.machine.isa import saturates
 from bench.spec.inputs import batch_of
 from bench.spec.network import NetworkFile
 from bench.spec.outcome import Setting
+from bench.spec.packages import STANDS_IN, lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -52,7 +60,10 @@ class OnnxRuntime(Engine):
 
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
-    formats = ("fp32", "int8")
+    formats = ("fp32", "fp16", "int8")
+    stores = ("fp16",)
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    formats_on = MappingProxyType({"cuda": ("fp32", "tf32", "fp16")})
     reads: tuple[str, ...] = ("torch", "onnx")
     native = "onnx"
     activations = ("static", "dynamic")
@@ -64,6 +75,10 @@ class OnnxRuntime(Engine):
             **dict.fromkeys(("lstm", "gru", "rnn"), "ONNX Runtime's static quantizer leaves recurrent layers"),
         }
     )
+
+    def missing(self) -> str | None:
+        """Return why not: a package is missing, on a GPU the build of ONNX Runtime that has the CUDA provider."""
+        return lacking(self.packages if self.device == "cpu" else (*self.packages, STANDS_IN["onnxruntime"]))
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return the reason against bfloat16."""
@@ -86,10 +101,14 @@ class OnnxRuntime(Engine):
             if isinstance(network, NetworkFile):
                 if recipe.activations is None:
                     as_given(network, folder / MODEL)
+                    if recipe.number_format == "fp16":
+                        halve(folder / MODEL)
                     return
                 with_sizes(network, exported)
-            elif recipe.number_format == "fp32":
+            elif recipe.number_format != "int8":
                 export(network, two_of(samples), folder / MODEL)
+                if recipe.number_format == "fp16":
+                    halve(folder / MODEL)
                 return
             else:
                 alone = recipe.left_alone(network)
@@ -120,7 +139,7 @@ class OnnxRuntime(Engine):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Open a session with a single pool of `threads` threads, for exactly the example's batch."""
-        session = self._opened(folder, example, threads)
+        session = self._opened(folder, recipe, example, threads)
 
         def pools() -> dict[str, Setting]:
             options = session.get_session_options()
@@ -130,9 +149,18 @@ class OnnxRuntime(Engine):
                 "execution_mode": options.execution_mode.name,
             }
 
-        return Session(predictor(session), pools)
+        return Session(predictor(session), pools)  # its queue on a GPU is its own: PyTorch's events do not time it
 
-    def _opened(self, folder: Path, example: Given, threads: int, profile: Path | None = None) -> Any:
+    def _providers(self, recipe: Recipe) -> list[Any]:
+        """The execution providers of the engine's device."""
+        if self.device == "cpu":
+            return ["CPUExecutionProvider"]
+        import onnxruntime
+
+        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries that PyTorch brings
+        return [("CUDAExecutionProvider", {"use_tf32": int(recipe.number_format == "tf32")})]
+
+    def _opened(self, folder: Path, recipe: Recipe, example: Given, threads: int, profile: Path | None = None) -> Any:
         """A session on the artefact; it writes a profile to the path `profile`, if given."""
         import onnxruntime
 
@@ -143,14 +171,24 @@ class OnnxRuntime(Engine):
         options.add_free_dimension_override_by_name(BATCH, len(example))
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
-        return onnxruntime.InferenceSession(folder / self.file, options, providers=["CPUExecutionProvider"])
+        if self.device != "cpu":  # nodes that a provider lacks would run on the CPU without a word
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        session = onnxruntime.InferenceSession(folder / self.file, options, providers=self._providers(recipe))
+        if self.device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
+            raise Unsupported(f"ONNX Runtime cannot load its CUDA provider here: it has {session.get_providers()}")
+        return session
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
-    ) -> list[Operation]:
-        """The median time over calls of each node of the optimized graph, by ONNX Runtime's profile."""
+    ) -> list[Operation] | None:
+        """The median time over calls of each node of the optimized graph, by ONNX Runtime's profile.
+
+        None on a GPU, where the profile has the times to issue nodes.
+        """
+        if self.device != "cpu":
+            return None
         with tempfile.TemporaryDirectory() as work:
-            session = self._opened(folder, example, threads, Path(work) / "profile")
+            session = self._opened(folder, recipe, example, threads, Path(work) / "profile")
             predict, batch = predictor(session), batch_of(example)
             for _ in range(CALLS):
                 predict(batch)
@@ -180,15 +218,12 @@ class OnnxRuntime(Engine):
         from bench.engines.emulation_onnx import in_floating_point, multiplying_whole_numbers
 
         with tempfile.TemporaryDirectory() as work:
-            written, executed = str(Path(work) / "written.onnx"), str(Path(work) / "executed.onnx")
+            executed = str(Path(work) / "executed.onnx")
+            model = as_written(folder / self.file)
+            in_floating_point(model)
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.add_session_config_entry("session.save_model_format", "ONNX")
-            options.optimized_model_filepath = written
-            onnxruntime.InferenceSession(folder / self.file, options, providers=["CPUExecutionProvider"])
-            model = onnx.load(written)
-            in_floating_point(model)
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.add_free_dimension_override_by_name(BATCH, len(example))
@@ -205,7 +240,13 @@ class OnnxRuntime(Engine):
         from bench.engines.onnx_count import executed, layers_of
 
         count = len(example)
-        layers = layers_of(*executed(folder / self.file, {BATCH: count}, batch_of(example)), count)
+        providers = self._providers(recipe)
+        layers = layers_of(*executed(folder / self.file, {BATCH: count}, batch_of(example), providers), count)
+        if self.device != "cpu":
+            return as_stated(layers, recipe)
+        if recipe.number_format in self.stores:
+            stored = format_of_weights(folder / self.file)
+            return [replace(layer, stored=stored) for layer in layers]
         left = self.unlowered | ({"lstm": LEFT_LSTM} if recipe.activations == "dynamic" else {})
         return with_reasons(layers, recipe, self.dynamic, left)
 

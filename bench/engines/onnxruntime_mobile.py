@@ -20,6 +20,7 @@ class OnnxRuntimeMobile(OnnxRuntime):
     format = "ort"
     reads, native = ("torch",), ""
     file = ORT
+    devices = ("cpu",)
 
     def build(self, network: Any, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Write the .ort file instead of the .onnx."""

@@ -45,7 +45,8 @@ class OpenVino(Engine):
     packages = ("openvino", "nncf", "torch")
     format = "openvino-ir"
     unlowered = MappingProxyType(dict.fromkeys(("lstm", "gru", "rnn"), "OpenVINO's INT8 kernel for an LSTM errs"))
-    formats = ("fp32", "bf16", "int8")
+    formats = ("fp32", "bf16", "fp16", "int8")
+    stores = ("fp16",)  # stated as its precision, FP16 becomes bfloat16 on CPUs that have that
     reads = ("torch", "onnx", "openvino-ir")
     native = "openvino-ir"
     activations = ("static",)
@@ -88,7 +89,7 @@ class OpenVino(Engine):
             )
             if not recipe.partial and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
                 raise Unsupported("OpenVINO has no right static INT8 for anything in this network")
-        openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+        openvino.save_model(model, folder / MODEL, compress_to_fp16=recipe.number_format == "fp16")
         if recipe.number_format == "bf16":
             keep_precise(folder / MODEL, before_whole_numbers(model))
 
@@ -156,6 +157,8 @@ class OpenVino(Engine):
         model = openvino.Core().read_model(folder / MODEL)
         model.reshape({place: list(port.shape) for place, port in enumerate(compiled.inputs)})
         layers = layers_of(model, compiled.get_runtime_model(), len(example))
+        if recipe.number_format in self.stores:
+            return layers
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def emulated(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from bench.engines.engine import Emulation, Engine, Session, quiet
-from bench.engines.lowered import Layer, with_reasons
+from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
+from bench.engines.torch_devices import (
+    FORMATS_ON,
+    UNLOWERED,
+    built_without,
+    lowered_on,
+    restored_on,
+    session_on,
+    unsupported_on,
+)
 from bench.engines.torch_modules import STATE, predictor, restore, save
 from bench.engines.torch_quantization import lowered, quantized_engine
+from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.spec.inputs import batch_of
 from bench.spec.outcome import Setting
+from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
+from bench.store import versions
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +48,11 @@ class Torch(Engine):
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
     widths = (8, 4, 2)
-    dynamic = ("linear", "lstm", "gru")
-    unlowered = MappingProxyType(
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
+    formats_on = FORMATS_ON
+    autocasts: tuple[str, ...] = ("cuda",)
+    dynamic: tuple[str, ...] = ("linear", "lstm", "gru")
+    unlowered: Mapping[str, str] = MappingProxyType(
         {
             "matmul": "torch.ao has no INT8 kernel for a product of two activations",
             "transposed": "torch.ao's INT8 kernels for transposed convolutions err; no convolution replaces this one",
@@ -46,13 +61,34 @@ class Torch(Engine):
     )
     whole = False
 
+    def on(self, device: str) -> Self:
+        """This engine on a device; on others than the CPU torchao lowers linear layers alone."""
+        engine = super().on(device)
+        if device != "cpu":
+            engine.dynamic, engine.unlowered = ("linear",), UNLOWERED
+        return engine
+
+    def supports(self, recipe: Recipe, device: str) -> str | None:
+        """Return the reason against INT8 and FP8 with scales from calibration on other devices than the CPU."""
+        return unsupported_on(recipe, device)
+
+    def missing(self) -> str | None:
+        """Return why not: PyTorch is missing, or was built without the device."""
+        return lacking(self.packages) or built_without(self.device)
+
     def settings(self) -> Facts:
-        """The name of the INT8 kernels, and whether they saturate (activations then keep to 7 bits)."""
+        """The name of the INT8 kernels, and whether they saturate (activations then keep to 7 bits). On other devices
+        than the CPU the version of torchao.
+        """
+        if self.device != "cpu":
+            return {"torchao": None if lacking(("torchao",)) else versions(("torchao",))["torchao"]}
         return {"quantized_engine": quantized_engine(), "saturates": saturates()}
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Lower the network, calibrated for static INT8, and write its state dict."""
-        save(lowered(network, recipe, samples[:1], samples), folder / STATE)
+        on_cpu = self.device == "cpu"
+        module = lowered(network, recipe, samples[:1], samples) if on_cpu else lowered_on(network, recipe, self.device)
+        save(module, folder / STATE)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -61,6 +97,9 @@ class Torch(Engine):
         import torch
 
         torch.set_num_threads(threads)
+        if self.device != "cpu":
+            module = restored_on(network(), recipe, self.device, folder / STATE)
+            return session_on(module, recipe, self.device, pools)
         module = lowered(network(), recipe, example[:1])
         restore(module, folder / STATE)
         return Session(predictor(module), pools)
@@ -69,7 +108,7 @@ class Torch(Engine):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The operators of a call by PyTorch's profiler, each with its self time."""
-        return profiled(self.load(folder, recipe, network, example, threads), batch_of(example))
+        return profiled(self.load(folder, recipe, network, example, threads), batch_of(example), self.device)
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -78,7 +117,7 @@ class Torch(Engine):
         from bench.engines.torch_count import layers_of, products_of
 
         predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
-        layers = layers_of(products_of(lambda: predict(batch)), len(example))
+        layers = as_stated(layers_of(products_of(lambda: predict(batch)), len(example)), recipe)
         return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def emulated(
@@ -87,6 +126,8 @@ class Torch(Engine):
         """The same lowered network with the stored scales and weights; its INT8 operators compute in floating point."""
         from bench.engines.emulation_torch import emulation
 
+        if self.device != "cpu":
+            raise Unsupported("torchao's artefacts have no floating-point form here")
         module = lowered(network(), recipe, example[:1])
         restore(module, folder / STATE)
         return emulation(predictor(module), module)
@@ -102,21 +143,23 @@ def pools() -> dict[str, Setting]:
 ENGINE = Torch()
 
 
-def profiled(predict: Predict, batch: Batch) -> list[Operation]:
-    """The operators of a call by PyTorch's profiler, each with its self time, the mean over calls."""
-    from torch.profiler import ProfilerActivity, profile
+def profiled(predict: Predict, batch: Batch, device: str = "cpu") -> list[Operation]:
+    """The operators of a call by PyTorch's profiler, each with its self time on the device, the mean over calls."""
+    from torch.profiler import ProfilerActivity, profile, supported_activities
 
     predict(batch)
-    with quiet(), profile(activities=[ProfilerActivity.CPU]) as profiler:
+    activities = [ProfilerActivity.CPU] if device == "cpu" else supported_activities()
+    with quiet(), profile(activities=activities) as profiler:
         for _ in range(CALLS):
             predict(batch)
+    own = "self_cpu_time_total" if device == "cpu" else "self_device_time_total"
     return [
         Operation(
             event.key,
             format_of(event.key, any(word in event.key for word in WHOLE_NUMBERS)),
-            event.self_cpu_time_total / 1e6 / CALLS,
+            getattr(event, own) / 1e6 / CALLS,
             round(event.count / CALLS),
         )
         for event in profiler.key_averages()
-        if event.self_cpu_time_total > 0
+        if getattr(event, own) > 0 and event.device_type.name == "CPU"
     ]

@@ -66,6 +66,7 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
     weight is a tensor that no operator inside has made, or that is made only of such tensors.
     """
     import torch
+    from torch._higher_order_ops.out_dtype import out_dtype
     from torch._library.custom_ops import OPDEFS
     from torch._ops import HigherOrderOperator
     from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -91,9 +92,21 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
         running.pop()
 
     class Dispatch(TorchDispatchMode):
+        supports_higher_order_operators = True
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if isinstance(func, HigherOrderOperator) or func.namespace == "prim" or func._schema.name in _ASKING:
+            if func is out_dtype:  # a product of whole numbers that are summed in a wider type, as torchao writes it
+                output = func(*args, **kwargs)
+                inner, factors = args[0], args[2:]
+                product = by_registry(inner, factors, {}, output)
+                made_of = [origins.get(place, _Origin(True, False)) for place in map(place_of, factors)]
+                products.append(self._product(inner, product, list(factors), made_of))
+                _learn(inner, list(factors), made_of, output, origins)
+                return output
+            if isinstance(func, HigherOrderOperator):  # what it runs inside would be missing from the count
+                raise NotImplementedError(f"the multiplications inside of {func.name()} are not counted")
+            if func.namespace == "prim" or func._schema.name in _ASKING:
                 return func(*args, **kwargs)
             if func._schema.name in OPDEFS:  # a user's custom operator: the calls of its Python function count
                 with self:

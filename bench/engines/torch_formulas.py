@@ -82,6 +82,7 @@ def format_of_dtype(dtype: torch.dtype) -> str:
         torch.float64: "fp64",
         torch.bfloat16: "bf16",
         torch.float16: "fp16",
+        torch.float8_e4m3fn: "fp8",
         torch.int8: "int8",
         torch.uint8: "int8",
         torch.qint8: "int8",

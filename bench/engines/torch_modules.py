@@ -45,15 +45,15 @@ def save(module: torch.nn.Module, file: Path) -> None:
         raise BuildError(f"the network's state holds objects, which are not read back for safety: {line}") from error
 
 
-def restore(module: torch.nn.Module, file: Path) -> None:
-    """Fill a lowered network with the state in a file of `save`."""
+def restore(module: torch.nn.Module, file: Path, assign: bool = False) -> None:
+    """Fill a lowered network with the state in a file of `save`; `assign` puts the file's tensors in place of its."""
     import torch
 
     with quiet():
         stored = torch.load(file, weights_only=True)
     state = stored["state"]
     state.update({name: _packed(*parts) for name, parts in stored["packed"].items()})
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=assign)
     for name, value in stored["apart"].items():
         owner, _, key = name.rpartition(".")
         setattr(module.get_submodule(owner), key, value)

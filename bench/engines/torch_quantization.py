@@ -53,10 +53,11 @@ def lowered(network: torch.nn.Module, recipe: Recipe, example: Given, samples: G
     """The network in the recipe's number format, float32 in and out; static INT8 is calibrated on samples."""
     import torch
 
-    if recipe.number_format == "bf16":
-        return between_float32(network.to(torch.bfloat16), torch.bfloat16, None if samples is None else example)
-    if recipe.number_format == "fp32":
+    if recipe.number_format in ("fp32", "tf32") or recipe.autocast:
         return network
+    if recipe.number_format in ("bf16", "fp16"):
+        dtype = torch.bfloat16 if recipe.number_format == "bf16" else torch.float16
+        return between_float32(network.to(dtype), dtype, None if samples is None else example)
     torch.backends.quantized.engine = quantized_engine()  # read when weights are packed
     if recipe.activations == "dynamic":
         return dynamic(network, recipe, example)

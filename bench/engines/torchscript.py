@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bench.engines.engine import Emulation, Session, quiet, two_of
-from bench.engines.lowered import Layer, with_reasons
+from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.torch import Torch, pools
-from bench.engines.torch_modules import predictor
+from bench.engines.torch_devices import BY_TORCHAO, FORMATS_ON, lowered_on, session_on
 from bench.engines.torch_quantization import lowered, quantized_engine
 from bench.spec.inputs import batch_of, tensors_of
 from bench.spec.recipe import Recipe
@@ -28,14 +29,25 @@ class TorchScript(Torch):
     """The artefact is a single frozen archive: the network and its weights."""
 
     format = "torchscript"
+    devices = ("cpu", "cuda")
+    formats_on = MappingProxyType({"cuda": tuple(name for name in FORMATS_ON["cuda"] if name not in BY_TORCHAO)})
+    autocasts = ()
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
-        """Lower the network as PyTorch eager does, trace it on two samples (the batch stays free) and freeze it."""
+        """Lower the network as PyTorch eager does, trace it on two samples (the batch stays free) and freeze it.
+
+        It is traced on the engine's device, since an archive keeps the device of the tensors that it makes.
+        """
         import torch
 
-        module = lowered(network, recipe, samples[:1], samples)
+        module = (
+            lowered(network, recipe, samples[:1], samples)
+            if self.device == "cpu"
+            else lowered_on(network, recipe, self.device)
+        )
         with torch.inference_mode(), quiet():
-            traced = torch.jit.trace(module, tensors_of(two_of(samples)), check_trace=False)
+            pair = tuple(tensor.to(self.device) for tensor in tensors_of(two_of(samples)))
+            traced = torch.jit.trace(module, pair, check_trace=False)
             torch.jit.freeze(traced).save(str(folder / ARCHIVE))
 
     def load(
@@ -47,7 +59,8 @@ class TorchScript(Torch):
         torch.set_num_threads(threads)
         torch.backends.quantized.engine = quantized_engine()
         with quiet():
-            return Session(predictor(torch.jit.load(str(folder / ARCHIVE))), pools)
+            archive = torch.jit.load(str(folder / ARCHIVE), map_location=self.device)
+        return session_on(archive, recipe, self.device, pools)
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -61,12 +74,14 @@ class TorchScript(Torch):
 
         predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
         products = products_of(lambda: predict(batch))
-        eager = predictor(lowered(network(), recipe, example[:1]))
+        module = lowered(network(), recipe, example[:1])
+        eager = session_on(module.to(self.device), recipe, self.device, pools)
         named = products_of(lambda: eager(batch))
         if [(twin.kind, twin.macs) for twin in named] == [(product.kind, product.macs) for product in products]:
             pairs = zip(products, named, strict=True)
             products = [replace(product, module=twin.module, box=twin.box) for product, twin in pairs]
-        return with_reasons(layers_of(products, len(example)), recipe, self.dynamic, self.unlowered)
+        layers = as_stated(layers_of(products, len(example)), recipe)
+        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.machine.devices import Device
     from bench.machine.facts import Machine
 
 
-def findings(machine: Machine, load: float, pinning: bool, energy: bool) -> list[str]:
+def findings(machine: Machine, load: float, pinning: bool, energy: bool, gpus: Iterable[str] = ()) -> list[str]:
     """Give a line for each thing that makes figures worse than they could be: what is, what it does, what to do.
 
     machine  as `bench.machine.facts.describe` gives it; load  the mean number of busy processes in the last minute;
-    pinning and energy  whether processes can be bound to cores, and RAPL be read.
+    pinning and energy  whether processes can be bound to cores, and RAPL be read; gpus  what `gpu_findings` gives.
     """
-    lines = []
+    lines = list(gpus)
     governor = machine.governor
     if governor not in (None, "performance"):
         lines.append(f"CPU governor is {governor}: clocks follow the load; sudo cpupower frequency-set -g performance")
@@ -42,10 +44,25 @@ def findings(machine: Machine, load: float, pinning: bool, energy: bool) -> list
     return lines
 
 
+def gpu_findings(device: Device, index: int = 0) -> list[str]:
+    """A line for each thing that makes a device's figures worse; none where there is no such device."""
+    if device.missing(index) is not None:
+        return []
+    facts, counters = device.describe(index), device.counters(index)
+    name = f"{device.name}:{index}" if facts is None or facts.name is None else facts.name
+    lines = [f"{name}: {advice}" for advice in device.advice(index)]
+    if counters is not None and counters.processes:
+        lines.append(f"{name}: {len(counters.processes)} processes compute there: end them, or choose another device")
+    return lines
+
+
 def examine() -> list[str]:
     """The findings about this machine, now."""
     import psutil
 
+    from bench.machine.devices import devices
     from bench.machine.facts import describe, energy_j
 
-    return findings(describe(), psutil.getloadavg()[0], hasattr(os, "sched_setaffinity"), energy_j() is not None)
+    gpus = gpu_findings(devices.get("cuda"))
+    pinning = hasattr(os, "sched_setaffinity")
+    return findings(describe(), psutil.getloadavg()[0], pinning, energy_j() is not None, gpus)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from bench.machine.isa import cpu_flags
+from bench.spec.packages import version
 
 INT8_FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
@@ -227,6 +228,6 @@ def whole_number(path: Path) -> int | None:
 
 def _version(library: str) -> str | None:
     try:
-        return importlib.metadata.version(library)
+        return version(library)
     except importlib.metadata.PackageNotFoundError:
         return None

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.spec.packages import distribution, version
+
 
 @dataclass(frozen=True)
 class Interpreter:
@@ -29,11 +31,11 @@ class Interpreter:
         versions, places = {}, {}
         for package in packages:
             try:
-                distribution = importlib.metadata.distribution(package)
+                there = distribution(package)
             except importlib.metadata.PackageNotFoundError:
                 continue
-            versions[package] = distribution.version
-            places[package] = str(Path(str(distribution.locate_file(""))).resolve())
+            versions[package] = version(package)
+            places[package] = str(Path(str(there.locate_file(""))).resolve())
         return cls(platform.python_version(), str(Path(sys.prefix).resolve()), versions, places)
 
     def facts(self) -> dict[str, str | dict[str, str]]:

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from bench.machine.devices import DeviceCounters
+from bench.machine.devices.device import disturbances
 from bench.machine.facts import whole_number
 from bench.machine.pace import fallen
 
@@ -26,8 +28,8 @@ STEAL_SHARE = 0.005
 CLOCK_SHARE = 0.9
 
 
-def snapshot(pids: list[int]) -> Counters:
-    """The counters of now, `own_s` of this process and those with the numbers `pids`."""
+def snapshot(pids: list[int], device: DeviceCounters | None = None) -> Counters:
+    """The counters of now, `own_s` of this process and those with the numbers `pids`; beside those of the device."""
     cpu = psutil.cpu_times()
     own = 0.0
     for pid in (os.getpid(), *pids):
@@ -45,6 +47,7 @@ def snapshot(pids: list[int]) -> Counters:
         steal_s=getattr(cpu, "steal", None),
         throttled=sum(counts) if counts else None,
         mhz=_mhz(),
+        device=device,
     )
 
 
@@ -93,6 +96,7 @@ class Counters:
 
     busy_s, steal_s  of all CPUs; own_s  of this process and its workers.
     throttled        how often the CPU was throttled for heat; mhz  the fastest CPU's clock.
+    device           those of the case's device, None for the CPU.
     """
 
     at_s: float
@@ -101,6 +105,7 @@ class Counters:
     steal_s: float | None = None
     throttled: int | None = None
     mhz: float | None = None
+    device: DeviceCounters | None = None
 
 
 @dataclass
@@ -114,6 +119,8 @@ class Watch:
     switches: int | None = None
     mhz: list[float] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
+    device: list[DeviceCounters] = field(default_factory=list)
+    own: set[int] = field(default_factory=set)
 
     def add(self, before: Counters, after: Counters) -> None:
         """Count what lies between two snapshots."""
@@ -125,6 +132,7 @@ class Watch:
             self.steal_s = None
         self.throttled += max(0, (after.throttled or 0) - (before.throttled or 0))
         self.mhz += [] if after.mhz is None else [after.mhz]
+        self.device += [] if after.device is None else [after.device]
 
     def noise(self, best: dict[str, float]) -> Noise:
         """The verdict over all that was added; `best`, the best figure of each probe, is as `Pace` knows it."""
@@ -141,6 +149,7 @@ class Watch:
         slowest, fastest = min(self.mhz, default=None), max(self.mhz, default=None)
         if slowest is not None and fastest is not None and slowest < CLOCK_SHARE * fastest:
             why.append(f"the CPU's clock ranged from {slowest:.0f} to {fastest:.0f} MHz")
+        why += disturbances(self.device, self.own)
         why += fallen(self.probes, best)
         return Noise(
             verdict="noisy" if why else "steady",

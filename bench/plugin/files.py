@@ -77,7 +77,7 @@ class NetworkFileTests(pytest.Module):
     def _measured(self) -> object:
         from bench.build.file_inputs import RealInputs
         from bench.build.network_files import given_files, model_name, taken
-        from bench.engines import engines, native_to
+        from bench.engines import engines, engines_on, native_to
 
         config, file = self.config, self.path.resolve()
         place, preprocess = folder_of(config, "inputs"), config.option.bench_preprocess
@@ -100,7 +100,7 @@ class NetworkFileTests(pytest.Module):
         grid = Grid(
             [given.name for given in made],
             "as_given" if given_already else PRECISIONS,
-            [engine for engine in engines.names() if format in engines.get(engine).reads],
+            [engine for engine in engines_on("cpu") if format in engines.get(engine).reads],
             baseline=baseline,
         )
 

@@ -46,6 +46,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             f"--bench-{axis}", type=options.counts, metavar="N,...", help=f"values for the {axis} axis of each grid"
         )
     group.addoption(
+        "--bench-device-index",
+        type=options.natural,
+        default=0,
+        metavar="N",
+        help="which device of its kind, where there are several (default: 0, the first)",
+    )
+    group.addoption(
         "--bench-cache", metavar="DIR", help="where built artefacts are kept (BENCH_CACHE; default: the user's cache)"
     )
     group.addoption(
@@ -209,6 +216,7 @@ def bench_of(config: pytest.Config) -> Bench:
         baseline_python=_interpreter(option.bench_baseline_python),
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
         most_drop=option.bench_max_drop,
+        device_index=option.bench_device_index,
         explain=option.bench_explain,
         files=config.stash[FILES],
         pictures=config.rootpath / option.bench_reports / "out" / "pictures",

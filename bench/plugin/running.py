@@ -55,6 +55,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _check(session: pytest.Session, cases: list[Case]) -> None:
     from bench.engines import engines
+    from bench.errors import BadCase
+    from bench.machine.devices import devices
     from bench.measure import check
     from bench.spec.model import models
     from bench.spec.recipe import recipes
@@ -62,7 +64,11 @@ def _check(session: pytest.Session, cases: list[Case]) -> None:
     for registry, axis in ((models, "model"), (recipes, "precision"), (engines, "engine")):
         for name in getattr(session.config.option, f"bench_{axis}") or ():
             registry.get(name)
-    for case in {(case.model, case.precision, case.engine): case for case in [*cases, *baselines_of(session)]}.values():
+    index = session.config.option.bench_device_index
+    for name in session.config.option.bench_device or ():
+        if (reason := devices.get(name).missing(index)) is not None:
+            raise BadCase(f"--bench-device {name}: {reason}")
+    for case in {replace(case, batch=1, threads=1): None for case in [*cases, *baselines_of(session)]}:
         check(case, folder_of(session.config, "data"))
     for item in session.items:
         if case_of(item) is not None:
@@ -174,7 +180,7 @@ def measure(
     clock, marker = node.stash.get(CLOCK, None), node.get_closest_marker("benchmark")
     if clock is None or marker is None or marker.kwargs.get("timer") is not clock:
         pytest.fail("measure is for a test with a grid, and no benchmark mark may be put before bench's", pytrace=False)
-    if isinstance(case, Case) and (reason := unsupported(case, bench.data)) is not None:
+    if isinstance(case, Case) and (reason := unsupported(case, bench)) is not None:
         entered(Record(case, "unsupported", reason))
         pytest.skip(f"unsupported: {reason}")
 

@@ -20,6 +20,7 @@ from bench.spec.outcome import (
     Judged,
     Kernel,
     Lowered,
+    OnDevice,
     Process,
     Speedup,
     Spent,
@@ -56,6 +57,7 @@ class Record:
     kernel      whether the engine's INT8 kernels compute what the quantized network says: see bench.engines.kernel.
                 Absent where nothing is quantized.
     calibration for static INT8: how many inputs were asked for, and how many there were.
+    on_device   the device and what the case did there; absent on the CPU.
     efficiency  its pace, and the share of the best pace that this machine reaches.
     explained   with --bench-explain: what a call executed; see bench.engines.operations.
     noise       whether anything disturbed the measurement: see bench.machine.noise.
@@ -91,6 +93,7 @@ class Record:
     kernel: Kernel | None = None
     calibration: Calibration | None = None
     process: Process | None = None
+    on_device: OnDevice | None = None
     efficiency: Efficiency | None = None
     explained: Explained | None = None
     noise: Noise | None = None

@@ -302,18 +302,19 @@ def is_column(name: str) -> bool:
 
 def share_lowered(record: Record) -> tuple[str, float] | None:
     """The number format below FP32 that a record's recipe asks for, and the share 0..1 of the multiply-accumulates that
-    its artefact computes in it; None where no such format is asked for, or that was not counted.
+    its artefact computes in it, or of the weights that it stores in it; None where no such format is asked for, or that
+    was not counted.
     """
     from bench.spec.recipe import recipes
 
     if record.lowered is None or not record.lowered.macs:
         return None
-    macs, precision = record.lowered.macs, record.case.precision
+    shares, precision = record.lowered.shares, record.case.precision
     if precision in recipes.names():
         wanted = recipes.get(precision).number_format
     else:  # a recipe that this machine does not know
-        wanted = max((name for name in macs if precision.startswith(name)), key=len, default="")
-    share = macs.get(wanted)
+        wanted = max((name for name in shares if precision.startswith(name)), key=len, default="")
+    share = shares.get(wanted)
     return (wanted, share) if wanted != "fp32" and share is not None and 0 <= share <= 1 else None
 
 

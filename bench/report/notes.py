@@ -14,7 +14,7 @@ from bench.statistics import is_number, unlike
 KERNEL = ("kernel_db", "quantized_db", "agreement", "quantized_agreement")
 NOTED = (  # the columns of a frame that notes are made from
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in KERNEL)),
-    *("lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
+    *("lowered.of", "lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
     *("artifact.left_in_fp32", "artifact.left_by"),
     *("noise.why", "warnings", "speedup.reason"),
 )
@@ -74,7 +74,8 @@ def _below(row: Mapping[Any, Any]) -> list[str]:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     rest = f"; not so: {', '.join(names[:NAMED])}{more}" if names else ""
     wanted = "" if promised == 1 else f", of {promised:.1%} promised"
-    return [f"{share:.1%} of its multiply-accumulates are in {str(row['lowered.format']).upper()}{wanted}{rest}"]
+    what = "weights" if row.get("lowered.of") == "weights" else "multiply-accumulates"
+    return [f"{share:.1%} of its {what} are in {str(row['lowered.format']).upper()}{wanted}{rest}"]
 
 
 def _texts(value: Any) -> list[str]:

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from bench.machine.facts import Machine
 
 GENERAL, PIVOT = "cases", "pivot"  # names of tables that no folder defines
-LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"  # columns left out where no case has them
+# columns left out where no case has them
+LOWERED, TIME, COLD = "lowered", "time in INT8", "first call cold ms"
+ON_DEVICE, DEVICE_MB, DEVICE_J = "on device ms", "device MB", "device J"
+CPU = "cpu"
+NAMED = 6  # cases that a line on several names
 
 
 def session(records: list[Record], reports: Path) -> tuple[str, Path]:
@@ -165,6 +169,8 @@ def general(table: pd.DataFrame) -> str:
         "batch": lambda row: f"{row['batch']:d}",
         "threads": lambda row: f"{row['threads']:d}",
     }
+    if (measured["device"] != CPU).any():
+        columns["device"] = lambda row: row["device"]
     if (measured["name"] != measured["id"]).any():
         columns["test"] = lambda row: row["name"].removeprefix(row["id"]).strip(" ()") or "-"
     for prefix, suffix in (("quality.", ""), ("fidelity.", " to FP32")):
@@ -179,6 +185,7 @@ def general(table: pd.DataFrame) -> str:
         "p50 ms": lambda row: _number(row["latency.p50_s"], _ms),
         "p90 ms": lambda row: _number(row["latency.p90_s"], _ms),
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
+        ON_DEVICE: lambda row: _number(row.get("on_device.device_s"), _ms),
         "speed-up": _speedup,
         "x own FP32*": lambda row: _ratio(row, _fp32(good, row, {"engine": row["engine"]})),
         "x best FP32*": lambda row: _ratio(row, _fp32(good, row, {})),
@@ -186,10 +193,14 @@ def general(table: pd.DataFrame) -> str:
         TIME: lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
+        DEVICE_MB: lambda row: _number(row.get("on_device.used_bytes"), lambda b: f"{b / 1e6:.0f}"),
+        DEVICE_J: lambda row: _number(row.get("on_device.energy_j_per_call"), "{:.3g}".format),
         "load s": lambda row: _number(row["load_s"], "{:.2f}".format),
         "first call ms": lambda row: _number(row["first_call_s"], lambda s: f"{s * 1e3:.1f}"),
         COLD: lambda row: _number(row["first_call_cold_s"], lambda s: f"{s * 1e3:.1f}"),
     }
+    if "on_device.device.kind" not in measured:
+        del columns[ON_DEVICE], columns[DEVICE_MB], columns[DEVICE_J]
     if not measured["first_call_cold_s"].map(is_number).any():
         del columns[COLD]
     if "explained.diagnosis" not in measured:
@@ -231,9 +242,9 @@ def notes(table: pd.DataFrame) -> list[str]:
     lost = table[table["status"] != "ok"]
     lines = []
     for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
-        lines.append(
-            f"- {escaped(status)}: {', '.join(escaped(name) for name in rows['name'])}: {escaped(_text(reason))}"
-        )
+        names = [escaped(name) for name in rows["name"][:NAMED]]
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        lines.append(f"- {escaped(status)}: {', '.join(names)}{more}: {escaped(_text(reason))}")
     return lines
 
 
@@ -285,8 +296,10 @@ def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     lines = []
     rows = measured.to_dict("records")
     if measured["speedup.ratio"].map(is_number).any():
-        named = [base[:2] for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
-        bases = sorted({" ".join(base) for base in named}) or ["a baseline that is not on record"]
+        named = [base for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
+        elsewhere = (measured["device"] != CPU).any()
+        where = {(*base[:2], *([base[4]] if elsewhere and isinstance(base[4], str) else [])) for base in named}
+        bases = sorted(map(" ".join, where)) or ["a baseline that is not on record"]
         count = sorted({int(row["speedup.launches"]) for row in rows if is_number(row["speedup.launches"])})
         launches = f"{count[0]} to {count[-1]}" if len(count) > 1 else str(count[0]) if count else "no"
         sure = f"with its 95% interval over {launches} launches of fresh processes"
@@ -295,9 +308,15 @@ def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         lines.append(f"Speed-up over {escaped(', '.join(bases))}, sampled in turn, {sure}.")
     lines.append("\\* through the common baseline, or a ratio of medians without one; its interval is wider.")
     shares = {
-        LOWERED: "of the multiply-accumulates, counted in the artefact, in the precision's number format",
+        LOWERED: "of the multiply-accumulates, counted in the artefact, in the precision's number format; of the "
+        "weights, where an engine only stores them in it",
         TIME: "of the time of a call, by the runtime's profiler",
     }
     lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
     lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
+    if ON_DEVICE in columns:
+        lines.append(
+            f"{ON_DEVICE}: a call with its inputs and outputs on the device, by the device's clock; p50 and p90 are "
+            f"from host to host. {DEVICE_MB}: what the process holds there. {DEVICE_J}: of a call, idle power included."
+        )
     return [*lines, *(f"- {escaped(name)}: {escaped('; '.join(remarks))}" for name, remarks in notes_of(rows))]

@@ -1,4 +1,4 @@
-"""ONNX Runtime, made slower by a known share or broken in a known way: an engine that workers know by this module."""
+"""An engine made slower by a known share, or broken in a known way: workers know it by this module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import engines
-from bench.engines.engine import Engine
+from bench.engines.engine import Engine, session_of
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -19,34 +19,48 @@ if TYPE_CHECKING:
     from bench.spec.inputs import Batch, Given
     from bench.spec.interface import Output, Predict
 
-INNER = "onnxruntime"
+INNER, OUTSIDE = "onnxruntime", "torch"  # the engines on the CPU, and on other devices
 SLOWED, PLANTED, BROKEN = "selftest_slowed", "selftest_planted", "selftest_broken"
 SLOWER, PLANTED_SLOWER = 0.02, 0.03
 FAULT = "BENCH_SELFTEST_FAULT"
 
 
 class Around(Engine):
-    """ONNX Runtime with something around each call."""
+    """Another engine with something around each call: ONNX Runtime on the CPU, elsewhere PyTorch."""
 
-    packages = engines.get(INNER).packages
-    format = engines.get(INNER).format
     formats = engines.get(INNER).formats
     activations = engines.get(INNER).activations
-    devices = engines.get(INNER).devices
+    devices = ("cpu", *engines.get(OUTSIDE).formats_on)
+    formats_on = engines.get(OUTSIDE).formats_on
+
+    @property
+    def inner(self) -> Engine:
+        """The engine that runs the network."""
+        return engines.get(INNER if self.device == "cpu" else OUTSIDE).on(self.device)
+
+    @property
+    def packages(self) -> tuple[str, ...]:  # type: ignore[override]
+        """As the inner engine's."""
+        return self.inner.packages
+
+    @property
+    def format(self) -> str:  # type: ignore[override]
+        """As the inner engine's."""
+        return self.inner.format
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """As ONNX Runtime."""
-        return engines.get(INNER).supports(recipe, device)
+        """As the inner engine."""
+        return self.inner.supports(recipe, device)
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
-        """As ONNX Runtime."""
-        engines.get(INNER).build(network, recipe, samples, folder)
+        """As the inner engine."""
+        self.inner.build(network, recipe, samples, folder)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Predict:
-        """As ONNX Runtime, with what this engine adds."""
-        return self.around(engines.get(INNER).load(folder, recipe, network, example, threads))
+        """As the inner engine, with what this engine adds."""
+        return self.around(session_of(self.inner.load(folder, recipe, network, example, threads)).predict)
 
     def around(self, predict: Predict) -> Predict:
         """Give the call with what this engine adds."""

@@ -97,13 +97,14 @@ def killed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
                 run.saved()
                 continue
             run.kill_after(random.uniform(0.0, lasts_s[cold]))
-            passed, journaled = run.passed(), run.journaled()
+            passed, journaled, ended = run.passed(), run.journaled(), run.ended()
             finished += len(passed)
             lost += len(passed - journaled.keys())
             left += run.workers_left()
             code = run.start("--bench-resume").wait()
             saved = run.saved() if code == 0 else {}
-            kept = all(saved.get(node) == samples for node, samples in journaled.items())
+            # a run that had ended when it was to be killed leaves nothing to take over
+            kept = ended or all(saved.get(node) == samples for node, samples in journaled.items())
             whole += len(saved) == 6 and kept and "was changed" not in run.said()
     told(
         f"{repeats} sessions killed at random moments: of {finished} finished cases {lost} were lost, "
@@ -157,6 +158,10 @@ class Run:
         """The samples of each test that is in the journal."""
         lines = [line for path in sorted((self._cache / "journal").glob("*/*.jsonl")) for line in read(path)]
         return {line.node: line.record.samples_s for line in lines if line.record is not None}
+
+    def ended(self) -> bool:
+        """Whether the session has marked its journal as that of a run that ended."""
+        return any(line.end for path in (self._cache / "journal").glob("*/*.jsonl") for line in read(path))
 
     def saved(self) -> dict[str, tuple[float, ...]]:
         """The samples of each test that is in the saved run. Raises BenchError where there is none."""

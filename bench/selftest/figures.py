@@ -59,9 +59,11 @@ def overhead(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
     told(f"timing a session that does nothing takes {1e9 * statistics.median(costs):.0f} ns a call")
 
 
-def same(model: str, bench: Bench, repeats: int, told: Callable[[str], None], engine: str = INNER) -> None:
+def same(
+    model: str, bench: Bench, repeats: int, told: Callable[[str], None], engine: str = INNER, device: str = "cpu"
+) -> None:
     """Tell how often the interval of a case against itself contains 1."""
-    fp32 = Case(model, "fp32", engine)
+    fp32 = Case(model, "fp32", engine, device=device)
     found = _speedups(fp32, fp32, bench, repeats)
     covered = sum(one.low <= 1 <= one.high for one in found)
     widths = [(one.high - one.low) / 2 / one.ratio for one in found]
@@ -71,9 +73,12 @@ def same(model: str, bench: Bench, repeats: int, told: Callable[[str], None], en
     )
 
 
-def slowed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
+def slowed(
+    model: str, bench: Bench, repeats: int, told: Callable[[str], None], engine: str = INNER, device: str = "cpu"
+) -> None:
     """Tell how often a slow-down that was put in is called slower."""
-    found = _speedups(Case(model, "fp32", SLOWED), Case(model, "fp32", INNER), bench, repeats)
+    fp32 = Case(model, "fp32", engine, device=device)
+    found = _speedups(replace(fp32, engine=SLOWED), fp32, bench, repeats)
     mean = statistics.fmean(one.ratio for one in found)
     told(f"a slow-down of {SLOWER:.0%} put in, {repeats} times: called {_counted(found)}; mean ratio {mean:.4f}")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import UnknownMember
 from bench.selftest.coverage import coverage
+from bench.selftest.engines import OUTSIDE
 from bench.selftest.faults import broken, killed
 from bench.selftest.figures import compared, grid, overhead, ranged, same, slowed
 
@@ -29,6 +30,8 @@ TRIALS: dict[str, Trial] = {
     "same": same,
     "same-torch": partial(same, engine="torch"),
     "slowed": slowed,
+    "same-cuda": partial(same, engine=OUTSIDE, device="cuda"),
+    "slowed-cuda": partial(slowed, engine=OUTSIDE, device="cuda"),
     "range": ranged,
     "compared": compared,
     "grid": grid,

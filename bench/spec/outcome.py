@@ -154,7 +154,9 @@ class Lowered:
 
     wanted    the number format asked for.
     macs      the shares 0..1 of the multiply-accumulates by number format; weights  the same of the weights.
-    promised  the share of `macs` that the recipe promises in `wanted`.
+    promised  the share that the recipe promises in `wanted`.
+    of        what it promises a share of: "macs", or "weights" where the engine stores weights in `wanted` and computes
+              in another format.
     left      the layers that are not in `wanted`, of `layers` in all.
     reason    why nothing was counted.
     """
@@ -163,9 +165,15 @@ class Lowered:
     macs: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     promised: float | None = None
+    of: str = "macs"
     left: tuple[LeftLayer, ...] = ()
     layers: int | None = None
     reason: str | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares 0..1, by number format, that the recipe's promise is about."""
+        return self.weights if self.of == "weights" else self.macs
 
 
 @dataclass(frozen=True)
@@ -220,6 +228,53 @@ class Process:
     pool: dict[str, Setting] = field(default_factory=dict)
     call_overhead_s: float | None = None
     threads_used: int | None = None
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """A device other than the CPU, None for what it does not tell.
+
+    kind   the axis value, such as "cuda"; index  its number among these.
+    uuid   what tells it apart from all others.
+    """
+
+    kind: str | None = None
+    name: str | None = None
+    index: int | None = None
+    uuid: str | None = None
+    driver: str | None = None
+    memory_bytes: int | None = None
+    power_limit_w: float | None = None
+    capability: str | None = None
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A case on a device other than the CPU; None for what could not be measured.
+
+    device            what it is.
+    device_s          seconds of a call on the device by its own clock, with inputs and outputs there; the time of the
+                      host is not in it.
+    issue_s           seconds that the host takes to issue such a call.
+    launch_bound      whether the host takes longer to issue a call than the device to compute it.
+    allocated_bytes   the most that the framework's allocator had given out.
+    used_bytes        what the process holds on the device, with its context and libraries.
+    energy_j_per_call of the device in a block of `energy_s` seconds of calls, idle power included.
+    idle_w            watts of the idle device just before that block.
+    mhz, celsius      the lowest clock and the highest temperature after a pass of sampling.
+    """
+
+    device: DeviceFacts
+    device_s: float | None = None
+    issue_s: float | None = None
+    launch_bound: bool | None = None
+    allocated_bytes: int | None = None
+    used_bytes: int | None = None
+    energy_j_per_call: float | None = None
+    energy_s: float | None = None
+    idle_w: float | None = None
+    mhz: float | None = None
+    celsius: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,31 @@ import re
 from collections.abc import Iterable
 
 HARNESS = "bench-harness"  # the name of this distribution
+STANDS_IN = {"onnxruntime": "onnxruntime-gpu"}  # a distribution of the same modules, of which only one is installed
+
+
+def distribution(package: str) -> importlib.metadata.Distribution:
+    """A distribution, or the one that stands in for it. Raises PackageNotFoundError."""
+    try:
+        return importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        if package not in STANDS_IN:
+            raise
+        return importlib.metadata.distribution(STANDS_IN[package])
+
+
+def version(package: str) -> str:
+    """The version of a distribution; after it the name of the one that stands in. Raises PackageNotFoundError."""
+    found = distribution(package)
+    name = str(found.metadata["Name"]).lower().replace("_", "-")
+    return f"{found.version} ({name})" if name == STANDS_IN.get(package) else found.version
 
 
 def lacking(packages: Iterable[str]) -> str | None:
     """Name the first of these distributions that is not installed, and how to install it; None where all are."""
     for package in packages:
         try:
-            importlib.metadata.version(package)
+            distribution(package)
         except importlib.metadata.PackageNotFoundError:
             return f"package {package} is not installed; pip install {_brought_by(package)}"
     return None

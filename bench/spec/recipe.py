@@ -13,7 +13,9 @@ from bench.spec.registry import Registry
 class Recipe:
     """An optional rewrite of the network and the number format the engine must lower it to.
 
-    number_format  "fp32", "bf16" or "int8": what products are computed in.
+    number_format  what products are computed in: "fp32", "tf32" (FP32 whose factors keep 10 bits of mantissa), "bf16",
+                   "fp16", "int8" or "fp8".
+    autocast       whether the engine picks the operations that are in that format, and weights stay in FP32.
     activations    for int8, "static" (scales from calibration) or "dynamic" (scales from each input); else None.
     rewrite        network -> network, done in PyTorch before any engine sees it; None leaves it as it is.
     part           which of the model's `parts` is lowered; None: the whole model.
@@ -38,6 +40,7 @@ class Recipe:
     left_by: str | None = None
     bits: int = 8
     given: bool = False
+    autocast: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -59,8 +62,12 @@ class Recipe:
 recipes: Registry[Recipe] = Registry("precision")
 recipes.add("fp32", Recipe("fp32", "fp32"))
 recipes.add("bf16", Recipe("bf16", "bf16"))
+recipes.add("tf32", Recipe("tf32", "tf32"))
+recipes.add("fp16", Recipe("fp16", "fp16"))
+recipes.add("fp16_autocast", Recipe("fp16_autocast", "fp16", autocast=True))
 recipes.add("int8_static", Recipe("int8_static", "int8", "static"))
 recipes.add("int8_dynamic", Recipe("int8_dynamic", "int8", "dynamic"))
+recipes.add("fp8_dynamic", Recipe("fp8_dynamic", "fp8", "dynamic"))
 recipes.add("int8_encoder", Recipe("int8_encoder", "int8", "static", part="encoder"))
 recipes.add("int4_simulated", Recipe("int4_simulated", "int8", "static", bits=4))
 recipes.add("int2_simulated", Recipe("int2_simulated", "int8", "static", bits=2))

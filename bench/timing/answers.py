@@ -6,18 +6,20 @@ import dataclasses
 import gc
 import importlib
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bench.machine.devices.device import Meter, on_device
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Call, Peak
 from bench.timing import protocol
 from bench.timing.judging import evaluate, explain, kernel_facts, layers
-from bench.timing.opened import bind, loaded, open_session
-from bench.timing.protocol import Built, Question, Usage
+from bench.timing.opened import Loaded, bind, loaded, open_session
+from bench.timing.protocol import Built, OnDeviceTimes, Question, Usage
 from bench.timing.sampling import Slice
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def _bill(target: protocol.Target) -> Bill:
 def _build(asked: protocol.Build) -> Built:
     bill, case = _bill(asked.target), asked.target.case
     reference = bill.reference()
-    built = bill.artefact(case.engine, case.precision, asked.target.most_drop)
+    built = bill.artefact(case.engine, case.precision, asked.target.most_drop, case.device)
     gc.collect()  # exported programs hold reference cycles: a session that built 200 artefacts had 15 GB
     return Built(built.folder, reference.folder)
 
@@ -50,12 +52,12 @@ def _refer(asked: protocol.Refer) -> Path:
 def _rank(asked: protocol.Rank) -> tuple[Layer, ...]:
     from bench.build import sensitivity
     from bench.build.artefact import trial
-    from bench.engines import engines
+    from bench.engines import engine_of
     from bench.spec.model import recipe_for
 
     bill, case = _bill(asked.target), asked.target.case
     recipe = recipe_for(bill.source.model, case.precision)
-    return tuple(sensitivity.ranked(trial(engines.get(case.engine), recipe, bill.source, bill.weights), recipe))
+    return tuple(sensitivity.ranked(trial(engine_of(case), recipe, bill.source, bill.weights), recipe))
 
 
 def _slice(asked: protocol.TakeSlice) -> Slice:
@@ -72,6 +74,46 @@ def _usage(asked: protocol.AskUsage) -> Usage:
         involuntary_switches=getattr(process.num_ctx_switches(), "involuntary", None),
         peak_rss_bytes=peak_rss_bytes(),
     )
+
+
+def _device(asked: protocol.AskDevice) -> OnDeviceTimes:
+    session = loaded()
+    device, resident = session.device, session.session.resident
+    spell = None if resident is None else on_device(device, resident(session.batch))
+    reason = None
+    if resident is None:
+        reason = f"{session.case.engine} has no call on inputs that lie on the device"
+    elif spell is None:
+        reason = "a call waits for the device, or the device has no clock"
+    return OnDeviceTimes(
+        None if spell is None else spell.device_s,
+        None if spell is None else spell.issue_s,
+        reason,
+        device.allocated_bytes(),
+        device.used_bytes(),
+        _metered(session, asked.metered_s) if asked.metered_s > 0 else None,
+    )
+
+
+def _metered(
+    session: Loaded,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Meter | None:
+    """The device's energy over a block of calls; before it the idle device's power, over a fifth as long."""
+    device, predict, batch = session.device, session.predict, session.batch
+    if device.resolves is None or device.energy_j() is None:
+        return None
+    idle_s = seconds / 5
+    before_j, began = device.energy_j(), clock()
+    sleep(idle_s)
+    after_j, passed_s = device.energy_j(), clock() - began
+    taken = dataclasses.replace(session.timer, meter=device.energy_j).slice(lambda: predict(batch), seconds)
+    if taken.energy_j is None or taken.energy_j < 0:  # the counter wrapped around
+        return None
+    idle_j = None if before_j is None or after_j is None or after_j < before_j else after_j - before_j
+    return Meter(taken.energy_j, taken.calls, None if idle_j is None else idle_j / passed_s)
 
 
 def _installed(asked: protocol.AskInstalled) -> Interpreter:
@@ -104,6 +146,7 @@ ANSWERS: dict[type[Question[Any]], Callable[[Any], Any]] = {
     protocol.Open: open_session,
     protocol.TakeSlice: _slice,
     protocol.AskUsage: _usage,
+    protocol.AskDevice: _device,
     protocol.Probe: _probe,
     protocol.MeasurePeaks: _peaks,
     protocol.Evaluate: evaluate,

@@ -116,7 +116,7 @@ class Shared:
         try:
             if case != self._case:
                 self.drop()
-                reason = unsupported(case, self._bench.data)
+                reason = unsupported(case, self._bench)
                 if reason is not None:
                     raise BaselineError(f"unsupported: {reason}")
                 built = built_by(case, self._bench, self._python)

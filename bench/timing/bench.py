@@ -7,14 +7,17 @@ from pathlib import Path
 
 from bench.build.bill import Bill
 from bench.build.network_files import GivenFile
-from bench.engines import engines
+from bench.engines import engine_of, engines
 from bench.errors import BenchError, LackingData
+from bench.machine.devices import devices
 from bench.spec.case import Case
 from bench.spec.model import Model, models, source
 from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe, recipes
 from bench.store import Store
 from bench.timing.sampling import Plan
+
+QUANTIZED = ("int8", "fp8")  # the number formats whose recipes state activations
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Bench:
     memory_bytes     a worker's limit of private memory, None for no limit.
     most_drop        the largest drop of quality, for a precision that leaves layers in FP32 to limit it; None for the
                      precision's own limit.
+    device_index     which of the devices of a kind: the first is 0.
     explain          whether to record what each case executed.
     pictures         the folder for strips of pictures, None for none.
     files            the network files that are models of this session, by model.
@@ -44,6 +48,7 @@ class Bench:
     baseline_python: str | None = None
     memory_bytes: int | None = None
     most_drop: float | None = None
+    device_index: int = 0
     explain: bool = False
     pictures: Path | None = None
     files: dict[str, GivenFile] = field(default_factory=dict, compare=False, repr=False)
@@ -63,13 +68,13 @@ class Bench:
         return self.bills[case.model]
 
 
-def unsupported(case: Case, data: Path | None) -> str | None:
-    """The reason why the case cannot be measured on this machine with this data folder; None where it can."""
-    engine, recipe, model = engines.get(case.engine), recipes.get(case.precision), models.get(case.model)
+def unsupported(case: Case, bench: Bench) -> str | None:
+    """The reason why the case cannot be measured on this machine with these settings; None where it can."""
+    engine, recipe, model = engine_of(case), recipes.get(case.precision), models.get(case.model)
     if recipe.part is not None and recipe.part not in model.parts:
         return f"{model.name} names no part {recipe.part!r}; it has: {', '.join(model.parts) or 'none'}"
     try:
-        given = source(model, data)
+        given = source(model, bench.data)
     except LackingData as error:
         return str(error)
     return (
@@ -78,6 +83,7 @@ def unsupported(case: Case, data: Path | None) -> str | None:
         or lacking(given.dataset.packages)
         or engine.supports(recipe, case.device)
         or _not_stated(case.engine, recipe, case.device)
+        or devices.get(case.device).missing(bench.device_index)
     )
 
 
@@ -104,9 +110,13 @@ def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
     engine = engines.get(name)
     if device not in engine.devices:
         return f"{name} runs on {', '.join(engine.devices)} here, not on {device}"
-    if recipe.number_format not in engine.formats:
-        return f"{name} computes in {', '.join(engine.formats)} here, not in {recipe.number_format}"
-    if recipe.number_format != "int8":
+    formats = engine.formats_on.get(device, engine.formats)
+    if recipe.number_format not in formats:
+        where = "here" if device == "cpu" else f"on {device}"
+        return f"{name} computes in {', '.join(formats)} {where}, not in {recipe.number_format}"
+    if recipe.autocast and device not in engine.autocasts:
+        return f"{name} has no mixed precision on {device}"
+    if recipe.number_format not in QUANTIZED:
         stated = recipe.activations is not None or recipe.bits != 8
         return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
     if recipe.activations not in engine.activations and not recipe.given:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.build.bill import NotBuilt
-from bench.engines import engines
+from bench.engines import engine_of, engines
 from bench.errors import BenchError, CacheError, DataError
+from bench.machine.devices import devices
 from bench.spec.case import BASELINE, Case, baseline_of
 from bench.spec.dataset import datasets
 from bench.spec.model import models
@@ -29,7 +30,7 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     bill = bench.bill(case)
     try:
         reference = bill.reference()
-        return bill.artefact(case.engine, case.precision, bench.most_drop), reference
+        return bill.artefact(case.engine, case.precision, bench.most_drop, case.device), reference
     except NotBuilt:
         return None
 
@@ -82,7 +83,7 @@ class Builder:
         if case.model in self._referred:
             return
         if self._python != sys.executable or not self._has_reference(case):
-            of = baseline_of(case, BASELINE)
+            of = baseline_of(case, BASELINE | {"device": "cpu"})
             self._ask(Refer(target_of(of, self._bench)), of, (case.model,))
         self._referred.add(case.model)
 
@@ -96,7 +97,8 @@ class Builder:
     def build(self, case: Case) -> Built:
         """Build all that the case needs; the folders of its artefact and reference."""
         self.refer(case)
-        return self._ask(Build(target_of(case, self._bench)), case, (case.model, case.engine, case.precision))
+        about = (case.model, case.engine, case.precision, case.device)
+        return self._ask(Build(target_of(case, self._bench)), case, about)
 
     def _ask(self, question: Question[Answer], case: Case, about: tuple[str, ...]) -> Answer:
         failures, key = self._bench.failures, (self._python, *about)
@@ -112,7 +114,7 @@ class Builder:
             raise
 
     def _worker_for(self, case: Case) -> Worker:
-        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        environment = environment_of(case, self._bench, os.cpu_count() or 1)
         if self._worker is not None and environment != self._environment:
             self.close()
         if self._worker is None:
@@ -124,7 +126,7 @@ class Builder:
 def origins() -> list[Origin]:
     """The files that registered members, in order of registration; a worker imports them to have the same members."""
     order: dict[Origin, int] = {}
-    for registry in (models, datasets, recipes, engines, tasks):
+    for registry in (models, datasets, recipes, engines, devices, tasks):
         for origin, place in registry.order().items():
             order[origin] = min(place, order.get(origin, place))
     return sorted(order, key=lambda origin: order[origin])
@@ -148,6 +150,11 @@ def worker_for(
     told      gets (label, done, total) whenever the worker reports progress.
     compiled  the folder for what the engine compiles, None for none.
     """
-    engine = engines.get(case.engine)
+    engine, environment = engine_of(case), environment_of(case, bench, threads)
     kept = {engine.compiled: str(compiled)} if engine.compiled is not None and compiled is not None else {}
-    return Worker(engine.environment(threads) | kept, origins(), told, python, bench.memory_bytes, bench.files.values())
+    return Worker(environment | kept, origins(), told, python, bench.memory_bytes, bench.files.values())
+
+
+def environment_of(case: Case, bench: Bench, threads: int) -> dict[str, str]:
+    """What a process of the case needs in its environment: for its engine, and to see its device alone."""
+    return engine_of(case).environment(threads) | devices.get(case.device).environment(bench.device_index)

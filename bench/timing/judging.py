@@ -105,11 +105,11 @@ def _pictures(
 
 def explain(asked: Explain) -> Explained | None:
     """What a call executes, by the engine's profiler; None where it has none."""
-    from bench.engines import engines
+    from bench.engines import engine_of
     from bench.engines.operations import explained
 
     session = loaded()
-    operations = engines.get(session.case.engine).operations(*session.loading)
+    operations = engine_of(session.case).operations(*session.loading)
     return None if operations is None else explained(operations, session.loading.recipe.number_format == "int8")
 
 
@@ -117,12 +117,12 @@ def kernel_facts(asked: AskKernel) -> Kernel:
     """Whether the engine's kernels compute what the quantized network says, on the first stored inputs."""
     import numpy as np
 
-    from bench.engines import engines, kernel
+    from bench.engines import engine_of, kernel
     from bench.tasks.inference import load_inputs
 
     session = loaded()
     case, reference = session.case, session.reference
-    emulation = engines.get(case.engine).emulated(*session.loading)
+    emulation = engine_of(case).emulated(*session.loading)
     if emulation is None:
         return Kernel(reason=f"{case.engine} tells of no floating-point form of its artefacts")
     inputs = load_inputs(reference)
@@ -135,13 +135,13 @@ def kernel_facts(asked: AskKernel) -> Kernel:
 
 def layers(asked: AskLayers) -> Lowered | None:
     """Which part of the network the artefact holds in which number format; None where it cannot be counted."""
-    from bench.engines import engines
+    from bench.engines import engine_of
     from bench.engines.lowered import lowered, promised
     from bench.engines.torch_count import layers_of, products_of
     from bench.engines.torch_modules import predictor
 
     session = loaded()
-    engine, loading = engines.get(session.case.engine), session.loading
+    engine, loading = engine_of(session.case), session.loading
     recipe, batch = loading.recipe, session.batch
     counted = engine.layers(*loading)
     if counted is None:
@@ -153,4 +153,5 @@ def layers(asked: AskLayers) -> Lowered | None:
         predict = predictor(loading.network())
         products = products_of(lambda: predict(batch))
         share = promised(layers_of(products, session.case.batch), recipe, engine.dynamic)
-    return lowered(counted, recipe.number_format, share)
+    stored = session.case.device == "cpu" and recipe.number_format in engine.stores
+    return lowered(counted, recipe.number_format, share, stored)

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from bench import errors
+from bench.machine.devices import Device, devices
 from bench.machine.facts import energy_j
 from bench.spec.case import Case
 from bench.spec.inputs import arrays_of
 from bench.spec.recipe import Recipe
 from bench.timing.protocol import Open, Opened
-from bench.timing.sampling import Timer, call_overhead_s, warmed
+from bench.timing.sampling import LEFT_S, LEFT_SHARE, Timer, call_overhead_s, left_over_s, warmed
 
 if TYPE_CHECKING:
     from bench.engines.engine import Session
@@ -55,6 +56,7 @@ class Loaded:
     interface: Interface
     loading: Loading
     session: Session
+    device: Device
     timer: Timer
     batch: Batch
     batch_digest: str
@@ -82,7 +84,7 @@ def open_session(asked: Open) -> Opened:
     from bench.build.artefact import as_built, calibration_of
     from bench.build.networks import architecture, folded
     from bench.build.reference import INTERFACE
-    from bench.engines import engines
+    from bench.engines import engine_of
     from bench.engines.engine import session_of
     from bench.spec.interface import Interface, adapted
     from bench.spec.model import models, recipe_for, source
@@ -106,7 +108,7 @@ def open_session(asked: Open) -> Opened:
         bare = folded(bare)
         return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), interface, len(inputs.names))
 
-    loading, engine = Loading(folder, recipe, network, example.given(), case.threads), engines.get(case.engine)
+    loading, engine = Loading(folder, recipe, network, example.given(), case.threads), engine_of(case)
     began = time.perf_counter()
     session = session_of(engine.load(*loading))
     predict = session.predict
@@ -116,8 +118,10 @@ def open_session(asked: Open) -> Opened:
     first_call_s = time.perf_counter() - began
     bind(asked.cores)
     steady, typical_s = warmed(lambda: predict(batch))
-    timer = Timer(typical_s, meter=energy_j)
-    _loaded = Loaded(case, model, reference, interface, loading, session, timer, batch, digest)
+    device = devices.get(case.device)
+    waits(lambda: predict(batch), device)
+    timer = Timer(typical_s, meter=energy_j, wait=device.synchronize)
+    _loaded = Loaded(case, model, reference, interface, loading, session, device, timer, batch, digest)
     unchanged(_loaded)
     return Opened(
         load_s=load_s,
@@ -148,6 +152,22 @@ def unchanged(session: Loaded) -> None:
         raise errors.WorkerError(
             f"{session.case.engine} writes into the array that it is called with, so that times would be of other "
             "numbers; its predict must leave its input as it is"
+        )
+
+
+def waits(call: Callable[[], object], device: Device) -> None:
+    """Raise WorkerError where a call returns before the device is done, so that its time would be of queueing alone; or
+    where it never used the device.
+    """
+    if not device.queues:
+        return
+    if device.works() is False:
+        raise errors.WorkerError(f"nothing was computed on {device.name}: the engine fell back to the CPU")
+    call_s, left_s = left_over_s(call, device.synchronize)
+    if left_s > max(LEFT_S, LEFT_SHARE * call_s):
+        raise errors.WorkerError(
+            f"a call returns after {1e3 * call_s:.3g} ms, {1e3 * left_s:.3g} ms before {device.name} is done; the "
+            "engine's predict must wait for its outputs"
         )
 
 

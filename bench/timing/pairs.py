@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 
+from bench.machine.devices import devices
 from bench.machine.facts import available_bytes
 from bench.machine.noise import Watch, snapshot
 from bench.spec.case import Case
@@ -29,6 +30,8 @@ class Pairs:
         self.others: list[Baseline] = []
         self.before = Usage()
         self.watch, self.energy = Watch(), Energy()
+        self._device = devices.get(case.device)
+        self._free_bytes: int | None = None
 
     def __enter__(self) -> Pairs:
         return self
@@ -39,6 +42,8 @@ class Pairs:
     def begin(self, count: int) -> None:
         """Begin `count` more launches; the first session alone, to time its load and first call undisturbed."""
         begun, alone = time.monotonic(), not self.sessions
+        if alone:
+            self._free_bytes = self._device.free_bytes(self._bench.device_index)
         added = [
             self._stack.enter_context(WorkerSession(self._case, self._bench, self._built)) for _ in range(max(0, count))
         ]
@@ -55,9 +60,16 @@ class Pairs:
         return self._startup_s + other_s
 
     def room(self) -> int:
-        """How many launches fit in the free memory, at twice the first session's peak each; 2 where that is unknown."""
+        """How many launches fit in the free memory, at twice the first session's peak each; 2 where that is unknown.
+
+        On a device of its own memory, at what the first session took of that; the baseline may take as much.
+        """
         peak_bytes = self.before.peak_rss_bytes
-        return max(1, int(available_bytes() / (2 * peak_bytes))) if peak_bytes else 2
+        fitting = int(available_bytes() / (2 * peak_bytes)) if peak_bytes else 2
+        free_bytes = self._device.free_bytes(self._bench.device_index)
+        if self._free_bytes is not None and free_bytes is not None and self._free_bytes > free_bytes:
+            fitting = min(fitting, 1 + int(free_bytes / (2 * (self._free_bytes - free_bytes))))
+        return max(1, fitting)
 
     def sample(self, since: int) -> None:
         """Sample all launches from index `since` on, in turn, for a pass; start missing baseline sessions first."""
@@ -67,8 +79,15 @@ class Pairs:
         self.starting_s += time.monotonic() - asked
         pids = [side.pid for side in (*self.sessions, *(other.session for other in self.others))]
         watch.probes.append(self._shared.probe(self._case.threads))
+        watch.own.update(pids)
+        index, slice_s = self._bench.device_index, self._slice_s()
         started = snapshot(pids)
         sides = itertools.zip_longest(self.launches, self.sessions, self.others)
         for launch, session, other in itertools.islice(sides, since, None):
-            paired(launch, Metered(session, self.energy), other, plan.pass_s, plan.slice_s, time.monotonic)
-        watch.add(started, snapshot(pids))
+            paired(launch, Metered(session, self.energy), other, plan.pass_s, slice_s, time.monotonic)
+        watch.add(started, snapshot(pids, self._device.counters(index)))
+
+    def _slice_s(self) -> float:
+        """The longest slice that the plan, the case's device or the baseline's wants."""
+        sides = [self._case, *([] if self._baseline is None else [self._baseline])]
+        return max(self._bench.plan.slice_s, *(devices.get(side.device).slice_s for side in sides))

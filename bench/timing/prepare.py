@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from bench.engines import engines
 from bench.errors import BenchError, CacheError
 from bench.spec.case import Case
 from bench.timing.bench import Bench, unsupported
-from bench.timing.builder import Builder, find
+from bench.timing.builder import Builder, environment_of, find
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
@@ -21,14 +21,12 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
 
     told  gets (label, done, total) as the work goes on.
     """
-    wanted = {
-        (case.model, case.engine, case.precision): case for case in cases if unsupported(case, bench.data) is None
-    }
-    missing = [case for case in wanted.values() if find(case, bench) is None]
+    wanted = dict.fromkeys(replace(case, batch=1, threads=1) for case in cases if unsupported(case, bench) is None)
+    missing = [case for case in wanted if find(case, bench) is None]
     models_missing = list({case.model: case for case in missing}.values())
     alike: dict[tuple[tuple[str, str], ...], list[Case]] = {}
     for case in missing:
-        environment = engines.get(case.engine).environment(os.cpu_count() or 1)
+        environment = environment_of(case, bench, os.cpu_count() or 1)
         alike.setdefault(tuple(sorted(environment.items())), []).append(case)
     with Builder(bench, told) as builder:
         steps: list[tuple[str, Callable[[Case], Any], Case]] = [

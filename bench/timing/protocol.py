@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from bench.build.network_files import GivenFile
 from bench.build.sensitivity import Layer
+from bench.machine.devices import Meter
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Peak
 from bench.spec.case import Case
@@ -128,6 +129,32 @@ class TakeSlice(Question[Slice]):
     name = "slice"
     answer = Slice
     seconds: float
+
+
+@dataclass(frozen=True)
+class OnDeviceTimes:
+    """What a session's process tells of its device; None for what the device or the engine does not tell.
+
+    device_s, issue_s  of a call on resident inputs: see bench.machine.devices.device.on_device.
+    reason             why there are no times.
+    meter              of a block of calls as long as was asked for.
+    """
+
+    device_s: float | None = None
+    issue_s: float | None = None
+    reason: str | None = None
+    allocated_bytes: int | None = None
+    used_bytes: int | None = None
+    meter: Meter | None = None
+
+
+@dataclass(frozen=True)
+class AskDevice(Question[OnDeviceTimes]):
+    """Report the time and memory of a call on the device, and the energy of a block of calls of so many seconds."""
+
+    name = "device"
+    answer = OnDeviceTimes
+    metered_s: float
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from bench.statistics import launch_deviation, student
 
 KEPT = 32  # samples kept of a slice, where calls take their typical time
 SHORT_S = 20e-6  # calls shorter than this are timed several together: the clock matters to them
+LEFT_SHARE, LEFT_S = 0.5, 50e-6  # of a call, and seconds: a call that leaves more on its device does not wait for it
+LEFT_TRIES = 5  # whose least counts: what disturbs a wait only lengthens it
 STEADY = 0.02  # relative difference of block medians up to which times count as steady
 PATIENCE = 3  # how many budgets may be spent to reach `least_samples`
 
@@ -224,6 +226,7 @@ class Timer:
                matters are timed several together.
     clock      returns seconds.
     meter      returns the joules used since some start, None where the system does not report them.
+    wait       waits until the device has done all that was queued; on the CPU there is no queue.
 
     It keeps every n-th sample, with n from `typical_s`, and counts on from slice to slice. So each kept sample stands
     for the same number of calls in slow and fast slices, and none is right after the warm-up more often than another.
@@ -232,6 +235,7 @@ class Timer:
     typical_s: float
     clock: Callable[[], float] = perf_counter
     meter: Callable[[], float | None] = lambda: None
+    wait: Callable[[], None] = lambda: None
     _passed: int = 0
 
     @property
@@ -241,13 +245,17 @@ class Timer:
         return max(1, math.ceil(SHORT_S / max(self.typical_s, resolution_s)))
 
     def slice(self, call: Callable[[], object], seconds: float) -> Slice:
-        """Warm the caches for an eighth of `seconds`, then time calls for `seconds`, at least one sample."""
+        """Warm the caches for an eighth of `seconds`, then time calls for `seconds`, at least one sample.
+
+        It returns with the device's queue empty: a suspended process's queue would run on in another's turn.
+        """
         import statistics
 
         clock, together = self.clock, self.together
         began = clock()
         while self.typical_s < seconds and clock() - began < seconds / 8:
             call()
+        self.wait()
         samples: list[float] = []
         used_j = self.meter()
         began = end = clock()
@@ -257,6 +265,7 @@ class Timer:
                 call()
             end = clock()
             samples.append((end - start) / together)
+        self.wait()
         now_j = self.meter()
         every = max(1, math.ceil(seconds / max(self.typical_s * together, SHORT_S) / KEPT))
         kept = samples[(every // 2 - self._passed) % every :: every]
@@ -292,6 +301,23 @@ def warmed(
         steady = best / (1 + STEADY) <= last <= best * (1 + STEADY)
         if steady or clock() - began >= longest_s or medians[-1] > longest_s / 10:
             return Steady(steady, calls, clock() - began), medians[-1]
+
+
+def left_over_s(
+    call: Callable[[], object], wait: Callable[[], None], clock: Callable[[], float] = perf_counter
+) -> tuple[float, float]:
+    """Seconds of a call, and of the work that it leaves on the device when it returns: the least of several."""
+    calls: list[float] = []
+    lefts: list[float] = []
+    for _ in range(LEFT_TRIES):
+        wait()
+        began = clock()
+        call()
+        returned = clock()
+        wait()
+        calls.append(returned - began)
+        lefts.append(clock() - returned)
+    return min(calls), min(lefts)
 
 
 def call_overhead_s(clock: Callable[[], float] = perf_counter) -> float:
