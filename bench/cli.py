@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     selftest.add_argument(
         "--bench-budget", type=options.positive, default=20.0, metavar="S", help="seconds a case (default: 20)"
     )
+    selftest.add_argument("--bench-device", default="cpu", metavar="NAME", help="where cases run (default: cpu)")
     _folders(selftest)
     selftest.set_defaults(do=_selftest)
     args = parser.parse_args(arguments)
@@ -256,11 +258,7 @@ def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
     from bench.timing.bench import Bench
 
     load_conftest(Path.cwd())
-    cache = (
-        Path(args.bench_cache).expanduser().absolute()
-        if args.bench_cache
-        else user_cache_path("bench-harness", appauthor=False)
-    )
+    cache = Path(args.bench_cache or user_cache_path("bench-harness", appauthor=False)).expanduser().absolute()
     return Bench(cache, Path(args.bench_data).expanduser().absolute() if args.bench_data else None, plan)
 
 
@@ -298,7 +296,8 @@ def _selftest(args: argparse.Namespace) -> int:
     from bench.timing.sampling import Plan
 
     bench = _bench(args, Plan.within(args.bench_budget))
-    selftest(args.model, bench, args.trials, args.repeats, args.busy, lambda line: print(line, flush=True))
+    told = partial(print, flush=True)
+    selftest(args.model, bench, args.trials, args.repeats, args.busy, told, args.bench_device)
     return 0
 
 

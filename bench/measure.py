@@ -90,10 +90,13 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> Facts:
 def still_holds(record: Record, case: Case, baseline: Case, bench: Bench) -> bool:
     """Whether a record measured what would be measured now.
 
-    That is this case with this baseline, the same artefact, and the same FP32 answers to the same data as reference.
+    That is this case with this baseline on this device, the same artefact, and the same FP32 answers to the same data
+    as reference.
     """
     beside = record.speedup and record.speedup.baseline and record.speedup.baseline.case
-    if record.case != case or beside != baseline or record.artifact is None:
+    device = devices.get(case.device).describe(bench.device_index)
+    same_device = (record.on_device and record.on_device.device) == device
+    if record.case != case or beside != baseline or record.artifact is None or not same_device:
         return False
     built = find(case, bench)
     if built is None:

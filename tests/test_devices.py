@@ -5,13 +5,17 @@ import importlib
 import json
 import shutil
 import subprocess
+import sys
+import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench import Case, devices
 from bench.engines.lowered import contradiction
 from bench.errors import WorkerError
+from bench.machine.devices.cuda import THROTTLED
 from bench.machine.devices.device import DeviceCounters, disturbances, foreign_processes, on_device
 from bench.machine.devices.fake import IDLE_W, WATTS, Fake
 from bench.spec.outcome import Likeness
@@ -183,8 +187,6 @@ def test_other_processes_on_a_device_are_told_from_ours(seen, own, foreign):
 
 
 def test_energy_is_read_over_blocks_and_a_counter_that_wraps_around_is_dropped(hands, fake):
-    from types import SimpleNamespace
-
     from bench.timing.answers import _metered
 
     def predict(_):
@@ -441,3 +443,81 @@ def test_the_environment_for_gpus_installs_one_of_the_two_builds_of_onnxruntime(
     names = {line.partition("==")[0] for line in done.stdout.splitlines()}
     assert {"onnxruntime-gpu", "nvidia-ml-py", "torchao", "torch"} <= names
     assert "onnxruntime" not in names
+
+
+def test_launches_fit_in_a_device_s_memory_beside_the_baseline_s(tmp_path, fake, monkeypatch):
+    from bench.timing.bench import Bench
+    from bench.timing.pairs import Pairs
+    from bench.timing.protocol import Usage
+
+    free = iter([10e9, 8e9, 8e9])
+    monkeypatch.setattr(fake, "free_bytes", lambda index: next(free))
+    monkeypatch.setattr("bench.timing.pairs.available_bytes", lambda: 100e9)
+    monkeypatch.setattr("bench.timing.pairs.devices.get", lambda name: fake)
+    monkeypatch.setattr("bench.timing.pairs.open_all", lambda sessions: None)
+    pairs = Pairs(Case("linear", "fp32", "torch", device="fake"), Bench(tmp_path), None, None, None)
+    pairs._free_bytes = fake.free_bytes(0)
+    pairs.before = Usage(peak_rss_bytes=10**9)
+    assert pairs.room() == 3, "the first took 2 GB, and each further launch takes as much, twice with its baseline"
+
+
+class Nvml(types.ModuleType):
+    """NVML of two GPUs."""
+
+    NVML_COMPUTEMODE_EXCLUSIVE_PROCESS, NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 3, 1, 0
+    NVMLError = type("NVMLError", (Exception,), {})
+    uuids, mode, reasons = ("GPU-a", "GPU-b"), 0, 0
+
+    def __init__(self):
+        super().__init__("pynvml")
+        for bit, words in enumerate(THROTTLED):
+            setattr(self, words, 1 << bit)
+        self.nvmlInit = self.nvmlShutdown = lambda: None
+        self.nvmlDeviceGetCount = lambda: len(self.uuids)
+        self.nvmlDeviceGetHandleByIndex = lambda index: self.uuids[index]
+        self.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
+        self.nvmlDeviceGetUUID = lambda handle: handle
+        self.nvmlDeviceGetComputeMode = lambda handle: self.mode
+        self.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: self.reasons
+        self.nvmlDeviceGetComputeRunningProcesses = lambda handle: [SimpleNamespace(pid=7, usedGpuMemory=5)]
+        self.nvmlDeviceGetClockInfo = lambda handle, clock: 1980
+        self.nvmlDeviceGetTemperature = self.refused
+
+    def refused(self, *_):
+        raise self.NVMLError("not supported")
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    stub = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", stub)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return stub
+
+
+@pytest.mark.parametrize(
+    ("visible", "index", "uuid"),
+    [(None, 0, "GPU-a"), (None, 1, "GPU-b"), ("1", 0, "GPU-b"), ("GPU-b,GPU-a", 1, "GPU-a"), (" 1, 0", 1, "GPU-a")],
+)
+def test_a_gpu_s_number_is_what_this_process_sees_and_its_worker_gets_the_uuid(nvml, monkeypatch, visible, index, uuid):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.get("cuda").missing(index) is None
+    assert devices.get("cuda").environment(index)["CUDA_VISIBLE_DEVICES"] == uuid
+
+
+@pytest.mark.parametrize(("visible", "words"), [("1", "sees 1, since CUDA_VISIBLE_DEVICES is '1'"), ("", "sees 0")])
+def test_a_gpu_that_this_process_does_not_see_is_missing(nvml, monkeypatch, visible, words):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert words in devices.get("cuda").missing(1)
+
+
+def test_a_gpu_that_serves_a_single_process_is_refused(nvml):
+    nvml.mode = nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS
+    assert devices.get("cuda").missing(1).endswith("sudo nvidia-smi -i 1 -c DEFAULT")
+
+
+def test_counters_of_a_gpu_name_what_throttles_it_and_leave_out_what_it_does_not_tell(nvml):
+    assert devices.get("cuda").counters(0) == DeviceCounters(mhz=1980, processes=(7,))
+    nvml.reasons = 0b101
+    assert devices.get("cuda").counters(0).throttled == ("power cap", "heat")

@@ -40,8 +40,12 @@ def test_each_fault_of_a_worker_is_a_failed_case_with_its_reason(tmp_path):
 
 
 def test_a_trial_or_model_that_is_not_there_or_one_launch_is_refused(tmp_path):
-    with pytest.raises(UnknownMember, match=f"no trial is named 'sane'; there are: {', '.join(TRIALS)}"):
+    with pytest.raises(UnknownMember, match=f"no trial on cpu is named 'sane'; there are: {', '.join(TRIALS)}"):
         selftest("linear", Bench(tmp_path), ["sane"], 1, 0, print)
+    with pytest.raises(UnknownMember, match="no trial on cuda is named 'range'; there are: same, slowed"):
+        selftest("linear", Bench(tmp_path), ["range"], 1, 0, print, "cuda")
+    with pytest.raises(BenchError, match="linear-fp32-torch-b1-t1-fake could not be measured: torch runs on cpu, "):
+        selftest("linear", Bench(tmp_path), ["same"], 1, 0, print, "fake")
     with pytest.raises(UnknownMember, match="no model is named 'vgg'"):
         selftest("vgg", Bench(tmp_path), ["same"], 1, 0, print)
     quick = Plan(least_launches=1, most_launches=1, pass_s=0.01)

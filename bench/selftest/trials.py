@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.errors import UnknownMember
+from bench.machine.devices import devices
 from bench.selftest.coverage import coverage
 from bench.selftest.engines import OUTSIDE
 from bench.selftest.faults import broken, killed
@@ -30,8 +31,6 @@ TRIALS: dict[str, Trial] = {
     "same": same,
     "same-torch": partial(same, engine="torch"),
     "slowed": slowed,
-    "same-cuda": partial(same, engine=OUTSIDE, device="cuda"),
-    "slowed-cuda": partial(slowed, engine=OUTSIDE, device="cuda"),
     "range": ranged,
     "compared": compared,
     "grid": grid,
@@ -39,18 +38,33 @@ TRIALS: dict[str, Trial] = {
     "killed": killed,
 }
 
+ON_DEVICES: dict[str, Callable[..., None]] = {  # those that a device other than the CPU has, by PyTorch
+    "same": partial(same, engine=OUTSIDE),
+    "slowed": partial(slowed, engine=OUTSIDE),
+}
 
-def selftest(model: str, bench: Bench, trials: list[str], repeats: int, busy: int, told: Callable[[str], None]) -> None:
+
+def selftest(
+    model: str,
+    bench: Bench,
+    trials: list[str],
+    repeats: int,
+    busy: int,
+    told: Callable[[str], None],
+    device: str = "cpu",
+) -> None:
     """Hold these trials, all where none is named, `repeats` times each where repeating tells more, beside `busy`
-    processes that do nothing but use a CPU. Raises BenchError where there is no such trial, or where a case cannot be
-    measured.
+    processes that do nothing but use a CPU. Raises BenchError where there is no such trial, or none on the device, or
+    where a case cannot be measured.
     """
-    unknown = [name for name in trials if name not in TRIALS]
+    devices.get(device)
+    held = TRIALS if device == "cpu" else {name: partial(trial, device=device) for name, trial in ON_DEVICES.items()}
+    unknown = [name for name in trials if name not in held]
     if unknown:
-        raise UnknownMember(f"no trial is named {unknown[0]!r}; there are: {', '.join(TRIALS)}")
+        raise UnknownMember(f"no trial on {device} is named {unknown[0]!r}; there are: {', '.join(held)}")
     with loaded(busy):
-        for name in trials or TRIALS:
-            TRIALS[name](model, bench, repeats, lambda line, name=name: told(f"{name}: {line}"))  # type: ignore[misc]
+        for name in trials or held:
+            held[name](model, bench, repeats, lambda line, name=name: told(f"{name}: {line}"))  # type: ignore[misc]
 
 
 @contextmanager
