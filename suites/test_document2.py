@@ -22,7 +22,12 @@ GPU = Grid(
 )
 
 
-@pytest.mark.grid(GRID, GPU)
+@pytest.mark.grid(GRID)
 def test_restoration(case, measure):
     record = measure(case)
     assert record.fidelity["degradation"]["ssim"] > 0.5, "a picture that far from FP32's was not made by this network"
+
+
+@pytest.mark.grid(GPU)
+def test_restoration_on_gpu(case, measure):
+    test_restoration(case, measure)

@@ -37,7 +37,12 @@ def test_convolution(case, measure):
     assert record.fidelity["max_error"] < 1e-4
 
 
-@pytest.mark.grid(SEGMENTATION, GPU)
+@pytest.mark.grid(SEGMENTATION)
 def test_segmentation(case, measure):
     record = measure(case)
     assert record.fidelity["agreement"] > 0.5, "pixels that sure must keep their class"
+
+
+@pytest.mark.grid(GPU)
+def test_segmentation_on_gpu(case, measure):
+    test_segmentation(case, measure)
