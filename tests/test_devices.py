@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -521,3 +522,8 @@ def test_counters_of_a_gpu_name_what_throttles_it_and_leave_out_what_it_does_not
     assert devices.get("cuda").counters(0) == DeviceCounters(mhz=1980, processes=(7,))
     nvml.reasons = 0b101
     assert devices.get("cuda").counters(0).throttled == ("power cap", "heat")
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu"])
+def test_a_device_by_pytorch_says_how_many_pytorch_finds(name):
+    assert re.fullmatch(rf"there is no {name} 0: torch \S+ finds 0", devices.get(name).missing(0))

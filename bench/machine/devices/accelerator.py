@@ -6,12 +6,26 @@ import time
 from collections.abc import Callable
 
 from bench.machine.devices.device import Device, Spell
+from bench.spec.outcome import DeviceFacts
 
 
 class Accelerator(Device):
     """A device by `torch.accelerator`. PyTorch is imported in the process that uses the device alone."""
 
     fp32_db = 90.0  # FP32 keeps 100 dB and more of the CPU's FP32; TF32 some 70
+
+    def missing(self, index: int) -> str | None:
+        """Return why not: this PyTorch finds no such device."""
+        try:
+            import torch
+        except ImportError:
+            return f"{self.name} needs torch, which is not installed"
+        count = getattr(torch, self.name).device_count()
+        return None if index < count else f"there is no {self.name} {index}: torch {torch.__version__} finds {count}"
+
+    def describe(self, index: int) -> DeviceFacts:
+        """The device's kind and number alone."""
+        return DeviceFacts(kind=self.name, index=index)
 
     def synchronize(self) -> None:
         """Wait until the device has done all that this process queued."""
