@@ -379,7 +379,7 @@ def test_dynamic_int8_of_two_layers_of_equal_weights_on_onnx_runtime_is_near_fp3
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (Recipe("new", "fp16"), "not in fp16"),
+        (Recipe("new", "fp12"), "not in fp12"),
         (Recipe("new", "int8"), "not None"),
         (Recipe("new", "int8", "weights alone"), "not weights alone"),
         (Recipe("new", "int8", "static", bits=16), "not to 16"),
@@ -453,12 +453,12 @@ def test_the_readmes_model_of_two_inputs_is_registered_in_fifteen_lines_and_runs
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.setenv("BENCH_CACHE", str(pytester.path / "cache"))
     pytester.makeconftest(conftest)
-    suite = 'Grid("bert", ["fp32", "int8_static"], engines.names(), batch=2)'
+    suite = 'Grid("bert", ["fp32", "int8_static"], engines_on("cpu"), batch=2)'
     pytester.makepyfile(
         bench_bert=network,
         test_bert=f"""
             import pytest
-            from bench import Grid, engines
+            from bench import Grid, engines_on
 
             @pytest.mark.grid({suite})
             def test_bert(case, measure):

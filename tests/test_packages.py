@@ -18,15 +18,15 @@ from bench.timing.bench import Bench, unsupported
 @pytest.fixture
 def without(monkeypatch):
     """Make distributions look as if they were not installed."""
-    known = importlib.metadata.version
+    known = importlib.metadata.distribution
 
     def hide(*names):
-        def version(name):
+        def distribution(name):
             if name in names:
                 raise importlib.metadata.PackageNotFoundError(name)
             return known(name)
 
-        monkeypatch.setattr(importlib.metadata, "version", version)
+        monkeypatch.setattr(importlib.metadata, "distribution", distribution)
 
     return hide
 

@@ -131,7 +131,7 @@ def test_a_run_is_an_ordinary_pytest_benchmark_run_with_everything_on_record(ses
     assert set(first["extra_info"]) == {
         "id", "case", "status", "reason", "quality", "judged", "metrics", "fidelity", "drop", "speedup", "latency",
         "throughput_items_per_s", "load_s", "first_call_s", "steady", "peak_rss_bytes", "artifact", "process",
-        "efficiency",
+        "on_device", "efficiency",
         "noise", "energy_j_per_call", "spent", "answers", "explained", "pictures", "warnings", "lowered", "kernel",
         "calibration", "resumed", "test", "first_call_cold_s",
     }  # fmt: skip

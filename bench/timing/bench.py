@@ -79,6 +79,7 @@ def unsupported(case: Case, bench: Bench) -> str | None:
         return str(error)
     return (
         _not_read(case.engine, model, recipe)
+        or _not_on(case)
         or engine.missing()
         or lacking(given.dataset.packages)
         or engine.supports(recipe, case.device)
@@ -102,14 +103,18 @@ def _not_read(name: str, model: Model, recipe: Recipe) -> str | None:
     return None
 
 
+def _not_on(case: Case) -> str | None:
+    """The reason why the case's engine does not run on its device; None where it does."""
+    there = engines.get(case.engine).devices
+    return None if case.device in there else f"{case.engine} runs on {', '.join(there)} here, not on {case.device}"
+
+
 def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
-    """The reason why the engine does not state the device or the recipe's numbers; None where it states them.
+    """The reason why the engine does not state the recipe's numbers on the device; None where it states them.
 
     What an engine does not state counts as unsupported: otherwise a new recipe could be lowered to another's numbers.
     """
     engine = engines.get(name)
-    if device not in engine.devices:
-        return f"{name} runs on {', '.join(engine.devices)} here, not on {device}"
     formats = engine.formats_on.get(device, engine.formats)
     if recipe.number_format not in formats:
         where = "here" if device == "cpu" else f"on {device}"
