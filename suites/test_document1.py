@@ -6,17 +6,19 @@ import pytest
 
 from bench import Grid, engines_on
 
+THREADS = min(2, os.cpu_count() or 1)
 GRID = Grid(
     model=["whitebox", "cartoongan"],
     precision=["fp32", "int8_encoder", "int8_static"],
     engine=engines_on("cpu"),
     batch=1,
-    threads=min(2, os.cpu_count() or 1),
+    threads=THREADS,
 )
 GPU = Grid(
     model=["whitebox", "cartoongan"],
     precision=["fp32", "fp16"],
     engine=["torch", "inductor_graph"],
+    threads=THREADS,
     device="cuda",
     baseline={"engine": "torch", "precision": "fp32", "device": "cpu"},
 )

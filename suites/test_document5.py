@@ -26,6 +26,7 @@ GPU = Grid(
     ["fp32", "tf32", "fp16_autocast", "fp16"],
     ["torch", "inductor_graph"],
     batch=[1, 4],
+    threads=THREADS,
     device="cuda",
     baseline={"engine": "torch", "precision": "fp32", "device": "cpu"},
 )
