@@ -260,7 +260,7 @@ def _threads_used(before: Usage, after: Usage) -> int | None:
 
 def _warnings(case: Case, process: Process, opened: Opened, efficiency: Efficiency) -> Iterable[str]:
     used, steady, counts = process.threads_used, opened.steady, opened.calibration
-    if used is not None and used != case.threads:
+    if used is not None and used != case.threads and case.device == "cpu":
         yield f"{used} threads used the CPU where {case.threads} were asked for"
     if process.cores is None:
         yield f"not bound to cores: this system has no affinity, or fewer than {case.threads} CPUs"
