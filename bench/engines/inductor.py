@@ -10,25 +10,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.engines import pt2e
-from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
+from bench.engines.engine import Emulation, Session, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.operations import Operation
 from bench.engines.torch import pools, profiled
-from bench.engines.torch_devices import (
-    FORMATS_ON,
-    built_without,
-    lowered_on,
-    restored_on,
-    session_on,
-    unsupported_on,
-)
-from bench.engines.torch_modules import STATE, predictor, restore, save
-from bench.engines.torch_quantization import lowered
-from bench.errors import Unsupported
+from bench.engines.torch_devices import FORMATS_ON, OnDevices, lowered_on, restored_on, session_on, unsupported_on
+from bench.engines.torch_modules import STATE, predictor, save
 from bench.machine.isa import saturates
 from bench.spec.inputs import batch_of, tensors_of
-from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -40,10 +30,9 @@ if TYPE_CHECKING:
 PROGRAM = "model.pt2"
 
 
-class Inductor(Engine):
+class Inductor(OnDevices):
     """The artefact is a state dict, or for INT8 the quantized exported program; the first call compiles it."""
 
-    packages = ("torch",)
     format = "state_dict or pt2"
     compiled = "TORCHINDUCTOR_CACHE_DIR"
     unlowered = MappingProxyType(
@@ -57,12 +46,11 @@ class Inductor(Engine):
     activations = ("static", "dynamic")
     devices: tuple[str, ...] = ("cpu", "cuda", "xpu")
     formats_on = MappingProxyType({device: FORMATS_ON[device] for device in ("cuda", "xpu")})
-    autocasts = ("cuda",)
     mode: str | None = None  # of torch.compile
 
-    def missing(self) -> str | None:
-        """Return why not: PyTorch is missing, or was built without the device."""
-        return lacking(self.packages) or built_without(self.device)
+    def _exports(self, recipe: Recipe) -> bool:
+        """Whether the artefact is an exported program: PT2E's INT8, which is for CPUs."""
+        return recipe.number_format == "int8" and self.device == "cpu"
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return the reason why not: no C++ compiler, a part of a network, INT8 on a processor other than x86."""
@@ -88,11 +76,8 @@ class Inductor(Engine):
         """Write the state dict; for INT8 export, calibrate, convert and write the program, its batch size free."""
         import torch
 
-        if self.device != "cpu":
-            save(lowered_on(network, recipe, self.device), folder / STATE)
-            return
-        if recipe.number_format != "int8":
-            save(lowered(network, recipe, samples[:1], samples), folder / STATE)
+        if not self._exports(recipe):
+            save(lowered_on(network, recipe, self.device, samples[:1], samples), folder / STATE)
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
@@ -110,15 +95,13 @@ class Inductor(Engine):
         import torch
 
         torch.set_num_threads(threads)
-        if self.device != "cpu":
-            module = restored_on(network(), recipe, self.device, folder / STATE)
-        elif recipe.number_format != "int8":
-            module = lowered(network(), recipe, example[:1])
-            restore(module, folder / STATE)
-        else:
+        module: torch.nn.Module
+        if self._exports(recipe):
             pt2e.functions()  # registers the operators of the program
             with quiet():
                 module = torch.export.load(folder / PROGRAM).module()
+        else:
+            module = restored_on(network(), recipe, self.device, example[:1], folder / STATE)
         compiled = torch.compile(module, dynamic=False, mode=self.mode)
         return session_on(compiled, recipe, self.device, pools)
 
@@ -130,11 +113,9 @@ class Inductor(Engine):
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
-    ) -> Emulation:
+    ) -> Emulation | None:
         """The program itself, not compiled: float operators between quantize and dequantize operators."""
-        if self.device != "cpu":
-            raise Unsupported("torchao's artefacts have no floating-point form here")
-        return pt2e.emulation(folder / PROGRAM)
+        return pt2e.emulation(folder / PROGRAM) if self._exports(recipe) else None
 
     def layers(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -149,7 +130,7 @@ class Inductor(Engine):
         from bench.engines.torch_count import as_compiled, interpreted, layers_of, products_of, tally
 
         predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
-        if recipe.number_format == "int8" and self.device == "cpu":
+        if self._exports(recipe):
             with quiet():
                 program = torch.export.load(folder / PROGRAM).module()
             products = interpreted(program, lambda call: predictor(call)(batch))

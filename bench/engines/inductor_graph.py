@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 from bench.engines.inductor import Inductor
-from bench.engines.torch_devices import FORMATS_ON
 
 
 class InductorGraph(Inductor):
@@ -13,7 +10,6 @@ class InductorGraph(Inductor):
 
     devices = ("cuda",)
     formats = ()
-    formats_on = MappingProxyType({"cuda": FORMATS_ON["cuda"]})
     mode = "reduce-overhead"
 
 

@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from bench.engines.engine import Emulation, Engine, Session, quiet
+from bench.engines.engine import Emulation, Session, quiet
 from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
-from bench.engines.torch_devices import (
-    FORMATS_ON,
-    UNLOWERED,
-    built_without,
-    lowered_on,
-    restored_on,
-    session_on,
-    unsupported_on,
-)
-from bench.engines.torch_modules import STATE, predictor, restore, save
-from bench.engines.torch_quantization import lowered, quantized_engine
-from bench.errors import Unsupported
+from bench.engines.torch_devices import OnDevices, lowered_on, restored_on, session_on, unsupported_on
+from bench.engines.torch_modules import STATE, predictor, save
+from bench.engines.torch_quantization import quantized_engine
 from bench.machine.isa import saturates
 from bench.spec.inputs import batch_of
 from bench.spec.outcome import Setting
@@ -40,17 +31,13 @@ if TYPE_CHECKING:
 WHOLE_NUMBERS = ("quantized::", "onednn::q", "mkldnn::q", "int8", "_int_mm")
 
 
-class Torch(Engine):
+class Torch(OnDevices):
     """The artefact is the state dict of the lowered network, read with weights_only."""
 
-    packages = ("torch",)
     format = "state_dict"
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
     widths = (8, 4, 2)
-    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
-    formats_on = FORMATS_ON
-    autocasts: tuple[str, ...] = ("cuda",)
     dynamic: tuple[str, ...] = ("linear", "lstm", "gru")
     unlowered: Mapping[str, str] = MappingProxyType(
         {
@@ -61,20 +48,9 @@ class Torch(Engine):
     )
     whole = False
 
-    def on(self, device: str) -> Self:
-        """This engine on a device; on others than the CPU torchao lowers linear layers alone."""
-        engine = super().on(device)
-        if device != "cpu":
-            engine.dynamic, engine.unlowered = ("linear",), UNLOWERED
-        return engine
-
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return the reason against INT8 and FP8 with scales from calibration on other devices than the CPU."""
         return unsupported_on(recipe, device)
-
-    def missing(self) -> str | None:
-        """Return why not: PyTorch is missing, or was built without the device."""
-        return lacking(self.packages) or built_without(self.device)
 
     def settings(self) -> Facts:
         """The name of the INT8 kernels, and whether they saturate (activations then keep to 7 bits). On other devices
@@ -86,9 +62,7 @@ class Torch(Engine):
 
     def build(self, network: torch.nn.Module, recipe: Recipe, samples: Given, folder: Path) -> None:
         """Lower the network, calibrated for static INT8, and write its state dict."""
-        on_cpu = self.device == "cpu"
-        module = lowered(network, recipe, samples[:1], samples) if on_cpu else lowered_on(network, recipe, self.device)
-        save(module, folder / STATE)
+        save(lowered_on(network, recipe, self.device, samples[:1], samples), folder / STATE)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -97,12 +71,8 @@ class Torch(Engine):
         import torch
 
         torch.set_num_threads(threads)
-        if self.device != "cpu":
-            module = restored_on(network(), recipe, self.device, folder / STATE)
-            return session_on(module, recipe, self.device, pools)
-        module = lowered(network(), recipe, example[:1])
-        restore(module, folder / STATE)
-        return Session(predictor(module), pools)
+        module = restored_on(network(), recipe, self.device, example[:1], folder / STATE)
+        return session_on(module, recipe, self.device, pools)
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -122,14 +92,16 @@ class Torch(Engine):
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
-    ) -> Emulation:
-        """The same lowered network with the stored scales and weights; its INT8 operators compute in floating point."""
+    ) -> Emulation | None:
+        """The same lowered network with the stored scales and weights; its INT8 operators compute in floating point.
+
+        None on other devices than the CPU.
+        """
         from bench.engines.emulation_torch import emulation
 
         if self.device != "cpu":
-            raise Unsupported("torchao's artefacts have no floating-point form here")
-        module = lowered(network(), recipe, example[:1])
-        restore(module, folder / STATE)
+            return None
+        module = restored_on(network(), recipe, self.device, example[:1], folder / STATE)
         return emulation(predictor(module), module)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -96,18 +97,13 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
+            call = partial(func, *args, **kwargs)
             if func is out_dtype:  # a product of whole numbers that are summed in a wider type, as torchao writes it
-                output = func(*args, **kwargs)
-                inner, factors = args[0], args[2:]
-                product = by_registry(inner, factors, {}, output)
-                made_of = [origins.get(place, _Origin(True, False)) for place in map(place_of, factors)]
-                products.append(self._product(inner, product, list(factors), made_of))
-                _learn(inner, list(factors), made_of, output, origins)
-                return output
-            if isinstance(func, HigherOrderOperator):  # what it runs inside would be missing from the count
+                func, args = args[0], args[2:]
+            elif isinstance(func, HigherOrderOperator):  # what it runs inside would be missing from the count
                 raise NotImplementedError(f"the multiplications inside of {func.name()} are not counted")
             if func.namespace == "prim" or func._schema.name in _ASKING:
-                return func(*args, **kwargs)
+                return call()
             if func._schema.name in OPDEFS:  # a user's custom operator: the calls of its Python function count
                 with self:
                     return OPDEFS[func._schema.name]._init_fn(*args, **kwargs)
@@ -119,7 +115,7 @@ def tally(compiled: bool = False) -> Iterator[list[Product]]:
                     whole = func.decompose(*args, **kwargs)
                 if whole is not NotImplemented:
                     return whole
-            output = func(*args, **kwargs)
+            output = call()
             made_of = [origins.get(place, _Origin(True, False)) for place in map(place_of, given)]
             if formula is not None or _counts(func):
                 named = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}

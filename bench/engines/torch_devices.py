@@ -1,18 +1,18 @@
-"""PyTorch modules on devices other than the CPU: where they lie, what they compute FP32 in, and how they are called."""
+"""PyTorch's engines on devices other than the CPU: what they lower, compute FP32 in, and how modules are called."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from bench.engines.engine import Session, quiet
+from bench.engines.engine import Engine, Session, quiet
 from bench.engines.torch_modules import predictor, restore
-from bench.engines.torch_quantization import lowered
+from bench.engines.torch_quantization import in_float32, lowered
 from bench.errors import Unsupported
 from bench.spec.inputs import arrays_of
 from bench.spec.packages import lacking
@@ -21,8 +21,7 @@ from bench.spec.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from bench.spec.inputs import Batch
-    from bench.spec.interface import Output, Predict
+    from bench.spec.inputs import Batch, Given
     from bench.spec.outcome import Setting
 
 # the number formats that PyTorch computes in on each device; INT8 and FP8 by torchao, linear layers alone
@@ -45,6 +44,26 @@ UNLOWERED = MappingProxyType(
     }
 )
 FP8_SINCE = (8, 9)  # compute capability
+
+
+class OnDevices(Engine):
+    """An engine of PyTorch's that runs on other devices than the CPU too, where torchao lowers linear layers."""
+
+    packages = ("torch",)
+    devices: tuple[str, ...] = ("cpu", *FORMATS_ON)
+    formats_on: Mapping[str, tuple[str, ...]] = FORMATS_ON
+    autocasts: tuple[str, ...] = ("cuda",)
+
+    def on(self, device: str) -> Self:
+        """This engine on a device; on others than the CPU with torchao's kinds of layers."""
+        engine = super().on(device)
+        if device != "cpu":
+            engine.dynamic, engine.unlowered = ("linear",), UNLOWERED
+        return engine
+
+    def missing(self) -> str | None:
+        """Return why not: PyTorch is missing, or was built without the device."""
+        return super().missing() or built_without(self.device)
 
 
 def built_without(device: str) -> str | None:
@@ -71,16 +90,18 @@ def unsupported_on(recipe: Recipe, device: str) -> str | None:
     return lacking(("torchao",))
 
 
-def lowered_on(network: torch.nn.Module, recipe: Recipe, device: str) -> torch.nn.Module:
-    """The network in the recipe's number format, on a device other than the CPU. Raises Unsupported where nothing in it
-    can be lowered.
+def lowered_on(
+    network: torch.nn.Module, recipe: Recipe, device: str, example: Given, samples: Given | None = None
+) -> torch.nn.Module:
+    """The network in the recipe's number format, on a device; the example and samples are `lowered`'s. Raises
+    Unsupported where nothing in it can be lowered.
     """
-    import numpy as np
     import torch
 
+    if device == "cpu":
+        return lowered(network, recipe, example, samples)
     if recipe.number_format not in BY_TORCHAO:
-        return lowered(network, recipe, np.empty(0)).to(device)
-
+        return lowered(network, recipe, example).to(device)  # no samples: lowering would try them on the CPU
     with quiet():
         from torchao.quantization import (
             Float8DynamicActivationFloat8WeightConfig,
@@ -111,18 +132,16 @@ def lowered_on(network: torch.nn.Module, recipe: Recipe, device: str) -> torch.n
     return module
 
 
-def restored_on(network: torch.nn.Module, recipe: Recipe, device: str, state: Path) -> torch.nn.Module:
+def restored_on(network: torch.nn.Module, recipe: Recipe, device: str, example: Given, state: Path) -> torch.nn.Module:
     """The bare network with the state that `lowered_on` gave it, on the device."""
-    import numpy as np
-
-    if recipe.number_format not in BY_TORCHAO:
-        module = lowered(network, recipe, np.empty(0))
-        restore(module, state)
-        return module.to(device)
-    with quiet():
-        importlib.import_module("torchao.quantization")  # its types may then be read without unpickling code
-    restore(network, state, assign=True)
-    return network.to(device)
+    if device != "cpu" and recipe.number_format in BY_TORCHAO:
+        with quiet():
+            importlib.import_module("torchao.quantization")  # its types may then be read without unpickling code
+        restore(network, state, assign=True)
+        return network.to(device)
+    module = lowered(network, recipe, example)
+    restore(module, state)
+    return module if device == "cpu" else module.to(device)
 
 
 def set_tf32(allowed: bool) -> None:
@@ -149,7 +168,7 @@ def session_on(
         return Session(predictor(module), pools)
     set_tf32(recipe.number_format == "tf32")
     called = autocast(module, device) if recipe.autocast else module
-    return Session(_predictor_on(called, device), pools, resident=lambda batch: _resident(called, batch, device))
+    return Session(predictor(called, device), pools, resident=lambda batch: _resident(called, batch, device))
 
 
 def autocast(module: Callable[..., Any], device: str) -> Callable[..., Any]:
@@ -159,26 +178,9 @@ def autocast(module: Callable[..., Any], device: str) -> Callable[..., Any]:
     def called(*inputs: torch.Tensor) -> Any:
         with torch.autocast(device, dtype=torch.float16):
             outputs = module(*inputs)
-        if isinstance(outputs, torch.Tensor):
-            return outputs.float() if outputs.is_floating_point() else outputs
-        return tuple(output.float() if output.is_floating_point() else output for output in outputs)
+        return in_float32(outputs)
 
     return called
-
-
-def _predictor_on(module: Callable[..., Any], device: str) -> Predict:
-    """A function that moves a call's inputs to the device and its outputs back, which waits for them."""
-    import torch
-
-    def predict(inputs: Batch) -> Output:
-        with torch.inference_mode():
-            outputs = module(*(torch.from_numpy(array).to(device) for array in arrays_of(inputs)))
-            if isinstance(outputs, torch.Tensor):
-                return outputs.cpu().numpy()
-            arrays = tuple(output.cpu().numpy() for output in outputs)
-            return arrays[0] if len(arrays) == 1 else arrays
-
-    return predict
 
 
 def _resident(module: Callable[..., Any], batch: Batch, device: str) -> Callable[[], object]:

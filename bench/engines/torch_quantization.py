@@ -133,6 +133,15 @@ def patterns() -> Any:
     )
 
 
+def in_float32(outputs: Any) -> Any:
+    """A network's output, a tensor or several, with floating numbers as float32; whole numbers stay as they are."""
+    import torch
+
+    if isinstance(outputs, torch.Tensor):
+        return outputs.to(torch.float32) if outputs.is_floating_point() else outputs
+    return tuple(output.to(torch.float32) if output.is_floating_point() else output for output in outputs)
+
+
 def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: Given | None = None) -> torch.nn.Module:
     """The network with its floating inputs cast to `dtype` and its floating outputs to float32.
 
@@ -143,7 +152,7 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: Given
     """
     import torch
 
-    late = getattr(network, "exact_input", False)
+    late, name = getattr(network, "exact_input", False), str(dtype).removeprefix("torch.")
 
     def cast(value: Any) -> Any:
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -158,10 +167,7 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: Given
             self.network = network
 
         def forward(self, *given: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-            outputs = self.network(*(given if late else map(cast, given)))
-            if isinstance(outputs, torch.Tensor):
-                return outputs.to(torch.float32) if outputs.is_floating_point() else outputs
-            return tuple(output.to(torch.float32) if output.is_floating_point() else output for output in outputs)
+            return in_float32(self.network(*(given if late else map(cast, given))))
 
     whole = Cast().eval()
     if late:
@@ -174,9 +180,9 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: Given
         except RuntimeError as error:
             line, kinds = str(error).splitlines()[0], ", ".join(str(array.dtype) for array in arrays_of(example))
             if not late or "primitive" in line:
-                raise Unsupported(f"PyTorch cannot compute this network in bfloat16 here: {line}") from error
+                raise Unsupported(f"PyTorch cannot compute this network in {name} here: {line}") from error
             raise Unsupported(
-                f"bfloat16 would round the network's input ({kinds}), which must stay exact, and the network "
+                f"{name} would round the network's input ({kinds}), which must stay exact, and the network "
                 "multiplies by it outside of its modules, where it cannot be cast; multiply in torch.nn modules: "
                 f"{line}"
             ) from error

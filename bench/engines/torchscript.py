@@ -12,7 +12,7 @@ from bench.engines.engine import Emulation, Session, quiet, two_of
 from bench.engines.lowered import Layer, as_stated, with_reasons
 from bench.engines.torch import Torch, pools
 from bench.engines.torch_devices import BY_TORCHAO, FORMATS_ON, lowered_on, session_on
-from bench.engines.torch_quantization import lowered, quantized_engine
+from bench.engines.torch_quantization import quantized_engine
 from bench.spec.inputs import batch_of, tensors_of
 from bench.spec.recipe import Recipe
 
@@ -40,11 +40,7 @@ class TorchScript(Torch):
         """
         import torch
 
-        module = (
-            lowered(network, recipe, samples[:1], samples)
-            if self.device == "cpu"
-            else lowered_on(network, recipe, self.device)
-        )
+        module = lowered_on(network, recipe, self.device, samples[:1], samples)
         with torch.inference_mode(), quiet():
             pair = tuple(tensor.to(self.device) for tensor in tensors_of(two_of(samples)))
             traced = torch.jit.trace(module, pair, check_trace=False)
@@ -74,8 +70,8 @@ class TorchScript(Torch):
 
         predict, batch = self.load(folder, recipe, network, example, threads), batch_of(example)
         products = products_of(lambda: predict(batch))
-        module = lowered(network(), recipe, example[:1])
-        eager = session_on(module.to(self.device), recipe, self.device, pools)
+        module = lowered_on(network(), recipe, self.device, example[:1])
+        eager = session_on(module, recipe, self.device, pools)
         named = products_of(lambda: eager(batch))
         if [(twin.kind, twin.macs) for twin in named] == [(product.kind, product.macs) for product in products]:
             pairs = zip(products, named, strict=True)

@@ -86,8 +86,7 @@ def _device(asked: protocol.AskDevice) -> OnDeviceTimes:
     elif spell is None:
         reason = "a call waits for the device, or the device has no clock"
     return OnDeviceTimes(
-        None if spell is None else spell.device_s,
-        None if spell is None else spell.issue_s,
+        spell,
         reason,
         device.allocated_bytes(),
         device.used_bytes(),
@@ -103,16 +102,15 @@ def _metered(
 ) -> Meter | None:
     """The device's energy over a block of calls; before it the idle device's power, over a fifth as long."""
     device, predict, batch = session.device, session.predict, session.batch
-    if device.resolves is None or device.energy_j() is None:
+    idle_s, before_j, began = seconds / 5, device.energy_j(), clock()
+    if before_j is None:
         return None
-    idle_s = seconds / 5
-    before_j, began = device.energy_j(), clock()
     sleep(idle_s)
     after_j, passed_s = device.energy_j(), clock() - began
     taken = dataclasses.replace(session.timer, meter=device.energy_j).slice(lambda: predict(batch), seconds)
     if taken.energy_j is None or taken.energy_j < 0:  # the counter wrapped around
         return None
-    idle_j = None if before_j is None or after_j is None or after_j < before_j else after_j - before_j
+    idle_j = None if after_j is None or after_j < before_j else after_j - before_j
     return Meter(taken.energy_j, taken.calls, None if idle_j is None else idle_j / passed_s)
 
 

@@ -36,7 +36,7 @@ def on_device(session: WorkerSession, bench: Bench, counters: Sequence[DeviceCou
     clocks = [each.mhz for each in counters if each.mhz is not None]
     heat = [each.celsius for each in counters if each.celsius is not None]
     facts = OnDevice(described, mhz=min(clocks, default=None), celsius=max(heat, default=None))
-    metered_s = METERED_S if device.resolves is not None and bench.plan != QUICK else 0.0
+    metered_s = 0.0 if bench.plan == QUICK else METERED_S
     try:
         times = session.ask(AskDevice(metered_s), JUDGING)
     except BenchError as error:
@@ -45,22 +45,17 @@ def on_device(session: WorkerSession, bench: Bench, counters: Sequence[DeviceCou
 
 
 def _figures(facts: OnDevice, times: OnDeviceTimes, metered_s: float) -> DeviceFigures:
-    device_s, issue_s, meter = times.device_s, times.issue_s, times.meter
+    call, meter = times.call, times.meter
+    facts = replace(facts, allocated_bytes=times.allocated_bytes, used_bytes=times.used_bytes)
     warnings = () if times.reason is None else (f"not timed on the device: {times.reason}",)
-    bound = None if device_s is None or issue_s is None else issue_s > device_s
-    if bound and device_s is not None and issue_s is not None:
-        warnings = (
-            f"launch-bound: the host takes {1e3 * issue_s:.3g} ms to issue what the device computes in "
-            f"{1e3 * device_s:.3g} ms",
-        )
-    facts = replace(
-        facts,
-        device_s=device_s,
-        issue_s=issue_s,
-        launch_bound=bound,
-        allocated_bytes=times.allocated_bytes,
-        used_bytes=times.used_bytes,
-    )
+    if call is not None:
+        bound = call.issue_s > call.device_s
+        facts = replace(facts, device_s=call.device_s, issue_s=call.issue_s, launch_bound=bound)
+        if bound:
+            warnings = (
+                f"launch-bound: the host takes {1e3 * call.issue_s:.3g} ms to issue what the device computes in "
+                f"{1e3 * call.device_s:.3g} ms",
+            )
     if meter is not None:
         facts = replace(facts, energy_j_per_call=meter.joules / meter.calls, energy_s=metered_s, idle_w=meter.idle_w)
     return DeviceFigures(facts, warnings)

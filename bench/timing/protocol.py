@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from bench.build.network_files import GivenFile
 from bench.build.sensitivity import Layer
-from bench.machine.devices import Meter
+from bench.machine.devices.device import Meter, Spell
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Peak
 from bench.spec.case import Case
@@ -135,13 +135,11 @@ class TakeSlice(Question[Slice]):
 class OnDeviceTimes:
     """What a session's process tells of its device; None for what the device or the engine does not tell.
 
-    device_s, issue_s  of a call on resident inputs: see bench.machine.devices.device.on_device.
-    reason             why there are no times.
-    meter              of a block of calls as long as was asked for.
+    call    on resident inputs: see bench.machine.devices.device.on_device; reason  why it has no times.
+    meter   of a block of calls as long as was asked for.
     """
 
-    device_s: float | None = None
-    issue_s: float | None = None
+    call: Spell | None = None
     reason: str | None = None
     allocated_bytes: int | None = None
     used_bytes: int | None = None

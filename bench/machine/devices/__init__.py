@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.machine.devices.device import Device, DeviceCounters, Meter
+from bench.machine.devices.device import Device, DeviceCounters
 from bench.spec.registry import Registry
 
-__all__ = ["Device", "DeviceCounters", "Meter", "devices"]
+__all__ = ["Device", "DeviceCounters", "devices"]
 
 devices: Registry[Device] = Registry("device")
 devices.add("cpu", "bench.machine.devices.cpu:DEVICE")

@@ -27,7 +27,6 @@ class Cuda(Accelerator):
     """An NVIDIA GPU. Indices count the devices that CUDA_VISIBLE_DEVICES shows, in the order of the PCI bus."""
 
     name = "cuda"
-    resolves = 0.1
 
     def missing(self, index: int) -> str | None:
         """Return why not: no NVML, no driver, no such GPU, or a mode that allows a single process."""

@@ -65,14 +65,12 @@ class Device:
     fp32_db   the least SQNR in dB against PyTorch's FP32 on the CPU that counts as computed in FP32.
     slice_s   seconds that a side calls before it is the other's turn.
     queues    whether it has a queue of its own, which runs on when a call that does not wait has returned.
-    resolves  seconds between two updates of its energy counter, None where it has none.
     """
 
     name: str = ""
     fp32_db: float = 60.0
     slice_s: float = 0.04
     queues: bool = True
-    resolves: float | None = None
 
     # asked from outside of the process that uses it
 

@@ -24,7 +24,6 @@ class Fake(Device):
 
     name = "fake"
     fp32_db = 90.0
-    resolves = 0.1
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep):
         self._clock, self._sleep = clock, sleep
@@ -74,8 +73,7 @@ class Fake(Device):
         """Joules by a counter that moves every 0.1 s, as NVML's does."""
         passed_s = self._clock() - self._began_s
         joules = IDLE_W * passed_s + (WATTS - IDLE_W) * self._busy_s
-        assert self.resolves is not None
-        step = WATTS * self.resolves
+        step = WATTS * 0.1
         return joules // step * step
 
 
