@@ -1,5 +1,5 @@
-"""ExecuTorch with its XNNPACK backend: the runtime for phones, here on the CPU; FP32, FP16, and static INT8 by
-PT2E.
+"""ExecuTorch with its XNNPACK backend: the runtime for phones, here on the CPU; FP32, FP16, and static and dynamic INT8
+by PT2E.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ class ExecuTorch(Engine):
     packages = ("executorch", "torch", "torchao")
     format = "pte"
     formats = ("fp32", "fp16", "int8")
-    activations = ("static",)
+    activations = ("static", "dynamic")
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Return the reason why not: bfloat16, dynamic INT8, a part of a network."""
+        """Return the reason why not: bfloat16, a part of a network."""
         if recipe.number_format == "bf16":
             return "ExecuTorch's XNNPACK backend computes in FP32, FP16 and INT8"
-        if recipe.activations == "dynamic":
-            return "ExecuTorch's XNNPACK backend could find scales at run time for linear layers alone: not built here"
         if recipe.partial:
             return "PT2E's quantizer for XNNPACK lowers whole networks here"
         return None
@@ -67,7 +65,10 @@ class ExecuTorch(Engine):
                 raise Unsupported("neither XNNPACK nor ExecuTorch has a convolution in three dimensions")
             if recipe.number_format == "int8":
                 quantizer = xnnpack_quantizer.XNNPACKQuantizer()
-                quantizer.set_global(xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True))
+                dynamic = recipe.activations == "dynamic"
+                quantizer.set_global(
+                    xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+                )
                 module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
                 program = pt2e.exported(module, example)
                 (folder / BESIDE).mkdir()
@@ -105,7 +106,7 @@ class ExecuTorch(Engine):
         """
         import numpy as np
 
-        whole = pt2e.emulation(folder / BESIDE / PROGRAM)
+        whole = pt2e.emulation(folder / BESIDE / PROGRAM, by_rows=recipe.activations == "dynamic")
 
         def predict(inputs: Batch) -> Output:
             outputs = [whole.predict(item.batch()) for item in Inputs.split(inputs)]

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: FP32, BF16, static INT8 by NNCF."""
+"""OpenVINO on the CPU: FP32, BF16, static and dynamic INT8 by NNCF."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from bench.engines import openvino_dynamic
 from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.operations import CALLS, Operation, format_of
@@ -30,12 +31,10 @@ MODEL = "model.xml"
 SAID = 200  # most characters of OpenVINO's error that a message quotes
 POOLS = ("NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING", "INFERENCE_PRECISION_HINT")
 RECURRENT = ("LSTMSequence", "GRUSequence", "RNNSequence", "LSTMCell", "GRUCell", "RNNCell")
-PRODUCTS = (
-    *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
-    *RECURRENT,
-)
+CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData")
+PRODUCTS = (*CONVOLUTIONS, "MatMul", *RECURRENT)
 # no transformation to INT8 kernels, and no quantization of inputs at run time where weights stay INT8
-FLOATING = {"LP_TRANSFORMS_MODE": False, "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+FLOATING: dict[str, Any] = {"LP_TRANSFORMS_MODE": False} | openvino_dynamic.NEVER
 MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "LSTMSequence", "GRUSequence", "RNNSeq")
 
 
@@ -49,12 +48,12 @@ class OpenVino(Engine):
     stores = ("fp16",)  # stated as its precision, FP16 becomes bfloat16 on CPUs that have that
     reads = ("torch", "onnx", "openvino-ir")
     native = "openvino-ir"
-    activations = ("static",)
+    activations = ("static", "dynamic")
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
-        """Return the reason against dynamic INT8, and against BF16 on a CPU without it."""
+        """Return the reason against dynamic INT8 and BF16 on a CPU without their instructions."""
         if recipe.activations == "dynamic":
-            return "OpenVINO's CPU plugin could find scales at run time for linear layers alone: not built here"
+            return openvino_dynamic.lacking()
         if recipe.number_format == "bf16" and cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
             return "this CPU has neither avx512_bf16 nor amx_bf16"
         return None
@@ -74,33 +73,40 @@ class OpenVino(Engine):
             alone = recipe.left_alone(network)
             model = converted(network, samples, named=bool(alone))
         if recipe.number_format == "int8" and not recipe.given:
-            import nncf
-
-            nncf.set_log_level(logging.ERROR)
             left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
-            # its INT8 LSTM errs: an SQNR of 1 or 22 dB, by batch size (OpenVINO 2026.4.1)
-            ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
-            dataset = nncf.Dataset([dict(enumerate(arrays_of(item))) for item in Inputs.of(samples)])
-            # 7 bits: 17 dB became 42 in a linear layer (AVX2, 2026.4.1)
-            fix = nncf.OverflowFix(self.settings()["overflow_fix"])
-            advanced = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
-            model = nncf.quantize(
-                model, dataset, subset_size=len(samples), ignored_scope=ignored, advanced_parameters=advanced
-            )
-            if not recipe.partial and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
-                raise Unsupported("OpenVINO has no right static INT8 for anything in this network")
+            model = self._quantized(model, recipe, samples, left)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=recipe.number_format == "fp16")
         if recipe.number_format == "bf16":
             keep_precise(folder / MODEL, before_whole_numbers(model))
 
+    def _quantized(self, model: Any, recipe: Recipe, samples: Given, left: list[str]) -> Any:
+        """The model in INT8 but for the named operations."""
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        if recipe.activations == "dynamic":
+            model = openvino_dynamic.compressed(model, left, kept=(*CONVOLUTIONS, *RECURRENT))
+            if not recipe.partial and not openvino_dynamic.products(model):
+                raise Unsupported("OpenVINO finds scales at run time for linear layers alone: this network has none")
+            return model
+        # its INT8 LSTM errs: an SQNR of 1 or 22 dB, by batch size (OpenVINO 2026.4.1)
+        ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
+        dataset = nncf.Dataset([dict(enumerate(arrays_of(item))) for item in Inputs.of(samples)])
+        # 7 bits: 17 dB became 42 in a linear layer (AVX2, 2026.4.1)
+        fix = nncf.OverflowFix(self.settings()["overflow_fix"])
+        advanced = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
+        model = nncf.quantize(
+            model, dataset, subset_size=len(samples), ignored_scope=ignored, advanced_parameters=advanced
+        )
+        if not recipe.partial and all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
+            raise Unsupported("OpenVINO has no right static INT8 for anything in this network")
+        return model
+
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
-        """Compile for exactly the example's shape, a single stream of `threads` threads.
-
-        The precision is always stated: by default the CPU plugin computes an FP32 model in bfloat16 where it can.
-        """
-        compiled = self._compile(folder, recipe, example, threads)
+        """Compile for exactly the example's shape, a single stream of `threads` threads."""
+        compiled = _compiled(_fixed(folder, example), recipe, threads)
         request = compiled.create_infer_request()
 
         def predict(inputs: Batch) -> Output:
@@ -109,25 +115,23 @@ class OpenVino(Engine):
 
         return Session(predict, lambda: {name.lower(): str(compiled.get_property(name)) for name in POOLS})
 
-    def _compile(self, folder: Path, recipe: Recipe, example: Given, threads: int, **more: Any) -> Any:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(folder / MODEL)
-        model.reshape({place: list(array.shape) for place, array in enumerate(arrays_of(example))})
-        stated = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(threads),
-            "INFERENCE_PRECISION_HINT": "bf16" if recipe.number_format == "bf16" else "f32",
-        }
-        return core.compile_model(model, "CPU", stated | more)
+    def _at_run_time(self, model: Any, recipe: Recipe, threads: int) -> frozenset[str]:
+        """The names of a model's products whose activations the plugin quantizes at run time."""
+        return openvino_dynamic.quantized(model, lambda part, more: _compiled(part, recipe, threads, more))
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Operation]:
         """The median time over calls of each node of the executed graph, with its kernel."""
-        request = self._compile(folder, recipe, example, threads, PERF_COUNT=True).create_infer_request()
+        from bench.engines.openvino_count import matched, products_of, steps_of
+
+        model = _fixed(folder, example)
+        compiled = _compiled(model, recipe, threads, {"PERF_COUNT": True})
+        at_run_time, products = self._at_run_time(model, recipe, threads), list(products_of(model))
+        steps = matched(products, list(steps_of(compiled.get_runtime_model())))
+        quantized = [step.names for place, step in steps.items() if products[place].name in at_run_time]
+        in_int8 = frozenset().union(*quantized)
+        request = compiled.create_infer_request()
         nodes: dict[str, list[Any]] = {}
         numbered = _numbered(batch_of(example))
         for _ in range(CALLS):
@@ -137,11 +141,11 @@ class OpenVino(Engine):
         return [
             Operation(
                 runs[0].node_type,
-                format_of(runs[0].node_type, _in_int8(runs[0].exec_type)),
+                format_of(runs[0].node_type, name in in_int8 or _in_int8(runs[0].exec_type)),
                 statistics.median(node.real_time.total_seconds() for node in runs),
                 kernel=runs[0].exec_type,
             )
-            for runs in nodes.values()
+            for name, runs in nodes.items()
             if any(node.real_time.total_seconds() > 0 for node in runs)
         ]
 
@@ -149,17 +153,15 @@ class OpenVino(Engine):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> list[Layer]:
         """The IR's multiplications, each in the number format of the executed graph."""
-        import openvino
-
         from bench.engines.openvino_count import layers_of
 
-        compiled = self._compile(folder, recipe, example, threads)
-        model = openvino.Core().read_model(folder / MODEL)
-        model.reshape({place: list(port.shape) for place, port in enumerate(compiled.inputs)})
-        layers = layers_of(model, compiled.get_runtime_model(), len(example))
+        model = _fixed(folder, example)
+        runtime = _compiled(model, recipe, threads).get_runtime_model()
+        layers = layers_of(model, runtime, len(example), self._at_run_time(model, recipe, threads))
         if recipe.number_format in self.stores:
             return layers
-        return with_reasons(layers, recipe, self.dynamic, self.unlowered)
+        left = self.unlowered | ({"linear": openvino_dynamic.NARROW} if recipe.activations == "dynamic" else {})
+        return with_reasons(layers, recipe, self.dynamic, left)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -167,7 +169,10 @@ class OpenVino(Engine):
         """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays a
         separate operation between float operations. Raises Unsupported where a node still multiplies whole numbers.
         """
-        compiled = self._compile(folder, recipe, example, threads, **FLOATING)
+        model = _fixed(folder, example)
+        if recipe.activations == "dynamic":
+            model = openvino_dynamic.rounded(model, self._at_run_time(model, recipe, threads))
+        compiled = _compiled(model, recipe, threads, FLOATING)
         for node in compiled.get_runtime_model().get_ordered_ops():
             kind, kernel = (str(node.get_rt_info()[name].value) for name in ("layerType", "primitiveType"))
             if kind in MULTIPLYING and _in_int8(kernel):
@@ -179,6 +184,33 @@ class OpenVino(Engine):
             return outputs[0] if len(outputs) == 1 else outputs
 
         return Emulation(predict, "the IR on OpenVINO without low precision")
+
+
+def _fixed(folder: Path, example: Given) -> Any:
+    """An artefact's IR at exactly the example's shape."""
+    import openvino
+
+    model = openvino.Core().read_model(folder / MODEL)
+    model.reshape({place: list(array.shape) for place, array in enumerate(arrays_of(example))})
+    return model
+
+
+def _compiled(model: Any, recipe: Recipe, threads: int, more: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A model with a single stream of so many threads.
+
+    The precision is always stated: by default the CPU plugin computes an FP32 model in bfloat16 where it can.
+    """
+    import openvino
+
+    stated = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "INFERENCE_PRECISION_HINT": "bf16" if recipe.number_format == "bf16" else "f32",
+    }
+    if recipe.activations == "dynamic":
+        stated |= openvino_dynamic.AT_RUN_TIME
+    return openvino.Core().compile_model(model, "CPU", {**stated, **more})
 
 
 def converted(network: torch.nn.Module, samples: Given, named: bool) -> Any:

@@ -52,16 +52,37 @@ class Step:
     macs: int
 
 
-def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
+def layers_of(model: Any, runtime: Any, batch: int, at_run_time: frozenset[str] = frozenset()) -> list[Layer]:
     """The multiplications of a model as layers, counted per item of the batch; no reasons but the products' own.
 
-    model    the IR, with fixed shapes.
-    runtime  the compiled model's `get_runtime_model()`.
+    model        the IR, with fixed shapes.
+    runtime      the compiled model's `get_runtime_model()`.
+    at_run_time  the names of products whose activations the plugin quantizes at run time, which it does not show.
+    """
+    products = list(products_of(model))
+    matches = matched(products, list(steps_of(runtime)))
+    layers = []
+    for place, product in enumerate(products):
+        format, reason = matches[place].format if place in matches else "fp32", product.reason
+        if place not in matches:
+            reason = "not found in the executed graph"
+        elif format == "int8" and not product.quantized:
+            format = "fp32"
+        elif product.name in at_run_time:
+            format = "int8"
+        name = product.name.removeprefix("__module.").partition("/")[0]
+        name = name if product.name.startswith("__module.") else product.name
+        macs = round(product.macs / batch)
+        layers.append(Layer(name, product.kind, format, product.stored, macs, product.weights, reason))
+    return layers
+
+
+def matched(products: Sequence[Product], steps: Sequence[Step]) -> dict[int, Step]:
+    """The executed node of each product, by the product's place.
 
     An operation is matched to the executed graph by its name, or, where fusing removed the name, in order by equal
     multiply-accumulates. An operation with neither is inside a fused subgraph and has its format.
     """
-    products, steps = list(products_of(model)), list(steps_of(runtime))
     matches = {place: step for place, product in enumerate(products) if (step := _named(product, steps)) is not None}
     free = [step for step in steps if not any(step is match for match in matches.values())]
     for place, product in enumerate(products):
@@ -71,18 +92,7 @@ def layers_of(model: Any, runtime: Any, batch: int) -> list[Layer]:
     for place, product in enumerate(products):
         if place not in matches and (step := _beside(product, steps)) is not None:
             matches[place] = step
-    layers = []
-    for place, product in enumerate(products):
-        format, reason = matches[place].format if place in matches else "fp32", product.reason
-        if place not in matches:
-            reason = "not found in the executed graph"
-        elif format == "int8" and not product.quantized:
-            format = "fp32"
-        name = product.name.removeprefix("__module.").partition("/")[0]
-        name = name if product.name.startswith("__module.") else product.name
-        macs = round(product.macs / batch)
-        layers.append(Layer(name, product.kind, format, product.stored, macs, product.weights, reason))
-    return layers
+    return matches
 
 
 def _named(product: Product, steps: Sequence[Step]) -> Step | None:
@@ -174,9 +184,9 @@ def _product(node: Any, times: int) -> Iterator[Product]:
     def product(
         kind: str, macs: int, *weights: int, quantized: bool = True, more: str = "", reason: str | None = None
     ) -> Product:
-        constants = [constant for place in weights if (constant := _constant(node, place)) is not None]
+        constants = [constant for place in weights if (constant := constant_of(node, place)) is not None]
         count = sum(math.prod(constant.get_output_shape(0)) for constant in constants)
-        stored = next((_stored(constant) for constant in constants), "fp32")
+        stored = next((stored_format(constant) for constant in constants), "fp32")
         return Product(name + more, kind, macs * times, count, stored, quantized, reason)
 
     if operation in ("Convolution", "GroupConvolution"):
@@ -193,7 +203,7 @@ def _product(node: Any, times: int) -> Iterator[Product]:
     elif operation == "MatMul":
         turned = node.get_attributes().get("transpose_a")
         summed = given[0][-2] if turned and len(given[0]) > 1 else given[0][-1]
-        constant_at = next((place for place in (1, 0) if _constant(node, place) is not None), None)
+        constant_at = next((place for place in (1, 0) if constant_of(node, place) is not None), None)
         macs = math.prod(made[0]) * summed
         yield product("matmul", macs) if constant_at is None else product("linear", macs, constant_at)
     elif operation == "ScaledDotProductAttention":
@@ -216,9 +226,11 @@ def _product(node: Any, times: int) -> Iterator[Product]:
         }
         yield product("matmul", math.prod(sizes.values()))
     elif (
-        operation == "Gather" and (constant := _constant(node, 0)) is not None and len(constant.get_output_shape(0)) > 1
+        operation == "Gather"
+        and (constant := constant_of(node, 0)) is not None
+        and len(constant.get_output_shape(0)) > 1
     ):
-        if _stored(constant) in ("fp32", "fp16", "bf16", "int8"):
+        if stored_format(constant) in ("fp32", "fp16", "bf16", "int8"):
             yield product("embedding", 0, 0)
     elif operation in ("TensorIterator", "Loop"):
         inner = node.get_function() if hasattr(node, "get_function") else node.get_body()
@@ -226,7 +238,7 @@ def _product(node: Any, times: int) -> Iterator[Product]:
         yield from _products(inner, times * max(1, runs))
 
 
-def _constant(node: Any, place: int) -> Any:
+def constant_of(node: Any, place: int) -> Any:
     """The constant behind an input, through operations that quantize, reshape or move it; None where there is none."""
     source = node.input_value(place).get_node()
     while source.get_type_name() in TURNS and source.get_input_size():
@@ -234,6 +246,7 @@ def _constant(node: Any, place: int) -> Any:
     return source if source.get_type_name() == "Constant" else None
 
 
-def _stored(constant: Any) -> str:
+def stored_format(constant: Any) -> str:
+    """The number format that a constant is stored in."""
     element = constant.get_output_element_type(0).get_type_name()
     return FORMATS.get(element, element)

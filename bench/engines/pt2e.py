@@ -95,16 +95,35 @@ def quantized(
     return converted
 
 
-def emulation(file: Path) -> Emulation:
+def emulation(file: Path, by_rows: bool = False) -> Emulation:
     """The emulation of a quantized program: the program itself in eager mode. Raises Unsupported where an operator
     multiplies whole numbers.
+
+    by_rows  whether scales found at run time are each row's, as XNNPACK finds them, instead of the whole tensor's.
     """
     import torch
 
     functions()  # registers the operators of the program
     with quiet():
         module = torch.export.load(file).module()
+    if by_rows:
+        _quantize_rows(module)
     for node in module.graph.nodes:
         if node.op == "call_function" and any(word in str(node.target) for word in WHOLE_NUMBERS):
             raise Unsupported(f"the program multiplies whole numbers by {node.target}")
     return Emulation(predictor(module), "the quantized program in PyTorch eager")
+
+
+def _quantize_rows(module: torch.fx.GraphModule) -> None:
+    """Let each row of the last axis have a scale of its own where a program finds scales at run time."""
+    import torch
+
+    ops = torch.ops.quantized_decomposed
+    for node in module.graph.nodes:
+        if node.target is ops.choose_qparams.tensor:
+            node.target, node.args = ops.choose_qparams_per_token_asymmetric.default, (node.args[0], torch.int8)
+        elif node.target is ops.quantize_per_tensor.tensor:
+            node.target = ops.quantize_per_token.default
+        elif node.target is ops.dequantize_per_tensor.tensor:
+            node.target, node.args = ops.dequantize_per_token.default, (*node.args, torch.float32)
+    module.recompile()
