@@ -7,6 +7,7 @@ from bench.machine.devices import Device, devices
 from bench.spec.case import Case, Grid
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.model import Model, Weights, models
+from bench.spec.padding import bucketed
 from bench.spec.recipe import Recipe, recipes
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "Recipe",
     "Samples",
     "Weights",
+    "bucketed",
     "datasets",
     "devices",
     "engines",

@@ -453,7 +453,7 @@ def test_the_readmes_model_of_two_inputs_is_registered_in_fifteen_lines_and_runs
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.setenv("BENCH_CACHE", str(pytester.path / "cache"))
     pytester.makeconftest(conftest)
-    suite = 'Grid("bert", ["fp32", "int8_static"], engines_on("cpu"), batch=2)'
+    suite = 'Grid(["bert_16", "bert_32"], ["fp32", "int8_static"], engines_on("cpu"), batch=2)'
     pytester.makepyfile(
         bench_bert=network,
         test_bert=f"""
@@ -468,7 +468,7 @@ def test_the_readmes_model_of_two_inputs_is_registered_in_fifteen_lines_and_runs
     )
     few = ("--bench-engine", "torch,onnxruntime")  # test_inputs_outputs.py has two inputs on all engines
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--bench-quick", *few)
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=8)
 
 
 @pytest.fixture(scope="module")

@@ -202,7 +202,7 @@ def test_openvinos_attention_run_as_two_products_keeps_their_formats_apart():
     assert {layer.macs for layer in counted} == {4 * 16 * 16 * 8}
 
 
-@pytest.mark.parametrize("engine", ["torch", "inductor"])
+@pytest.mark.parametrize("engine", ["torch", "inductor", "openvino", "executorch"])
 def test_dynamic_int8_of_convolutions_alone_is_unsupported(engine, tmp_path):
     from torch import nn
 
@@ -231,6 +231,52 @@ def test_what_fx_takes_for_one_operation_stays_and_says_so(tmp_path):
     assert sum(layer.macs for layer in found if layer.format == "fp32") > 12 * 4 * 16 * 16
     inside = {layer.reason for layer in lowered(found, "int8").left}
     assert inside == {"inside MultiheadAttention, which FX takes for one operation"}
+
+
+DYNAMIC = pytest.mark.skipif(
+    bool(engines.get("openvino").supports(recipes.get("int8_dynamic"), "cpu")), reason="this CPU has no VNNI"
+)
+
+
+def two_linear_layers(width=64):
+    """Linear layers of `width` and 16 inputs."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Linear(16, 4)).eval().requires_grad_(False)
+
+
+@DYNAMIC
+def test_openvinos_layers_are_in_int8_where_their_activations_are_quantized_at_run_time(tmp_path):
+    found = layers("openvino", "int8_dynamic", two_linear_layers, samples(64), tmp_path)
+    assert [(layer.name, layer.format, layer.stored) for layer in found] == [
+        ("0", "int8", "int8"),
+        ("2", "fp32", "int8"),
+    ]
+    assert "fewer than 32" in found[1].reason
+    assert [layer.macs for layer in found] == [64 * 16, 16 * 4]
+
+
+@DYNAMIC
+def test_openvinos_profile_names_int8_where_activations_are_quantized_at_run_time(tmp_path):
+    engine, recipe = engines.get("openvino"), recipes.get("int8_dynamic")
+    engine.build(two_linear_layers(), recipe, samples(64), tmp_path)
+    executed = engine.operations(tmp_path, recipe, two_linear_layers, samples(64)[:2], 1)
+    products = [operation.format for operation in executed if operation.kind.startswith("FullyConnected")]
+    assert products == ["int8", "float"]
+
+
+@DYNAMIC
+def test_narrow_layers_alone_are_no_dynamic_int8_on_openvino(tmp_path):
+    with pytest.raises(Unsupported, match="linear layers of 32 inputs and more: this network has none"):
+        layers("openvino", "int8_dynamic", lambda: two_linear_layers(31), samples(31), tmp_path)
+
+
+def test_executorch_quantizes_an_encoder_layer_but_for_dynamic_products_of_activations(tmp_path):
+    found = lowered(layers("executorch", "int8_dynamic", encoder, samples(12, 16), tmp_path), "int8")
+    assert found.macs["int8"] == pytest.approx(1 - 2 * 12 * 12 * 16 / 41520)
+    assert {layer.kind for layer in found.left} == {"matmul"}
 
 
 def test_onnxruntime_quantizes_an_encoder_layer_but_for_dynamic_products_of_activations(tmp_path):

@@ -35,7 +35,7 @@ SHAPING = (
         "spec/network.py",
         "spec/inputs.py",
     ),
-    *("spec/interface.py", "spec/tiling.py", "tasks/inference.py"),
+    *("spec/interface.py", "spec/tiling.py", "spec/padding.py", "tasks/inference.py"),
 )
 
 

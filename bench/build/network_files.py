@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bench.spec.interface import Outputs, Predict
 
 TOLERANCE = 1e-3  # of outputs of two items in one call against each alone: absolute and relative
+# of an IR with static scales, and of one whose weights are INT8, with activations quantized at run time
+IN_INT8 = (b'type="FakeQuantize"', b'<data element_type="i8"')
 OF_IR = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "bool"} | {
     f"{sign}{bits}": f"{'u' * (sign == 'u')}int{bits}" for sign in "iu" for bits in (8, 16, 32, 64)
 }
@@ -150,7 +152,10 @@ def taken(files: Sequence[GivenFile], registered: Mapping[str, GivenFile]) -> li
 
 def is_quantized(file: Path) -> bool:
     """Whether a network file computes in INT8 already."""
-    return quantized(file) if FORMATS[file.suffix] == "onnx" else b'type="FakeQuantize"' in file.read_bytes()
+    if FORMATS[file.suffix] == "onnx":
+        return quantized(file)
+    text = file.read_bytes()
+    return any(mark in text for mark in IN_INT8)
 
 
 def network_of(given: GivenFile) -> NetworkFile:

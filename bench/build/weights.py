@@ -17,7 +17,7 @@ from bench.spec.inputs import Inputs
 from bench.spec.model import Source
 from bench.spec.network import NetworkFile
 from bench.store import Artifact, Facts, Store, Used
-from bench.tasks.inference import preprocessed
+from bench.tasks.inference import inputs_of, preprocessed
 
 if TYPE_CHECKING:
     from bench.spec.model import Network
@@ -52,7 +52,7 @@ def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
                 load_state(network, source.weights.read(source.weights_file), str(source.weights_file))
             elif source.weights.train is not None:
                 samples = load_data(source, "train")
-                inputs = Inputs.joined([preprocessed(source.model, item) for item in samples.inputs])
+                inputs = Inputs.joined([inputs_of(source.model, item)[0] for item in samples.inputs])
                 source.weights.train(network, inputs.given(), samples.targets)
         save_state(network, folder / "weights.safetensors")
         return Used(used.files)
@@ -73,11 +73,24 @@ def trained_network(source: Source, network_weights: Artifact) -> Network:
 
 
 def load_data(source: Source, split: str) -> Samples:
-    """A split of the source's data. Raises DataError where it is empty or inputs and targets differ in number."""
+    """A split of the source's data: of the model's own lengths, where it has a `collate`.
+
+    Raises DataError where it is empty or inputs and targets differ in number.
+    """
     samples = source.dataset.load(split, source.folder)
     if not len(samples.inputs) or len(samples.inputs) != len(samples.targets):
         raise DataError(
             f"data set {source.dataset.name} gave {len(samples.inputs)} inputs and {len(samples.targets)} targets "
             f"for {split!r}; it must give as many of both, and at least one"
         )
-    return samples
+    collate = source.model.collate
+    if collate is None:
+        return samples
+    inputs, targets = samples.inputs, samples.targets
+    places = [place for place, item in enumerate(inputs) if collate.takes(preprocessed(source.model, item))]
+    if not places:
+        raise DataError(
+            f"{source.model.name} takes items of lengths {collate.above + 1} to {collate.length}; data set "
+            f"{source.dataset.name} has none for {split!r}"
+        )
+    return Samples([inputs[place] for place in places], [targets[place] for place in places])

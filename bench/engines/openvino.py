@@ -86,8 +86,8 @@ class OpenVino(Engine):
         nncf.set_log_level(logging.ERROR)
         if recipe.activations == "dynamic":
             model = openvino_dynamic.compressed(model, left, kept=(*CONVOLUTIONS, *RECURRENT))
-            if not recipe.partial and not openvino_dynamic.products(model):
-                raise Unsupported("OpenVINO finds scales at run time for linear layers alone: this network has none")
+            if not recipe.partial and not self._at_run_time(_fixed(model.clone(), samples[:1]), recipe, threads=1):
+                raise Unsupported(openvino_dynamic.NOTHING)
             return model
         # its INT8 LSTM errs: an SQNR of 1 or 22 dB, by batch size (OpenVINO 2026.4.1)
         ignored = nncf.IgnoredScope(names=left, types=list(RECURRENT), validate=False)
@@ -106,7 +106,7 @@ class OpenVino(Engine):
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
     ) -> Session:
         """Compile for exactly the example's shape, a single stream of `threads` threads."""
-        compiled = _compiled(_fixed(folder, example), recipe, threads)
+        compiled = _compiled(_read(folder, example), recipe, threads)
         request = compiled.create_infer_request()
 
         def predict(inputs: Batch) -> Output:
@@ -125,7 +125,7 @@ class OpenVino(Engine):
         """The median time over calls of each node of the executed graph, with its kernel."""
         from bench.engines.openvino_count import matched, products_of, steps_of
 
-        model = _fixed(folder, example)
+        model = _read(folder, example)
         compiled = _compiled(model, recipe, threads, {"PERF_COUNT": True})
         at_run_time, products = self._at_run_time(model, recipe, threads), list(products_of(model))
         steps = matched(products, list(steps_of(compiled.get_runtime_model())))
@@ -155,7 +155,7 @@ class OpenVino(Engine):
         """The IR's multiplications, each in the number format of the executed graph."""
         from bench.engines.openvino_count import layers_of
 
-        model = _fixed(folder, example)
+        model = _read(folder, example)
         runtime = _compiled(model, recipe, threads).get_runtime_model()
         layers = layers_of(model, runtime, len(example), self._at_run_time(model, recipe, threads))
         if recipe.number_format in self.stores:
@@ -169,7 +169,7 @@ class OpenVino(Engine):
         """The IR compiled without the plugin's low-precision transformations, so that each FakeQuantize stays a
         separate operation between float operations. Raises Unsupported where a node still multiplies whole numbers.
         """
-        model = _fixed(folder, example)
+        model = _read(folder, example)
         if recipe.activations == "dynamic":
             model = openvino_dynamic.rounded(model, self._at_run_time(model, recipe, threads))
         compiled = _compiled(model, recipe, threads, FLOATING)
@@ -186,11 +186,15 @@ class OpenVino(Engine):
         return Emulation(predict, "the IR on OpenVINO without low precision")
 
 
-def _fixed(folder: Path, example: Given) -> Any:
+def _read(folder: Path, example: Given) -> Any:
     """An artefact's IR at exactly the example's shape."""
     import openvino
 
-    model = openvino.Core().read_model(folder / MODEL)
+    return _fixed(openvino.Core().read_model(folder / MODEL), example)
+
+
+def _fixed(model: Any, example: Given) -> Any:
+    """The model, its shapes fixed to the example's."""
     model.reshape({place: list(array.shape) for place, array in enumerate(arrays_of(example))})
     return model
 

@@ -18,6 +18,7 @@ from bench.machine.isa import cpu_flags
 GROUP = 32  # numbers of a row that share a scale: the plugin's default
 AT_RUN_TIME = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP)}
 NEVER = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+NOTHING = f"OpenVINO finds scales at run time for linear layers of {GROUP} inputs and more: this network has none"
 FLAGS = ("avx512_vnni", "avx_vnni")
 NARROW = f"OpenVINO's CPU plugin left its activations in floating point, as it does where a row has fewer than {GROUP}"
 Compile = Callable[[Any, dict[str, str]], Any]  # model, properties -> compiled model
@@ -44,17 +45,18 @@ def compressed(model: Any, left: Iterable[str], kept: Iterable[str]) -> Any:
     return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
 
 
-def products(model: Any) -> list[Any]:
+def _products(model: Any) -> list[Any]:
     """The products of activations by weights that are stored in INT8."""
     return [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul" and _place(node) is not None]
 
 
 def _place(node: Any) -> int | None:
-    """The place of a product's factor that is stored in INT8; None where none is."""
+    """The place of a product's factor that is stored in INT8; None where none is, or the other has static scales."""
     for place in (1, 0):
         constant = constant_of(node, place)
         if constant is not None:
-            return place if stored_format(constant) == "int8" else None
+            static = node.input_value(1 - place).get_node().get_type_name() == "FakeQuantize"
+            return place if stored_format(constant) == "int8" and not static else None
     return None
 
 
@@ -65,7 +67,7 @@ def quantized(model: Any, compile: Compile) -> frozenset[str]:
 
     Each runs alone on seeded normal numbers, with and without that quantization: other outputs show it.
     """
-    return frozenset(node.get_friendly_name() for node in products(model) if _quantizes(node, compile))
+    return frozenset(node.get_friendly_name() for node in _products(model) if _quantizes(node, compile))
 
 
 def _quantizes(node: Any, compile: Compile) -> bool:
@@ -90,7 +92,7 @@ def rounded(model: Any, names: frozenset[str]) -> Any:
     """The model with the activations of the named products rounded as the plugin rounds them, by operations of their
     own: to whole numbers of -127..127 by the largest absolute value of each GROUP along the last axis.
     """
-    for node in products(model):
+    for node in _products(model):
         if node.get_friendly_name() in names:
             place = _place(node)
             assert place is not None

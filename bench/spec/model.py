@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.errors import DataError, LackingData
 from bench.spec.dataset import Dataset, datasets
+from bench.spec.padding import Padded
 from bench.spec.recipe import Recipe, recipes
 from bench.spec.registry import Registry
 from bench.spec.tiling import Tile
@@ -81,6 +82,7 @@ class Model:
                  the network gives a tuple, list, dict or class of several outputs, the output is a tuple that also
                  knows their names: `output[0]`, `output["out"]`, `output.out`.
     tile         the size of the network's inputs, where items are larger: they are cut to it and rejoined.
+    collate      the length of the network's inputs, where items differ in length: they are padded to it, see `bucketed`.
     parts        parts of the network that a recipe may lower alone: name -> its module names.
     calibration  how many inputs of the training split calibrate INT8.
     format       what an engine must read to run the network: "torch", or a network file's "onnx" or "openvino-ir".
@@ -94,6 +96,7 @@ class Model:
     preprocess: Callable[[Any], Any] = as_float32
     answer: Callable[[Any, Any], Any] = as_given
     tile: Tile | None = None
+    collate: Padded | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     calibration: int = 256
     format: str = "torch"

@@ -99,8 +99,10 @@ def _kind(parts: Any) -> str:
 
 
 def inputs_of(model: Model, item: Any) -> tuple[Inputs, list[Inputs]]:
-    """An item, preprocessed, and the network's inputs for it: itself, or its tiles. Each is of one item."""
+    """An item, preprocessed and padded, and the network's inputs for it: itself, or its tiles. Each is of one item."""
     whole = preprocessed(model, item)
+    if model.collate is not None:
+        whole = model.collate.padded(whole)
     if model.tile is None:
         return whole, [whole]
     if not whole.lone:
