@@ -121,8 +121,8 @@ def one_shape(shapes: Any, name: str | None = None) -> None:
     if len(different) > 1:
         which = "the network's inputs differ" if name is None else f"items differ in {name}, and so"
         raise DataError(
-            f"{which} in shape, {different[0]} and {different[1]}; bench gives a network inputs of one shape: sort them "
-            "into models by length (bench.bucketed), pad them in the model's preprocess, or give the Model a tile"
+            f"{which} in shape, {different[0]} and {different[1]}; bench gives a network inputs of one shape: sort "
+            "them into models by length (bench.bucketed), pad them in the model's preprocess, or give the Model a tile"
         )
 
 

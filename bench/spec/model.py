@@ -82,7 +82,7 @@ class Model:
                  the network gives a tuple, list, dict or class of several outputs, the output is a tuple that also
                  knows their names: `output[0]`, `output["out"]`, `output.out`.
     tile         the size of the network's inputs, where items are larger: they are cut to it and rejoined.
-    collate      the length of the network's inputs, where items differ in length: they are padded to it, see `bucketed`.
+    collate      the length of the network's inputs, where items differ in length: see `bucketed`.
     parts        parts of the network that a recipe may lower alone: name -> its module names.
     calibration  how many inputs of the training split calibrate INT8.
     format       what an engine must read to run the network: "torch", or a network file's "onnx" or "openvino-ir".

@@ -36,8 +36,8 @@ class Padded:
         length, longest = self._length(inputs), self.longest or self.length
         if length > longest:
             raise DataError(
-                f"an item has a length of {length}, and the longest bucket {longest}: give a longer bucket, or cut items "
-                "in the model's preprocess"
+                f"an item has a length of {length}, and the longest bucket {longest}: give a longer bucket, or cut "
+                "items in the model's preprocess"
             )
         return self.above < length <= self.length
 
