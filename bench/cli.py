@@ -296,8 +296,8 @@ def _selftest(args: argparse.Namespace) -> int:
     from bench.timing.sampling import Plan
 
     bench = _bench(args, Plan.within(args.bench_budget))
-    told = partial(print, flush=True)
-    selftest(args.model, bench, args.trials, args.repeats, args.busy, told, args.bench_device)
+    say = partial(print, flush=True)
+    selftest(args.model, bench, args.trials, args.repeats, args.busy, say, args.bench_device)
     return 0
 
 

@@ -125,3 +125,14 @@ def test_what_cannot_be_shown_is_told_in_one_line(weeks, capsys, arguments, told
     error = capsys.readouterr().err
     assert told in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_history_of_a_users_metric_is_in_the_metrics_own_unit(weeks, capsys):
+    for file in weeks.glob("*.json"):
+        run = json.loads(file.read_text())
+        for entry in run["benchmarks"]:
+            entry["extra_info"]["quality"]["hits"] = 0.5
+            entry["extra_info"].setdefault("metrics", {})["hits"] = {"name": "hits", "unit": "share"}
+        file.write_text(json.dumps(run))
+    assert main(["history", str(weeks), "--cell", "quality.hits"]) == 0
+    assert "50.00%" in capsys.readouterr().out

@@ -74,7 +74,7 @@ def artefact_entry(
         "weights": weights.digest,
         "network": network.facts(),
         "calibration": {**data_facts(source.dataset, source.folder), **samples} if recipe.calibrated else None,
-        "builder": _source_digest(builder),
+        "builder": _engine_digest(builder),
         "versions": versions(builder.packages),
         "settings": builder.settings(),
         "seed": SEED,
@@ -155,7 +155,7 @@ def calibration_of(folder: Path) -> Calibration | None:
     return Calibration(**json.loads(counts.read_text())) if counts.is_file() else None
 
 
-def _source_digest(builder: Engine) -> str:
+def _engine_digest(builder: Engine) -> str:
     """Digest of the files that define an engine's class and its base classes.
 
     A user's class adds the files that its module reaches by imports. A class of the harness adds the files in its own

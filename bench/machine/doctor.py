@@ -1,4 +1,4 @@
-"""What on this machine stands in the way of good figures, and what to type."""
+"""What on this machine makes figures worse, and what to type against it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 
 
 def findings(machine: Machine, load: float, pinning: bool, energy: bool, gpus: Iterable[str] = ()) -> list[str]:
-    """Give a line for each thing that makes figures worse than they could be: what is, what it does, what to do.
+    """A line for each thing that makes figures worse: what it is, its effect, what to type.
 
-    machine  as `bench.machine.facts.describe` gives it; load  the mean number of busy processes in the last minute;
-    pinning and energy  whether processes can be bound to cores, and RAPL be read; gpus  what `gpu_findings` gives.
+    machine  from `bench.machine.facts.describe`.
+    load     mean number of busy processes in the last minute.
+    pinning  whether processes can be bound to cores.
+    energy   whether RAPL can be read.
+    gpus     the lines of `gpu_findings`.
     """
     lines = list(gpus)
     governor = machine.governor
@@ -57,7 +60,7 @@ def gpu_findings(device: Device, index: int = 0) -> list[str]:
 
 
 def examine() -> list[str]:
-    """The findings about this machine, now."""
+    """The findings about this machine at this moment."""
     import psutil
 
     from bench.machine.devices import devices

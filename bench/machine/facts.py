@@ -1,4 +1,4 @@
-"""What ran the benchmarks: facts of the machine that change figures. What a system does not tell is null."""
+"""Facts of the machine that change figures; null where the system does not say."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Machine:
-    """What ran the benchmarks. What a system does not tell is None, and so is what an older run lacks.
+    """The machine that ran the benchmarks. None: the system does not say, or an older run lacks it.
 
     smt          whether threads share cores.
     affinity     the CPUs that this process may use.
@@ -92,9 +92,8 @@ def describe() -> Machine:
 def fingerprint(machine: Machine, machine_id: str | None = None) -> str:
     """12 hexadecimal digits that are the same from run to run on one machine and differ between two.
 
-    They cover what `describe` tells of the hardware, the limits that a container sets, and the system's own machine
-    id where it has one; no versions, settings or frequencies. Runs saved without a machine id are told apart by their
-    hardware alone.
+    They cover the hardware facts, a container's limits, and the system's own machine id where it has one; no versions,
+    settings or frequencies. Without a machine id only the hardware distinguishes two machines.
     """
     facts = asdict(machine)
     hardware = {name: facts[name] for name in HARDWARE}
@@ -106,14 +105,14 @@ def fingerprint(machine: Machine, machine_id: str | None = None) -> str:
 
 
 def _machine_id() -> str | None:
-    """What systemd and D-Bus tell machines apart by; only ever used hashed."""
+    """The machine id of systemd and D-Bus; used only hashed."""
     return next((text for place in MACHINE_IDS if (text := _text(Path(place)))), None)
 
 
 def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) -> tuple[int, ...] | None:
-    """The CPUs that a case of so many threads is bound to, None where the system binds none or has not so many.
+    """The CPUs to bind a case of `threads` threads to; None where the system cannot bind, or has too few.
 
-    The last ones, since systems serve interrupts on the first, and one of each physical core while there are such.
+    The last CPUs, since systems serve interrupts on the first; one of each physical core before siblings.
     """
     if not hasattr(os, "sched_getaffinity"):
         return None
@@ -126,11 +125,10 @@ def cores_for(threads: int, topology: Path = Path("/sys/devices/system/cpu")) ->
 
 
 def energy_j(root: Path = Path("/sys/class/powercap")) -> float | None:
-    """What all CPU packages have used since some start, in joules by RAPL; None where it cannot be read.
+    """Joules that all CPU packages have used since an arbitrary start, by RAPL; None where it cannot be read.
 
-    Packages alone: the zone `psys` of the whole platform contains them, as they contain their cores and memory. AMD's
-    are told by the same files. The counters wrap around after some hours at full load: a difference below 0 is to be
-    thrown away.
+    Only packages count: the zone `psys` contains them, and they contain their cores and memory. AMD's processors have
+    the same files. The counters wrap around after hours at full load: discard a difference below 0.
     """
     zones = [zone for zone in root.glob("intel-rapl:*") if (_text(zone / "name") or "").startswith("package-")]
     counts = [whole_number(zone / "energy_uj") for zone in zones]
@@ -162,7 +160,7 @@ def cgroup(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self
 def _groups(root: Path, process: Path, controller: str) -> list[Path]:
     """The folders of this process's control group and its ancestors, of version 2 and of a controller of version 1.
 
-    A container may see its own group as the root, whatever path the process is told to have.
+    A container may see its own group as the root, whatever path the process file names.
     """
     folders: list[Path] = []
     for line in (_text(process) or "0::/").splitlines():
@@ -180,12 +178,14 @@ def _memory_limit(folder: Path) -> int | None:
     limit = whole_number(folder / "memory.max")
     if limit is None:
         limit = whole_number(folder / "memory.limit_in_bytes")
-    return None if limit is None or limit >= 2**60 else limit  # version 1 tells "unlimited" as nearly 2^63
+    return None if limit is None or limit >= 2**60 else limit  # version 1 writes "unlimited" as nearly 2^63
 
 
 def available_bytes(root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> float:
-    """How much memory new processes may take before the machine swaps, or a control group's limit is reached: the least
-    of what the group and each of its ancestors have left, where files that were read and can be forgotten are no use.
+    """Bytes that new processes may take before the machine swaps or a control group reaches its limit.
+
+    The least of what the machine, the group and each of its ancestors have left; cached files that the kernel can drop
+    count as free.
     """
     import psutil
 
@@ -219,7 +219,7 @@ def _text(path: Path) -> str | None:
 
 
 def whole_number(path: Path) -> int | None:
-    """The whole number that a file of the kernel's tells, None where there is none."""
+    """The whole number in a file of the kernel; None where there is none."""
     try:
         return int(_text(path) or "")
     except ValueError:

@@ -22,8 +22,8 @@ def cpu_flags() -> frozenset[str]:
 
 
 def saturates() -> bool:
-    """Whether kernels may sum two products of an unsigned and a signed 8-bit number in 16 bits, which saturate: x86
-    without VNNI, by vpmaddubsw. Weights or activations of 7 bits keep clear of it.
+    """Whether INT8 kernels may saturate: x86 without VNNI sums two products of 8-bit numbers in 16 bits (vpmaddubsw).
+    Weights or activations of 7 bits do not saturate.
     """
     vnni = ("avx512_vnni", "avx512vnni", "avx_vnni", "amx_int8")
     return platform.machine().lower() in ("x86_64", "amd64") and cpu_flags().isdisjoint(vnni)

@@ -1,9 +1,8 @@
-"""What else the machine did while a case was measured, and what it can do at the best: control probes, and peaks.
+"""What disturbed the machine while a case was measured.
 
-A probe is an fp32 product, an int8 product and a memory copy in a process of its own that no case touches: when it is
-slower than at its best, the machine was, not the case. The best is what this machine has kept up over a whole case, in
-any session: one that is held in an hour when everything is slower would know nothing better. A probe is cheap enough to
-be made before each pass; the peak, of which a case's pace is a share, is the best of several products and convolutions.
+A control probe is an FP32 product, an INT8 product and a memory copy, timed before each pass in a process of its own
+that no case touches: if a probe is slower than its best, the machine was slower, not the case. `best` is the highest
+per-case median of any session: a session in a slow hour has no fast reference of its own.
 """
 
 from __future__ import annotations
@@ -29,11 +28,14 @@ CLOCK_SHARE = 0.9
 
 
 def snapshot(pids: list[int], device: DeviceCounters | None = None) -> Counters:
-    """The counters of now, `own_s` of this process and those with the numbers `pids`; beside those of the device."""
+    """The current counters; `own_s` is of this process and of those in `pids`.
+
+    device  the counters of the case's device.
+    """
     cpu = psutil.cpu_times()
     own = 0.0
     for pid in (os.getpid(), *pids):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it died: whoever asks it next says so
+        with contextlib.suppress(psutil.NoSuchProcess):  # it died: its next caller reports that
             used = psutil.Process(pid).cpu_times()
             own += used.user + used.system
     idle = cpu.idle + getattr(cpu, "iowait", 0.0) + getattr(cpu, "steal", 0.0)
@@ -61,7 +63,7 @@ def _mhz() -> float | None:
 
 @dataclass(frozen=True)
 class Clock:
-    """The range of the fastest CPU's clock in MHz, None where the system does not tell."""
+    """The range of the fastest CPU's clock in MHz; None where the system does not say."""
 
     low: float | None = None
     high: float | None = None
@@ -71,12 +73,13 @@ class Clock:
 class Noise:
     """What disturbed a measurement.
 
-    verdict        "steady", or "noisy" where there is any reason in `why`, each a line.
-    foreign_cores  how many CPUs other processes used; steal_share  which share 0..1 of all the hypervisor took.
+    verdict        "steady", or "noisy" where `why` has a reason.
+    foreign_cores  mean number of CPUs that other processes used.
+    steal_share    share 0..1 of all CPU time that the hypervisor took.
     throttled      how often the CPU was throttled for heat.
     involuntary_switches  of the first session's process.
-    probes         the figures of the control probes, in the order in which they were held; best  the best of each that
-                   this machine has kept up.
+    probes         the figures of the control probes, in order of time.
+    best           the best figure of each probe on this machine, see `Pace`.
     """
 
     verdict: str | None = None
@@ -92,7 +95,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Counters:
-    """Counters of one moment, in seconds since some start; None where the system does not tell.
+    """Counters at a moment, in seconds since an arbitrary start; None where the system does not say.
 
     busy_s, steal_s  of all CPUs; own_s  of this process and its workers.
     throttled        how often the CPU was throttled for heat; mhz  the fastest CPU's clock.
@@ -110,7 +113,7 @@ class Counters:
 
 @dataclass
 class Watch:
-    """Adds up what happened between pairs of snapshots; the verdict is over all of them."""
+    """Sums over pairs of snapshots, and the verdict on them."""
 
     elapsed_s: float = 0.0
     foreign_s: float = 0.0
@@ -123,7 +126,7 @@ class Watch:
     own: set[int] = field(default_factory=set)
 
     def add(self, before: Counters, after: Counters) -> None:
-        """Count what lies between two snapshots."""
+        """Add the time between two snapshots."""
         self.elapsed_s += after.at_s - before.at_s
         self.foreign_s += max(0.0, after.busy_s - before.busy_s - (after.own_s - before.own_s))
         if self.steal_s is not None and after.steal_s is not None and before.steal_s is not None:
@@ -135,7 +138,10 @@ class Watch:
         self.device += [] if after.device is None else [after.device]
 
     def noise(self, best: dict[str, float]) -> Noise:
-        """The verdict over all that was added; `best`, the best figure of each probe, is as `Pace` knows it."""
+        """The verdict on all added time.
+
+        best  the best figure of each control probe, see `Pace`.
+        """
         cores = psutil.cpu_count() or 1
         foreign = self.foreign_s / self.elapsed_s if self.elapsed_s else 0.0
         steal = None if self.steal_s is None or not self.elapsed_s else self.steal_s / self.elapsed_s / cores

@@ -1,4 +1,4 @@
-"""The best that control probes have kept up on this machine, in any session."""
+"""The best figures of control probes and peaks on this machine, over all sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROBE_SHARE = {"fp32_gflops": 0.9, "int8_gops": 0.9, "copy_gb_per_s": 0.6}  # me
 
 
 def fallen(probes: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> list[str]:
-    """Which figures of control probes were lower than the best by more than they vary by themselves, a line each."""
+    """A line for each control probe that fell below its share PROBE_SHARE of the best."""
     why = []
     for name, share in PROBE_SHARE.items():
         most = best.get(name, 0.0)
@@ -30,10 +30,9 @@ def fallen(probes: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> 
 
 
 class Pace:
-    """The best figure of each probe that this machine has kept up, by the median over a case, and the peaks that
-    products and convolutions have reached, kept below `root`.
+    """The highest per-case median of each control probe, and the peaks of products and convolutions, kept below `root`.
 
-    Each number of threads has its own, and each version of the libraries that are called.
+    Each number of threads and each version of the probes' libraries has its own file.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,7 +40,7 @@ class Pace:
         self._machine = describe()
 
     def learn(self, threads: int, probes: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Add a case's probes with so many threads, and give the best. Raises CacheError where it cannot be kept."""
+        """Add the probes of a case with `threads` threads; return the best. Raises CacheError where it cannot write."""
         names = dict.fromkeys(name for probe in probes for name in probe)
         medians = {name: statistics.median(probe[name] for probe in probes if name in probe) for name in names}
 
@@ -51,14 +50,14 @@ class Pace:
         return self._updated(self._file((PROBED_BY,), threads), float, better)
 
     def peaks(self, threads: int) -> dict[str, Peak]:
-        """The best pace in each number format with so many threads, as far as it is known."""
+        """The known peak of each number format with `threads` threads."""
         return _known(self._file(PEAKED_BY, threads), Peak)
 
-    def raise_peaks(self, threads: int, found: Mapping[str, Peak]) -> dict[str, Peak]:
-        """Add what was reached with so many threads, and give the best. Raises CacheError where it cannot be kept."""
+    def raise_peaks(self, threads: int, reached: Mapping[str, Peak]) -> dict[str, Peak]:
+        """Add peaks reached with `threads` threads; return the best. Raises CacheError where it cannot write."""
 
         def better(known: dict[str, Peak]) -> dict[str, Peak]:
-            return dict(sorted([*known.items(), *found.items()], key=lambda pair: pair[1].gops))
+            return dict(sorted([*known.items(), *reached.items()], key=lambda pair: pair[1].gops))
 
         return self._updated(self._file(PEAKED_BY, threads), Peak, better)
 
@@ -69,7 +68,7 @@ class Pace:
     def _updated(
         self, file: Path, kind: type[Figure], better: Callable[[dict[str, Figure]], dict[str, Figure]]
     ) -> dict[str, Figure]:
-        """What a file of figures holds once it was made better."""
+        """The content of a file of figures after the update, which is written where it changed."""
         from filelock import FileLock
 
         with refusals(self._root):
@@ -85,11 +84,11 @@ class Pace:
 
 
 def _known(file: Path, kind: type[Figure]) -> dict[str, Figure]:
-    """The figures in a file; none where it is damaged, with a BenchWarning."""
+    """The figures in a file; for a damaged file none, with a BenchWarning."""
     try:
         return of_type(dict[str, kind], json.loads(file.read_text()))  # type: ignore[valid-type]
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        warnings.warn(f"{file} is damaged ({error}); what it knew is lost", BenchWarning, stacklevel=2)
+        warnings.warn(f"{file} is damaged ({error}); its figures are lost", BenchWarning, stacklevel=2)
         return {}

@@ -1,4 +1,4 @@
-"""Control probes: what products and convolutions of this machine reach now, and at the best."""
+"""Control probes, the pace of this machine now, and peaks, the best that its products and convolutions reach."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-# what is called, and its operations, or bytes
-Call = tuple[Callable[[], object], int]
+Call = tuple[Callable[[], object], int]  # a function, and the operations or bytes of a call
 
-PROBED_BY = "onnxruntime"
-
-
-PROBE_SIZE = 512
+PROBED_BY, PEAKED_BY = "onnxruntime", ("onnxruntime", "openvino")  # the libraries that are called
+PROBE_SIZE, PROBE_S = 512, 0.02  # rows of a probe's matrices, and its seconds: cheap enough for each pass
+PEAK_S = 0.06  # seconds for each product or convolution
 
 
-PROBE_S = 0.02
+@dataclass(frozen=True)
+class Peak:
+    """The best pace in a number format.
 
+    gops  10^9 operations a second; a multiply-accumulate counts as two.
+    by    the library and the product or convolution that reached it.
+    """
 
-PEAKED_BY = (PROBED_BY, "openvino")
-
-
-PEAK_S = 0.06
+    gops: float
+    by: str
 
 
 def probe(sessions: dict[str, Call], threads: int) -> dict[str, float]:
-    """Measure this machine with so many threads: fp32_gflops, int8_gops (two operations a product), copy_gb_per_s.
+    """Measure this machine with `threads` threads: fp32_gflops, int8_gops (two operations a product), copy_gb_per_s.
 
-    sessions  is filled at the first call. Products of square matrices on ONNX Runtime; a copy of 64 MB by numpy.
+    sessions  filled at the first call: products of square matrices on ONNX Runtime, a copy of 64 MB by numpy.
     """
     import numpy as np
 
@@ -62,7 +63,7 @@ def _sessions(threads: int) -> dict[str, Call]:
 
 
 def _product(threads: int, number_format: str, size: int) -> Call:
-    """A product of square matrices on ONNX Runtime, and its operations. Raises ImportError where that is missing."""
+    """A product of square matrices on ONNX Runtime. Raises ImportError where that is missing."""
     import numpy as np
     import onnxruntime
     from onnx import TensorProto, helper
@@ -88,12 +89,10 @@ def _product(threads: int, number_format: str, size: int) -> Call:
 
 
 def peaks(threads: int) -> dict[str, Peak]:
-    """The best pace that products and convolutions of several sizes reach on this machine with so many threads, for
-    each number format that any of them is in. The best of short runs: what disturbs them
-    can only slow them down.
+    """The best pace of each number format with `threads` threads, over products and convolutions of several sizes.
 
-    No single product is a machine's peak: a restorer on OpenVINO reached 115% of what one of 512 on ONNX Runtime did,
-    with 2 threads.
+    The best of short runs, since disturbances only slow a run. A single product is no peak: DnCNN on OpenVINO with 2
+    threads reached 115% of the pace of ONNX Runtime's product of 512.
     """
     best: dict[str, Peak] = {}
     for number_format, by, make in _kernels(threads):
@@ -107,13 +106,13 @@ def peaks(threads: int) -> dict[str, Peak]:
             start = time.perf_counter()
             call()
             least_s = min(least_s, time.perf_counter() - start)
-        found = Peak(amount / least_s / 1e9, by)
-        best[number_format] = max(best.get(number_format, found), found, key=lambda peak: peak.gops)
+        reached = Peak(amount / least_s / 1e9, by)
+        best[number_format] = max(best.get(number_format, reached), reached, key=lambda peak: peak.gops)
     return best
 
 
 def _kernels(threads: int) -> Iterator[tuple[str, str, Callable[[], Call]]]:
-    """Number format, name, and what makes a call and tells its operations."""
+    """The number format and name of each product and convolution, and the function that makes its `Call`."""
     for number_format in ("fp32", "int8"):
         for size in (384, 512, 1024):
             yield number_format, f"onnxruntime's product of {size}", partial(_product, threads, number_format, size)
@@ -128,8 +127,8 @@ def _kernels(threads: int) -> Iterator[tuple[str, str, Callable[[], Call]]]:
 
 
 def _layers(threads: int, number_format: str, shape: list[int], weight_shape: list[int], count: int = 4) -> Call:
-    """So many products, or 3x3 convolutions, one after the other on OpenVINO, and their operations; in bf16 only on
-    processors that have it. Raises ImportError where OpenVINO, or that, is missing.
+    """A chain of `count` products or 3x3 convolutions on OpenVINO. Raises ImportError where OpenVINO is missing, or the
+    processor has no bf16.
     """
     import numpy as np
     import openvino
@@ -162,13 +161,3 @@ def _layers(threads: int, number_format: str, shape: list[int], weight_shape: li
     request = core.compile_model(openvino.Model([values], [given]), "CPU", hints).create_infer_request()
     request.set_input_tensor(openvino.Tensor(rng.random(shape, dtype=np.float32)))
     return request.infer, 2 * count * math.prod(weight_shape) * math.prod(shape) // shape[1]
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The best pace that was reached in a number format: 10^9 operations a second, two a multiply-accumulate, and by
-    what.
-    """
-
-    gops: float
-    by: str

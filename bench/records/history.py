@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
-from bench.records.runs import Run, frame
+from bench.records.figures import Metrics
+from bench.records.runs import METRICS, Run, frame
 from bench.statistics import is_number
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ class History:
     """A figure of one case over runs of one machine, oldest first.
 
     rows     a frame with `when`, `run`, `commit`, `value` and `noisy`.
+    metrics  the runs' metrics by name, with their units.
     changes  places in `rows` of the first row after each change; noisy rows make none.
     """
 
@@ -30,6 +33,7 @@ class History:
     machine: str
     rows: pd.DataFrame
     changes: tuple[int, ...]
+    metrics: Metrics = MappingProxyType({})
 
 
 def histories(runs: Sequence[Run], cases: Sequence[str], figure: str) -> list[History]:
@@ -56,7 +60,8 @@ def histories(runs: Sequence[Run], cases: Sequence[str], figure: str) -> list[Hi
         rows = rows[["when", "run", "commit", "value", "noisy"]].reset_index(drop=True)
         steady = rows[~rows["noisy"]]
         changes = tuple(int(steady.index[place]) for place in changes_of(steady["value"]))
-        collected.append(History(str(case), figure, str(machine), rows, changes))
+        metrics = table.attrs.get(METRICS, {})
+        collected.append(History(str(case), figure, str(machine), rows, changes, metrics))
     return collected
 
 

@@ -9,10 +9,10 @@ from bench.report.markdown import escaped, markdown_table
 from bench.report.pivot import formed
 
 
-def rendered(found: Sequence[History]) -> str:
+def rendered(histories: Sequence[History]) -> str:
     """The histories as markdown; the first row after each change is marked."""
     parts = []
-    for history in found:
+    for history in histories:
         rows = []
         values = history.rows["value"]
         ratios = values / values.mask(history.rows["noisy"]).ffill().shift()  # to the last quiet run before
@@ -23,7 +23,7 @@ def rendered(found: Sequence[History]) -> str:
                     "when": row["when"][:19] if isinstance(row["when"], str) else "-",
                     "run": str(row["run"]),
                     "commit": row["commit"][:10] if isinstance(row["commit"], str) else "-",
-                    history.figure: formed(history.figure, row["value"]),
+                    history.figure: formed(history.figure, row["value"], history.metrics),
                     "": "noisy" if row["noisy"] else mark,
                 }
             )

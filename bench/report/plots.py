@@ -218,7 +218,7 @@ def charts(varied: set[str]) -> dict[str, Any]:
     }
 
 
-def over_time(found: Sequence[History]) -> Any:
+def over_time(histories: Sequence[History]) -> Any:
     """A chart of histories: a figure by run, noisy runs faint, a rule at the first run after each change."""
     import altair as alt
     import pandas as pd
@@ -229,13 +229,13 @@ def over_time(found: Sequence[History]) -> Any:
             place=range(len(history.rows)),
             changed=[place in history.changes for place in range(len(history.rows))],
         )
-        for history in found
+        for history in histories
     ]
     if not frames:
         raise RunFileError("these runs have nothing to draw")
     base = alt.Chart(pd.concat(frames).drop(columns=["commit"]).astype({"when": str, "run": str}))
     x = alt.X("place:O", title="run, oldest first")
-    y = alt.Y("value:Q", title=found[0].figure, scale=alt.Scale(zero=False))
+    y = alt.Y("value:Q", title=histories[0].figure, scale=alt.Scale(zero=False))
     line = base.transform_filter("!datum.noisy").mark_line().encode(x=x, y=y)
     points = base.mark_point(filled=True, size=50).encode(
         x=x,

@@ -1,9 +1,7 @@
-"""How often the speed-up's interval holds the truth where the launches' spread is known: the harness's own rule, driven
-by simulated launches.
+"""How often the speed-up's interval holds the truth: the harness's own stopping rule on simulated launches.
 
-What is simulated is what processes do: each launch's log ratio differs from the truth by chance, normally, with a
-standard deviation that is given, and each round from its launch. When to begin launches and when to end, and the
-interval, come from the same functions that measure a case.
+Each launch's log ratio is the truth plus normal noise of a given standard deviation; each round's is its launch's plus
+more noise. The functions that measure a case decide when launches begin and end, and give the interval.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ START_S = 0.4
 
 
 class Simulated:
-    """Launches of which nothing runs, on a clock of their own."""
+    """Simulated launches on a simulated clock."""
 
     def __init__(self, plan: Plan, deviation: float, rng: np.random.Generator) -> None:
         self._plan, self._deviation, self._rng = plan, deviation, rng
@@ -38,7 +36,7 @@ class Simulated:
         self.starting_s = self.now_s = 0.0
 
     def begin(self, count: int) -> None:
-        """Begin launches whose log ratios differ by chance."""
+        """Begin launches with random log ratios."""
         for _ in range(max(0, count)):
             self.launches.append(Launch())
             self._means.append(self._rng.normal(math.log(TRUTH), self._deviation))
@@ -46,15 +44,15 @@ class Simulated:
             self.now_s += START_S
 
     def start_s(self) -> float:
-        """What beginning one more takes."""
+        """Seconds that beginning a launch takes."""
         return START_S
 
     def room(self) -> int:
-        """As many as are wanted."""
+        """How many launches there is memory for: as many as the plan allows."""
         return self._plan.most_launches
 
     def sample(self, since: int) -> None:
-        """Add rounds that differ from their launch by chance."""
+        """Add rounds with noise around their launch."""
         for launch, mean in list(zip(self.launches, self._means, strict=True))[since:]:
             launch.case_s += [1.0] * ROUNDS
             launch.baseline_s += [math.exp(log) for log in self._rng.normal(mean, OF_ROUNDS, ROUNDS)]
@@ -63,24 +61,24 @@ class Simulated:
 
 
 def covered(plan: Plan, deviation: float, repeats: int, rng: np.random.Generator) -> list[tuple[bool, int, int, float]]:
-    """For so many runs of the plan: whether the interval holds the truth, launches of the first stage and in all, and
-    the interval's half-width.
+    """For each simulated run: whether the interval holds the truth, the launches of the first stage, all launches, the
+    interval's half-width.
     """
     runs = []
     for _ in range(repeats):
         pairs = Simulated(plan, deviation, rng)
         first = two_stages(plan, pairs, True, lambda pairs=pairs: pairs.now_s)  # type: ignore[misc]
-        found = speedup_interval([(one.case_s, one.baseline_s) for one in pairs.launches], first)
-        assert found.low is not None
-        assert found.high is not None
-        assert found.half_width is not None
-        runs.append((found.low <= TRUTH <= found.high, first, len(pairs.launches), found.half_width))
+        interval = speedup_interval([(launch.case_s, launch.baseline_s) for launch in pairs.launches], first)
+        assert interval.low is not None
+        assert interval.high is not None
+        assert interval.half_width is not None
+        runs.append((interval.low <= TRUTH <= interval.high, first, len(pairs.launches), interval.half_width))
     return runs
 
 
-def coverage(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell how often the interval holds the truth at each deviation from launch to launch, 1,000 times the repeats; no
-    model is called.
+def coverage(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say how often the interval holds the truth, for each deviation between launches; 1,000 runs a repeat. It calls no
+    model.
     """
     import numpy as np
 
@@ -89,7 +87,7 @@ def coverage(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
         runs = covered(bench.plan, deviation, 1000 * repeats, rng)
         hits = [hit for hit, *_ in runs]
         early = [hit for hit, first, count, _ in runs if count == first]
-        told(
+        say(
             f"sd {deviation:.1%} from launch to launch: {np.mean(hits):.2%} of {len(runs)} intervals hold the truth; "
             f"{len(early) / len(runs):.0%} end with the first stage, {early.count(False) / len(runs):.2%} and miss; "
             f"{np.mean([count for _, _, count, _ in runs]):.1f} launches, "

@@ -1,4 +1,4 @@
-"""An engine made slower by a known share, or broken in a known way: workers know it by this module."""
+"""Engines made slower by a known share, or broken in a known way; workers import them from this module."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class Around(Engine):
         return self.around(session_of(self.inner.load(folder, recipe, network, example, threads)).predict)
 
     def around(self, predict: Predict) -> Predict:
-        """Give the call with what this engine adds."""
+        """Return the call with what this engine adds."""
         raise NotImplementedError
 
 
 class Slowed(Around):
-    """Each call lasts longer by a share: it waits, busy, for so much of what the call took."""
+    """Each call lasts longer by a share of its own time: a busy wait."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -89,7 +89,7 @@ class Slowed(Around):
 
 
 class Broken(Around):
-    """The first call breaks in the way that an environment variable names, one of FAULTS."""
+    """The first call breaks by the fault that an environment variable names, one of FAULTS."""
 
     def around(self, predict: Predict) -> Predict:
         """Add the fault."""

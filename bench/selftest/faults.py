@@ -1,7 +1,7 @@
-"""What the harness does when things break.
+"""What the harness does when a worker or a session breaks.
 
-a worker that breaks         each fault is a failed case with the right reason, and the session goes on
-a session that is killed     what was finished is in the journal, a resumed run is whole, no worker is left."""
+a broken worker     each fault gives a failed case with the right reason; the session goes on
+a killed session    the journal holds all finished cases, a resumed run is whole, no worker is left."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_killed(case, measure):
 """
 
 
-def broken(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell which faults of a worker end as a failed case with the right reason, and what becomes of the next case."""
+def broken(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say which faults of a worker give a failed case with the right reason, and the status of the next case."""
     case = Case(model, "fp32", BROKEN)
     prepare([case], bench)
     limited = replace(bench, plan=QUICK, timeout_s=HUNG_S, memory_bytes=LIMIT_BYTES)
@@ -74,15 +74,15 @@ def broken(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
     for fault, reason in REASONS.items():
         with environment({FAULT: fault}):
             record = measure(case, limited)
-        as_it_should = record.status == "failed" and re.match(reason, record.reason or "") is not None
-        right += as_it_should
-        told(f"{'right' if as_it_should else 'WRONG'}: {fault}: {record.status}: {(record.reason or '')[:100]}")
+        expected = record.status == "failed" and re.match(reason, record.reason or "") is not None
+        right += expected
+        say(f"{'right' if expected else 'WRONG'}: {fault}: {record.status}: {(record.reason or '')[:100]}")
     after = measure(case, limited).status
-    told(f"{right} of {len(REASONS)} faults are failed cases with their reason; the next: {after}")
+    say(f"{right} of {len(REASONS)} faults are failed cases with their reason; the next: {after}")
 
 
-def killed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell what is left of runs that were killed at random moments; every third had yet to build its artefacts."""
+def killed(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say what runs killed at random moments leave behind; every third run begins with an empty cache of artefacts."""
     prepare([Case(model, precision, INNER) for precision in ("fp32", "int8_static")], bench)
     lasts_s: dict[bool, float] = {}
     finished = lost = left = whole = 0
@@ -106,7 +106,7 @@ def killed(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) 
             # a run that had ended when it was to be killed leaves nothing to take over
             kept = ended or all(saved.get(node) == samples for node, samples in journaled.items())
             whole += len(saved) == 6 and kept and "was changed" not in run.said()
-    told(
+    say(
         f"{repeats} sessions killed at random moments: of {finished} finished cases {lost} were lost, "
         f"{left} workers were left, {whole} of {repeats} resumed runs were whole"
     )
@@ -121,8 +121,8 @@ class Run:
         kinds = ["network", "weights", "reference", *([] if cold else ["artifact"])]
         for kind in kinds:
             shutil.copytree(bench.cache / kind, self._cache / kind)
-        told = [asdict(origin) for origin in origins()]
-        (place / "conftest.py").write_text(CONFTEST.format(origins=json.dumps(told)))
+        registered = json.dumps([asdict(origin) for origin in origins()])
+        (place / "conftest.py").write_text(CONFTEST.format(origins=registered))
         (place / "test_killed.py").write_text(SUITE.format(model=model, engine=INNER))
         data = [] if bench.data is None else [f"--bench-data={bench.data}"]
         self._command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--bench-quick", *data]
@@ -151,7 +151,7 @@ class Run:
         return (self._place / "said.txt").read_text(errors="replace")
 
     def passed(self) -> set[str]:
-        """The tests that it has told to have passed."""
+        """The tests that it printed as passed."""
         return set(re.findall(r"^(\S+::\S+) PASSED", self.said(), re.MULTILINE))
 
     def journaled(self) -> dict[str, tuple[float, ...]]:
@@ -170,7 +170,7 @@ class Run:
         except (OSError, ValueError):
             last = (self.said().strip().splitlines() or ["nothing"])[-1]
             raise BenchError(f"the session saved no run; it said: {last}") from None
-        return {one["fullname"]: tuple(one["stats"]["data"]) for one in run["benchmarks"]}
+        return {test["fullname"]: tuple(test["stats"]["data"]) for test in run["benchmarks"]}
 
     def workers_left(self) -> int:
         """How many processes of the session are still there after 10 s."""

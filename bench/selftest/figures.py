@@ -1,10 +1,11 @@
-"""What the figures say of speed-ups that are known.
+"""What the figures say of known speed-ups.
 
-a case against itself           its speed-up is 1: how often the 95% interval contains it, and how wide it is
-a slow-down of 2% put in        how often it is called slower
-INT8 over FP32, run after run   how far the speed-up ranges, beside plain pytest-benchmark's
-two runs, compared              how often they are told apart, and whether a slow-down of 3% in one case is named alone
-a grid of 40 cases              how much of the time is spent on sampling
+a case against itself           its speed-up is 1: how often the 95% interval contains 1, and its width
+an added slow-down of 2%        how often the verdict is slower
+INT8 over FP32, run after run   the range of the speed-up, beside that of plain pytest-benchmark
+two compared runs               how often equal runs differ, and whether an added slow-down of 3% in one case is named
+                                alone
+a grid of 40 cases              the share of the time that is sampling
 a session that does nothing     what timing adds to a call."""
 
 from __future__ import annotations
@@ -53,49 +54,49 @@ def test_plain(benchmark, precision):
 """
 
 
-def overhead(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell what timing adds to a call."""
+def overhead(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say what timing adds to a call."""
     costs = [call_overhead_s() for _ in range(repeats)]
-    told(f"timing a session that does nothing takes {1e9 * statistics.median(costs):.0f} ns a call")
+    say(f"timing a session that does nothing takes {1e9 * statistics.median(costs):.0f} ns a call")
 
 
 def same(
-    model: str, bench: Bench, repeats: int, told: Callable[[str], None], engine: str = INNER, device: str = "cpu"
+    model: str, bench: Bench, repeats: int, say: Callable[[str], None], engine: str = INNER, device: str = "cpu"
 ) -> None:
-    """Tell how often the interval of a case against itself contains 1."""
+    """Say how often the interval of a case against itself contains 1."""
     fp32 = Case(model, "fp32", engine, device=device)
-    found = _speedups(fp32, fp32, bench, repeats)
-    covered = sum(one.low <= 1 <= one.high for one in found)
-    widths = [(one.high - one.low) / 2 / one.ratio for one in found]
-    told(
+    speedups = _speedups(fp32, fp32, bench, repeats)
+    covered = sum(speedup.low <= 1 <= speedup.high for speedup in speedups)
+    widths = [(speedup.high - speedup.low) / 2 / speedup.ratio for speedup in speedups]
+    say(
         f"of {repeats} 95% intervals of a case against itself {covered} contain 1; "
-        f"median half-width {statistics.median(widths):.2%}; called {_counted(found)}"
+        f"median half-width {statistics.median(widths):.2%}; called {_counted(speedups)}"
     )
 
 
 def slowed(
-    model: str, bench: Bench, repeats: int, told: Callable[[str], None], engine: str = INNER, device: str = "cpu"
+    model: str, bench: Bench, repeats: int, say: Callable[[str], None], engine: str = INNER, device: str = "cpu"
 ) -> None:
-    """Tell how often a slow-down that was put in is called slower."""
+    """Say how often the verdict on an added slow-down is slower."""
     fp32 = Case(model, "fp32", engine, device=device)
-    found = _speedups(replace(fp32, engine=SLOWED), fp32, bench, repeats)
-    mean = statistics.fmean(one.ratio for one in found)
-    told(f"a slow-down of {SLOWER:.0%} put in, {repeats} times: called {_counted(found)}; mean ratio {mean:.4f}")
+    speedups = _speedups(replace(fp32, engine=SLOWED), fp32, bench, repeats)
+    mean = statistics.fmean(speedup.ratio for speedup in speedups)
+    say(f"a slow-down of {SLOWER:.0%} put in, {repeats} times: called {_counted(speedups)}; mean ratio {mean:.4f}")
 
 
-def ranged(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell how far the speed-up of INT8 over FP32 ranges from run to run, here and by plain pytest-benchmark."""
+def ranged(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say how far the speed-up of INT8 over FP32 ranges from run to run, here and by plain pytest-benchmark."""
     fp32, int8 = Case(model, "fp32", INNER), Case(model, "int8_static", INNER)
     ours, plain = [], []
     for _ in range(repeats):
-        ours += [one.ratio for one in _speedups(int8, fp32, bench, 1)]
+        ours += [speedup.ratio for speedup in _speedups(int8, fp32, bench, 1)]
         plain.append(_plain(fp32, int8, bench))
-    told(f"INT8 over FP32 in {repeats} runs: {_range(ours)}; by plain pytest-benchmark beside it {_range(plain)}")
+    say(f"INT8 over FP32 in {repeats} runs: {_range(ours)}; by plain pytest-benchmark beside it {_range(plain)}")
 
 
-def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell how often something is called faster or slower between two runs of the same eight cases, and how often a
-    slow-down that was put in one of them is named, and nothing else, or doubted since the machine itself was slower.
+def compared(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say how often two runs of the same eight cases differ by `bench compare`, and how often it names an added
+    slow-down of one case alone, or doubts it since the machine itself was slower.
     """
     cases = list(Grid(model, ["fp32", "int8_static"], INNER, [1, 2, 4, 8]))
     prepare([*cases, *(replace(case, engine=PLANTED) for case in cases)], bench)
@@ -112,13 +113,13 @@ def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
         return Run(records)
 
     def called(before: Run, after: Run, where: str) -> tuple[list[str], list[str]]:
-        found = compare(before, [after])[0]
-        changed = [one for one in found if one.verdict in ("faster", "slower")]
-        doubted = [one.case for one in found if one.doubt is not None]
-        lines = [f"{one.case} {one.verdict} {one.speedup.ratio:.3f}" for one in changed if one.speedup]
+        changes = compare(before, [after])[0]
+        changed = [change for change in changes if change.verdict in ("faster", "slower")]
+        doubted = [change.case for change in changes if change.doubt is not None]
+        lines = [f"{change.case} {change.verdict} {change.speedup.ratio:.3f}" for change in changed if change.speedup]
         lines += [f"{len(doubted)} in doubt, since control probes fell"] if doubted else []
-        told(f"{where}: {'; '.join(lines) or 'nothing called'}")
-        return [one.case for one in changed], doubted
+        say(f"{where}: {'; '.join(lines) or 'nothing called'}")
+        return [change.case for change in changed], doubted
 
     ordered = sorted(cases, key=lambda case: case.batch)  # those of one baseline beside each other
     before, alarms, named, doubtful = run(None), 0, 0, 0
@@ -129,14 +130,14 @@ def compared(model: str, bench: Bench, repeats: int, told: Callable[[str], None]
         named += changed == [planted.id]
         doubtful += planted.id in doubted
         before = after
-    told(
+    say(
         f"of {repeats} pairs of runs of the same {len(cases)} cases {alarms} differ somewhere; a slow-down of "
         f"{PLANTED_SLOWER:.0%} in one case was named alone {named} of {repeats} times, doubted {doubtful} times"
     )
 
 
-def grid(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) -> None:
-    """Tell how much of the time is spent on sampling over a grid of 40 cases, with all artefacts built."""
+def grid(model: str, bench: Bench, repeats: int, say: Callable[[str], None]) -> None:
+    """Say which share of the time is sampling, over a grid of 40 cases with all artefacts built."""
     threads = range(1, 1 + min(2, os.cpu_count() or 1))
     cases = list(Grid(model, ["fp32", "int8_static"], [INNER, "openvino"], [1, 2, 4, 8, 16], threads))
     pairs = sorted(((baseline_of(case, BASELINE), case) for case in cases), key=lambda pair: pair[0].id)
@@ -149,12 +150,12 @@ def grid(model: str, bench: Bench, repeats: int, told: Callable[[str], None]) ->
                 raise BenchError(f"{case.id} could not be measured: {record.reason}")
             sampled_s += (record.spent and record.spent.sampled_s) or 0.0
     whole_s = time.monotonic() - began
-    told(f"of {whole_s:.0f} s for {len(cases)} cases with warm caches {sampled_s / whole_s:.0%} were sampling")
+    say(f"of {whole_s:.0f} s for {len(cases)} cases with warm caches {sampled_s / whole_s:.0%} were sampling")
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A speed-up with both ends of its interval, and what it is called."""
+    """A speed-up, both ends of its interval, and its verdict."""
 
     ratio: float
     low: float
@@ -165,16 +166,17 @@ class _Measured:
 def _speedups(case: Case, baseline: Case, bench: Bench, repeats: int) -> list[_Measured]:
     """The speed-ups of so many runs, each with fresh processes on both sides."""
     prepare([case, baseline], bench)
-    found = []
+    speedups = []
     for _ in range(repeats):
         with Shared(bench) as shared:
             record = measure(case, bench, baseline, shared)
-        one = record.speedup or Speedup()
-        if record.status != "ok" or one.ratio is None or one.low is None or one.high is None or one.verdict is None:
-            reason = record.reason or one.reason or "one launch has no interval"
+        speedup = record.speedup or Speedup()
+        ratio, low, high, verdict = speedup.ratio, speedup.low, speedup.high, speedup.verdict
+        if record.status != "ok" or ratio is None or low is None or high is None or verdict is None:
+            reason = record.reason or speedup.reason or "a single launch has no interval"
             raise BenchError(f"{case.id} could not be measured: {reason}")
-        found.append(_Measured(one.ratio, one.low, one.high, one.verdict))
-    return found
+        speedups.append(_Measured(ratio, low, high, verdict))
+    return speedups
 
 
 def _plain(fp32: Case, int8: Case, bench: Bench) -> float:
@@ -194,7 +196,7 @@ def _plain(fp32: Case, int8: Case, bench: Bench) -> float:
         if done.returncode:
             raise BenchError(f"plain pytest-benchmark failed: {done.stdout.strip().splitlines()[-1]}")
         benchmarks = json.loads((Path(place) / "plain.json").read_text())["benchmarks"]
-    medians = {one["params"]["precision"]: float(one["stats"]["median"]) for one in benchmarks}
+    medians = {test["params"]["precision"]: float(test["stats"]["median"]) for test in benchmarks}
     return medians["fp32"] / medians["int8_static"]
 
 
@@ -204,5 +206,5 @@ def _range(ratios: list[float]) -> str:
 
 
 def _counted(speedups: list[_Measured]) -> str:
-    verdicts = [one.verdict for one in speedups]
+    verdicts = [speedup.verdict for speedup in speedups]
     return ", ".join(f"{name} {verdicts.count(name)}" for name in ("faster", "slower", "same", "ambiguous"))

@@ -1,7 +1,6 @@
-"""Whether the harness can be believed on this machine: known truths, measured again and again, each told in a line.
+"""Trials of the harness on this machine: known truths, measured repeatedly. Each trial prints a line.
 
-Three kinds: what its figures say of a speed-up that is known (`figures`), how often its rule of when to stop is right
-where all is simulated (`coverage`), and what it does when things break (`faults`).
+`figures` measures known speed-ups, `coverage` simulates the stopping rule, `faults` breaks workers and sessions.
 """
 
 from __future__ import annotations
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
     Trial = Callable[[str, Bench, int, Callable[[str], None]], None]
 
+# ends with its parent, also where that is killed
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
+
 TRIALS: dict[str, Trial] = {
     "overhead": overhead,
     "coverage": coverage,
@@ -38,7 +40,7 @@ TRIALS: dict[str, Trial] = {
     "killed": killed,
 }
 
-ON_DEVICES: dict[str, Callable[..., None]] = {  # those that a device other than the CPU has, by PyTorch
+ON_DEVICES: dict[str, Callable[..., None]] = {  # on devices other than the CPU, by PyTorch
     "same": partial(same, engine=OUTSIDE),
     "slowed": partial(slowed, engine=OUTSIDE),
 }
@@ -50,27 +52,31 @@ def selftest(
     trials: list[str],
     repeats: int,
     busy: int,
-    told: Callable[[str], None],
+    say: Callable[[str], None],
     device: str = "cpu",
 ) -> None:
-    """Hold these trials, all where none is named, `repeats` times each where repeating tells more, beside `busy`
-    processes that do nothing but use a CPU. Raises BenchError where there is no such trial, or none on the device, or
-    where a case cannot be measured.
+    """Run the named trials, or all, `repeats` times each.
+
+    busy  how many processes load a CPU meanwhile.
+
+    Raises UnknownMember for a trial that the device does not have, BenchError where a case cannot be measured.
     """
     devices.get(device)
-    held = TRIALS if device == "cpu" else {name: partial(trial, device=device) for name, trial in ON_DEVICES.items()}
-    unknown = [name for name in trials if name not in held]
+    elsewhere = {name: partial(trial, device=device) for name, trial in ON_DEVICES.items()}
+    runnable = TRIALS if device == "cpu" else elsewhere
+    unknown = [name for name in trials if name not in runnable]
     if unknown:
-        raise UnknownMember(f"no trial on {device} is named {unknown[0]!r}; there are: {', '.join(held)}")
+        raise UnknownMember(f"no trial on {device} is named {unknown[0]!r}; there are: {', '.join(runnable)}")
     with loaded(busy):
-        for name in trials or held:
-            held[name](model, bench, repeats, lambda line, name=name: told(f"{name}: {line}"))  # type: ignore[misc]
+        for name in trials or runnable:
+            trial = runnable[name]
+            trial(model, bench, repeats, lambda line, name=name: say(f"{name}: {line}"))  # type: ignore[misc]
 
 
 @contextmanager
 def loaded(busy: int) -> Iterator[None]:
     """Keep so many processes busy meanwhile."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
     try:
         yield
     finally:
