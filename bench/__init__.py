@@ -6,8 +6,7 @@ from bench.errors import BenchError
 from bench.machine.devices import Device, devices
 from bench.spec.case import Case, Grid
 from bench.spec.dataset import Dataset, Samples, datasets
-from bench.spec.model import Model, Weights, models
-from bench.spec.padding import bucketed
+from bench.spec.model import Model, Weights, bucketed, models
 from bench.spec.recipe import Recipe, recipes
 
 __version__ = "0.1.0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -117,6 +117,22 @@ def recipe_for(model: Model, precision: str, most_drop: float | None = None) -> 
     if recipe.most_drop is not None and most_drop is not None:
         recipe = replace(recipe, most_drop=most_drop)
     return recipe if recipe.part is None else replace(recipe, only=model.parts[recipe.part])
+
+
+def bucketed(model: Model, lengths: Iterable[int], fill: Mapping[str, float]) -> list[Model]:
+    """The model once for each length, `NAME_LENGTH`: an item belongs to the first that holds it, padded to its length.
+
+    fill  the inputs that have a length, each with the number that it is padded with; a lone input is "input".
+
+    An output that has a length, as of each word, is of the padded one: the model's `answer` cuts it to the item's.
+    """
+    ordered = sorted(set(lengths))
+    if not ordered or ordered[0] < 1:
+        raise DataError(f"lengths of buckets are whole numbers from 1: {', '.join(map(str, ordered)) or 'none'}")
+    return [
+        replace(model, name=f"{model.name}_{length}", collate=Padded(length, dict(fill), above, ordered[-1]))
+        for above, length in zip([0, *ordered], ordered, strict=False)
+    ]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,11 @@ Engines compile a network for one shape, so each bucket is a model of its own, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from bench.errors import DataError
 from bench.spec.inputs import Inputs
-
-if TYPE_CHECKING:
-    from bench.spec.model import Model
 
 
 @dataclass(frozen=True)
@@ -63,19 +59,3 @@ class Padded:
             listed = ", ".join(f"{name} {shape[0] if shape else 'none'}" for name, shape in lengths.items())
             raise DataError(f"the inputs of an item differ in length: {listed}; a model's collate pads them alike")
         return int(next(iter(lengths.values()))[0])
-
-
-def bucketed(model: Model, lengths: Iterable[int], fill: Mapping[str, float]) -> list[Model]:
-    """The model once for each length, `NAME_LENGTH`: an item belongs to the first that holds it, padded to its length.
-
-    fill  the inputs that have a length, each with the number that it is padded with; a lone input is "input".
-
-    An output that has a length, as of each word, is of the padded one: the model's `answer` cuts it to the item's.
-    """
-    ordered = sorted(set(lengths))
-    if not ordered or ordered[0] < 1:
-        raise DataError(f"lengths of buckets are whole numbers from 1: {', '.join(map(str, ordered)) or 'none'}")
-    return [
-        replace(model, name=f"{model.name}_{length}", collate=Padded(length, dict(fill), above, ordered[-1]))
-        for above, length in zip([0, *ordered], ordered, strict=False)
-    ]

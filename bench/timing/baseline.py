@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from bench.engines import engines
@@ -20,7 +20,7 @@ from bench.timing.builder import BUSY, built_by, worker_for
 from bench.timing.handle import Worker
 from bench.timing.protocol import AskInstalled, Built, MeasurePeaks, Probe
 from bench.timing.sampling import Slice
-from bench.timing.session import WorkerSession, compiled, open_all
+from bench.timing.session import WorkerSession, compiled
 
 
 class Shared:
@@ -41,7 +41,6 @@ class Shared:
         self._case: Case | None = None
         self._built: Built | None = None
         self._sessions: list[WorkerSession] = []
-        self._start_s = 0.0
 
     def __enter__(self) -> Shared:
         return self
@@ -107,12 +106,15 @@ class Shared:
                 warnings.warn(f"the peak of {threads} threads is not measured: {error}", BenchWarning, stacklevel=2)
         return peaks.get(number_format)
 
-    def start_s(self, count: int) -> float:
-        """Seconds to start the baseline's session of the `count`th launch; 0 where that session exists."""
-        return 0.0 if count <= len(self._sessions) else self._start_s
+    def has(self, count: int) -> bool:
+        """Whether there are the baseline's sessions of `count` launches."""
+        return count <= len(self._sessions)
 
-    def sessions(self, case: Case, count: int) -> list[Baseline]:
-        """The baseline's sessions of the first `count` launches. Raises BaselineError where it cannot be measured."""
+    def sessions(self, case: Case, count: int) -> tuple[list[Baseline], list[Baseline]]:
+        """The baseline's sessions of the first `count` launches, and those of them that are yet to be opened.
+
+        Raises BaselineError where it cannot be measured.
+        """
         try:
             if case != self._case:
                 self.drop()
@@ -127,13 +129,11 @@ class Shared:
             lacking = range(len(self._sessions), count)
             added = [WorkerSession(case, self._bench, self._built, self._python) for _ in lacking]
             self._sessions += added
-            began = time.monotonic()
-            open_all(added)
-            self._start_s = (time.monotonic() - began) / len(added) if added else self._start_s
         except BenchError as error:
             self.drop()
             raise BaselineError(str(error)) from error
-        return [Baseline(self, session) for session in self._sessions[:count]]
+        all_sides = [Baseline(self, session) for session in self._sessions[:count]]
+        return all_sides, all_sides[count - len(added) :]
 
     @property
     def _python(self) -> str:
@@ -147,10 +147,20 @@ class Baseline:
     shared: Shared
     session: WorkerSession
 
+    def open(self) -> None:
+        """Open the session. Raises BaselineError where it breaks."""
+        with self._failing():
+            self.session.open()
+
     def take(self, seconds: float) -> Slice:
         """Let the session call for so many seconds. Raises BaselineError where it breaks."""
-        try:
+        with self._failing():
             return self.session.take(seconds)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
         except BenchError as error:
             self.shared.drop()
             raise BaselineError(str(error)) from error

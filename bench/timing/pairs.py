@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from collections.abc import Sequence
 
 from bench.machine.devices import devices
 from bench.machine.facts import available_bytes
@@ -14,7 +15,7 @@ from bench.timing.baseline import Baseline, Shared
 from bench.timing.bench import Bench
 from bench.timing.protocol import AskUsage, Built, Usage
 from bench.timing.sampling import Launch, paired
-from bench.timing.session import Energy, Metered, WorkerSession, open_all
+from bench.timing.session import Energy, Metered, Openable, WorkerSession, open_all
 
 
 class Pairs:
@@ -23,7 +24,7 @@ class Pairs:
     def __init__(self, case: Case, bench: Bench, built: Built, baseline: Case | None, shared: Shared) -> None:
         self._case, self._bench, self._built, self._baseline, self._shared = case, bench, built, baseline, shared
         self._stack = contextlib.ExitStack()
-        self._startup_s = 0.0
+        self._each_s = 0.0  # to open a session, while others are opened beside it
         self.launches: list[Launch] = []
         self.starting_s = 0.0
         self.sessions: list[WorkerSession] = []
@@ -40,7 +41,13 @@ class Pairs:
         self._stack.close()
 
     def begin(self, count: int) -> None:
-        """Begin `count` more launches; the first session alone, to time its load and first call undisturbed."""
+        """Begin `count` more launches, and the baseline's sessions that are lacking for all launches so far.
+
+        The first session is opened alone, to time its load and first call undisturbed; the baseline's first comes with
+        the next launches. Processes that were opened after others differ from them: with all sessions of a side opened
+        first, that side was 0.4% slower (ResNet20 on ONNX Runtime, 12 times 4 launches, twice). So a launch's two
+        sessions are opened next to each other, each side first in every other launch.
+        """
         begun, alone = time.monotonic(), not self.sessions
         if alone:
             self._free_bytes = self._device.free_bytes(self._bench.device_index)
@@ -49,15 +56,29 @@ class Pairs:
         ]
         self.sessions += added
         self.launches += [Launch() for _ in added]
-        open_all(added)
         if alone:
-            self._startup_s, self.before = time.monotonic() - begun, self.sessions[0].ask(AskUsage())
+            open_all(added)
+            self._each_s, self.before = time.monotonic() - begun, self.sessions[0].ask(AskUsage())
+            self.starting_s += self._each_s
+            return
+        waiting = in_turn(self.sessions, added, *self._others())
+        opening = time.monotonic()
+        open_all(waiting)
+        if waiting:
+            self._each_s = (time.monotonic() - opening) / len(waiting)
         self.starting_s += time.monotonic() - begun
+
+    def _others(self) -> tuple[list[Baseline], list[Baseline]]:
+        """The baseline's sessions of all launches, and those of them that are to be opened."""
+        if self._baseline is None:
+            return [], []
+        self.others, lacking = self._shared.sessions(self._baseline, len(self.launches))
+        return self.others, lacking
 
     def start_s(self) -> float:
         """Seconds to begin another launch."""
-        other_s = 0.0 if self._baseline is None else self._shared.start_s(len(self.launches) + 1)
-        return self._startup_s + other_s
+        lacks = self._baseline is not None and not self._shared.has(len(self.launches) + 1)
+        return self._each_s * (2 if lacks else 1)
 
     def room(self) -> int:
         """How many launches fit in the free memory, at twice the first session's peak each; 2 where that is unknown.
@@ -72,11 +93,8 @@ class Pairs:
         return max(1, fitting)
 
     def sample(self, since: int) -> None:
-        """Sample all launches from index `since` on, in turn, for a pass; start missing baseline sessions first."""
-        plan, watch, asked = self._bench.plan, self.watch, time.monotonic()
-        if self._baseline is not None:
-            self.others = self._shared.sessions(self._baseline, len(self.launches))
-        self.starting_s += time.monotonic() - asked
+        """Sample all launches from index `since` on, in turn, for a pass."""
+        plan, watch = self._bench.plan, self.watch
         pids = [side.pid for side in (*self.sessions, *(other.session for other in self.others))]
         watch.probes.append(self._shared.probe(self._case.threads))
         watch.own.update(pids)
@@ -91,3 +109,18 @@ class Pairs:
         """The longest slice that the plan, the case's device or the baseline's wants."""
         sides = [self._case, *([] if self._baseline is None else [self._baseline])]
         return max(self._bench.plan.slice_s, *(devices.get(side.device).slice_s for side in sides))
+
+
+def in_turn(
+    sessions: Sequence[Openable], added: Sequence[Openable], others: Sequence[Openable], lacking: Sequence[Openable]
+) -> list[Openable]:
+    """The sessions that are to be opened, launch by launch; the baseline's comes first in every other launch.
+
+    sessions, others  of the case and its baseline, for each launch; added, lacking  those of them that are not open.
+    """
+    closed = {id(session) for session in (*added, *lacking)}
+    order: list[Openable] = []
+    for place, pair in enumerate(itertools.zip_longest(sessions, others)):
+        sides = pair if place % 2 == 0 else pair[::-1]
+        order += [side for side in sides if side is not None and id(side) in closed]
+    return order

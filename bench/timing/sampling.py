@@ -42,7 +42,7 @@ class Plan:
     least_launches  pairs of processes to begin with; three, where starting three takes half of the budget.
     first_launches  the largest number of pairs in the first stage, while starting takes at most the share `starting`.
     most_launches   the largest number of pairs in both stages.
-    starting        the largest share of the budget for starting; beyond it no further launches are begun.
+    starting        the largest share of the budget for starting both sides; beyond it no further launches are begun.
     least_passes    how often all pairs are sampled in turn at least: a disturbance of seconds then falls on a part of
                     each pair's rounds, whose median does not feel it, and not on all rounds of a pair.
     pass_s          seconds for each pair in a pass.
@@ -56,7 +56,7 @@ class Plan:
     least_launches: int = 4
     first_launches: int = 6
     most_launches: int = 8
-    starting: float = 0.25
+    starting: float = 0.4
     least_passes: int = 2
     pass_s: float = 0.4
     least_samples: int = 6

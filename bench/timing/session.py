@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from bench.engines import engines
 from bench.errors import refusals
@@ -145,7 +147,15 @@ class Metered:
         return taken
 
 
-def open_all(sessions: list[WorkerSession]) -> None:
+class Openable(Protocol):
+    """A session that is yet to be opened."""
+
+    def open(self) -> None:
+        """Load, call until times are steady, and suspend."""
+        ...
+
+
+def open_all(sessions: Sequence[Openable]) -> None:
     """Open sessions in parallel, at most one for each CPU at a time; nothing is measured meanwhile."""
     with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
         for opened in [pool.submit(session.open) for session in sessions]:
