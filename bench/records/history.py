@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import RunFileError
@@ -33,7 +32,7 @@ class History:
     machine: str
     rows: pd.DataFrame
     changes: tuple[int, ...]
-    metrics: Metrics = MappingProxyType({})
+    metrics: Metrics = field(default_factory=dict)
 
 
 def histories(runs: Sequence[Run], cases: Sequence[str], figure: str) -> list[History]:
