@@ -29,6 +29,7 @@ def network(layer):
         "convolution": lambda: (nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)),
         "depthwise": lambda: (nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1)),
         "linear": lambda: (nn.Flatten(), nn.Linear(8 * 36, 16), nn.GELU(), nn.Linear(16, 4)),
+        "words": lambda: (nn.Flatten(2), nn.Linear(36, 64), nn.GELU(), nn.Linear(64, 4)),
         "transposed": lambda: (nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 4, 1)),
         "prelu": lambda: (nn.Conv2d(8, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 1)),
     }
@@ -101,11 +102,14 @@ def test_torchs_own_kernel_for_prelu_is_named_where_it_is_used(monkeypatch, tmp_
     assert [line for line in doubts(facts) if "prelu" in line]
 
 
-@pytest.mark.parametrize("layer", ["convolution", "linear"])
+@pytest.mark.filterwarnings("ignore")  # ExecuTorch's own import uses what Python and torch will drop
+@pytest.mark.parametrize("layer", ["convolution", "linear", "words"])
 @pytest.mark.parametrize("engine", ["onnxruntime", "onnxruntime_mobile", "torch", "openvino", "executorch"])
 def test_dynamic_kernels_give_what_the_quantized_network_says(engine, layer, tmp_path):
     if layer == "convolution" and not engine.startswith("onnxruntime"):
         pytest.skip("these engines quantize activations at run time in linear layers alone")
+    if (engine, layer) == ("openvino", "linear"):
+        pytest.skip("OpenVINO turns these weights to floating point when it loads the file (2026.4.1)")
     if reason := engines.get(engine).supports(recipes.get("int8_dynamic"), "cpu"):
         pytest.skip(reason)
     facts = facts_of(engine, layer, tmp_path, "int8_dynamic")

@@ -65,10 +65,12 @@ class ExecuTorch(Engine):
                 raise Unsupported("neither XNNPACK nor ExecuTorch has a convolution in three dimensions")
             if recipe.number_format == "int8":
                 quantizer = xnnpack_quantizer.XNNPACKQuantizer()
-                dynamic = recipe.activations == "dynamic"
-                quantizer.set_global(
-                    xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
-                )
+                scheme = xnnpack_quantizer.get_symmetric_quantization_config
+                if recipe.activations == "dynamic":  # of convolutions it takes some alone, those without a ReLU
+                    linear = torch.ops.aten.linear.default
+                    quantizer.set_operator_type(linear, scheme(is_per_channel=True, is_dynamic=True))
+                else:
+                    quantizer.set_global(scheme(is_per_channel=True))
                 module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
                 program = pt2e.exported(module, example)
                 (folder / BESIDE).mkdir()

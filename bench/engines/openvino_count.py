@@ -44,12 +44,17 @@ class Product:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the executed graph: the names of operations fused into it, its format, and the MACs of its shapes."""
+    """One node of the executed graph: the names of operations fused into it, its format, and the MACs of its shapes.
+
+    weights  the number format that the plugin states for it: that of its weights, where they stay INT8 beside
+             activations in floating point.
+    """
 
     names: frozenset[str]
     layer: str
     format: str
     macs: int
+    weights: str = "fp32"
 
 
 def layers_of(model: Any, runtime: Any, batch: int, at_run_time: frozenset[str] = frozenset()) -> list[Layer]:
@@ -124,7 +129,11 @@ def steps_of(runtime: Any) -> Iterator[Step]:
             given = [tuple(port.get_shape()) for port in node.inputs()]
             made = [tuple(port.get_shape()) for port in node.outputs()]
             yield Step(
-                names | {node.get_friendly_name()}, layer, executed_format(facts), executed_macs(layer, given, made)
+                names | {node.get_friendly_name()},
+                layer,
+                executed_format(facts),
+                executed_macs(layer, given, made),
+                FORMATS.get(facts.get("runtimePrecision", ""), "fp32"),
             )
 
 
