@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.build.calibration import PICTURES, picture_of
+from bench.build.exported_programs import roles_of_program
 from bench.engines.onnx_graphs import Role, roles
 from bench.errors import DataError
 from bench.spec.digests import source_digest
@@ -175,12 +176,19 @@ def with_rank(array: np.ndarray, rank: int | None) -> np.ndarray:
     return array[None] if rank is not None and array.ndim == rank - 1 else array
 
 
+def roles_of(network: NetworkFile) -> dict[str, Role]:
+    """What a network file's graph does with its inputs, where its format is read for that."""
+    if network.format == "onnx":
+        return roles(network.file, network.signature)
+    return roles_of_program(network.file) if network.format == "torch" else {}
+
+
 def drawn(network: NetworkFile, split: str) -> Iterator[dict[str, np.ndarray]]:
     """Arrays for the items of a split, drawn by type and by what the graph does with each input, see `Role`."""
     import numpy as np
 
     rng = np.random.default_rng(list(ITEMS).index(split))
-    known = roles(network.file, network.signature) if network.format == "onnx" else {}
+    known = roles_of(network)
     for _ in range(ITEMS[split]):
         yield {
             port.name: _drawn(rng, port, network.sizes[port.name], known.get(port.name, Role()))

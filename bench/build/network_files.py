@@ -9,6 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.build.exported_programs import (
+    check_program,
+    is_quantized_program,
+    module_of,
+    program_of,
+    signature_of_program,
+)
 from bench.build.file_inputs import DRAWN, ITEMS, NO_TARGETS, RealInputs, digest_of, drawn, item_of
 from bench.engines.onnx_graphs import data_files, quantized, signature_of_onnx
 from bench.errors import DataError
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bench.spec.interface import Outputs, Predict
+    from bench.spec.model import Network
 
 TOLERANCE = 1e-3  # of outputs of two items in one call against each alone: absolute and relative
 # of an IR with static scales, and of one whose weights are INT8, with activations quantized at run time
@@ -33,11 +41,14 @@ OF_IR = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "bool"
 
 def signature_of(file: Path) -> Signature:
     """What a network file takes and gives. Raises DataError where it cannot be read."""
-    return _signature_of_ir(file) if FORMATS[file.suffix] == "openvino-ir" else signature_of_onnx(file)
+    readers = {".onnx": signature_of_onnx, ".xml": _signature_of_ir, ".pt2": signature_of_program}
+    return readers[file.suffix](file)
 
 
 def files_of(file: Path) -> list[Path]:
     """A network file and the files beside it that hold its weights. Raises DataError where one is missing."""
+    if file.suffix == ".pt2":
+        return [file]
     beside = [file.with_suffix(".bin")] if file.suffix == ".xml" else sorted(data_files(file))
     for data in beside:
         if not data.is_file():
@@ -128,6 +139,8 @@ def given_files(file: Path, choices: Sequence[Sizes], inputs: RealInputs | None,
     every = sized(signature, file, choices)
     digest = digest_of(files_of(file))
     quantized = is_quantized(file)
+    if file.suffix == ".pt2":
+        check_program(file, signature, quantized)
     varied = [port.name for port in signature.inputs if len({sizes[port.name] for sizes in every}) > 1]
     made = []
     for sizes in every:
@@ -152,14 +165,29 @@ def taken(files: Sequence[GivenFile], registered: Mapping[str, GivenFile]) -> li
 
 def is_quantized(file: Path) -> bool:
     """Whether a network file computes in INT8 already."""
+    if file.suffix == ".pt2":
+        return is_quantized_program(file)
     if FORMATS[file.suffix] == "onnx":
         return quantized(file)
     text = file.read_bytes()
     return any(mark in text for mark in IN_INT8)
 
 
-def network_of(given: GivenFile) -> NetworkFile:
-    """The network of a given file."""
+def network_of(given: GivenFile) -> Network:
+    """The network of a given file: an exported program as a PyTorch module, any other file as it is.
+
+    Raises DataError where the file has changed since the session began.
+    """
+    if given.file.suffix != ".pt2":
+        return file_of(given)
+    program = program_of(given.file)
+    if digest_of([given.file]) != given.digest:
+        raise DataError(f"{given.file} was changed since this session began; start again")
+    return module_of(program)
+
+
+def file_of(given: GivenFile) -> NetworkFile:
+    """A given file with what it takes and gives."""
     format = FORMATS[given.file.suffix]
     return NetworkFile(given.file, format, signature_of(given.file), dict(given.sizes), given.digest)
 
@@ -179,7 +207,7 @@ def joined(outputs: Outputs | np.ndarray, item: Any) -> np.ndarray:
 
 def samples_of(given: GivenFile, split: str, folder: Path | None = None) -> Samples:
     """A split of a given file's inputs, without targets. What calibrates does not judge, where there are two."""
-    network = network_of(given)
+    network = file_of(given)
     parts = drawn(network, split) if given.inputs is None else given.inputs.items(network.signature, given.file)
     items = [item_of(network, part) for part in parts]
     if given.inputs is not None and len(items) > 1:

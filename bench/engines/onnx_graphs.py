@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -35,7 +36,18 @@ class Role:
 
 
 def graph_of(file: Path) -> onnx.ModelProto:
-    """The parsed file, without weights that lie beside it. Raises DataError where it is no ONNX file."""
+    """The parsed file, without weights that lie beside it; to be read, not changed. Raises DataError where it is no
+    ONNX file.
+    """
+    try:
+        facts = file.stat()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    return _parsed(file, facts.st_mtime_ns, facts.st_size)
+
+
+@functools.lru_cache(maxsize=1)  # collecting a file asks for its graph four times
+def _parsed(file: Path, _changed_ns: int, _size: int) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 

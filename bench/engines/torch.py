@@ -35,6 +35,7 @@ class Torch(OnDevices):
     """The artefact is the state dict of the lowered network, read with weights_only."""
 
     format = "state_dict"
+    native = "torch"
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
     widths = (8, 4, 2)

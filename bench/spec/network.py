@@ -73,7 +73,7 @@ class Signature:
 class NetworkFile:
     """A network that is a file and runs as it is.
 
-    format  "onnx" or "openvino-ir": what an engine must read to run it.
+    format  "onnx", "openvino-ir" or "torch": what an engine must read to run it.
     sizes   the shape of each input for one item, by name.
     digest  sha256 of the file and of its weights beside it, as they were when the session began.
     """
@@ -90,7 +90,8 @@ class NetworkFile:
         return self.signature.batch_axes
 
 
-FORMATS = {".onnx": "onnx", ".xml": "openvino-ir"}  # of a network file, by its ending
+# of a network file, by its ending; an exported program becomes a PyTorch network
+FORMATS = {".onnx": "onnx", ".xml": "openvino-ir", ".pt2": "torch"}
 
 
 def sized(signature: Signature, file: Path, given: Sequence[Sizes]) -> list[dict[str, tuple[int, ...]]]:
