@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.machine.facts import Machine
+from bench.records.json_values import tolerant
 from bench.records.runs import Run, read, record_of
-from bench.records.tolerant import tolerant
 from bench.spec.outcome import Calls
 
 

@@ -138,15 +138,15 @@ def test_the_key_of_an_engines_artefact_covers_what_it_takes_from_its_neighbours
     from pathlib import Path
 
     from bench import engines
-    from bench.build import artefact
+    from bench.build import keys
 
     covered = []
-    monkeypatch.setattr(artefact, "source_digest", lambda path: covered.append(Path(path).name) or "digest")
-    artefact._engine_digest(engines.get("executorch"))
+    monkeypatch.setattr(keys, "source_digest", lambda path: covered.append(Path(path).name) or "digest")
+    keys.class_digest(engines.get("executorch"))
     assert {"executorch.py", "equivalents.py", "pt2e.py", "engine.py"} <= set(covered)
     assert "openvino.py" not in covered
     covered.clear()
-    artefact._engine_digest(engines.get("torch"))
+    keys.class_digest(engines.get("torch"))
     assert {"torch.py", "torch_quantization.py", "torch_modules.py", "attention.py", "open_attention.py"} <= set(
         covered
     )

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import Case, devices
-from bench.engines.lowered import contradiction
+from bench.engines.contradiction import contradiction
 from bench.errors import WorkerError
 from bench.machine.devices.cuda import THROTTLED
 from bench.machine.devices.device import DeviceCounters, disturbances, foreign_processes, on_device

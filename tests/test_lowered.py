@@ -9,7 +9,8 @@ from networks import closed_attention, encoder
 
 from bench import engines, recipes
 from bench.build.reference import macs_per_item
-from bench.engines.lowered import Layer, contradiction, lowered, promised, with_reasons
+from bench.engines.contradiction import contradiction
+from bench.engines.lowered import Layer, lowered, promised, with_reasons
 from bench.errors import Unsupported
 from bench.spec.outcome import Likeness
 from bench.spec.recipe import Recipe

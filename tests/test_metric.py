@@ -10,8 +10,8 @@ from drafts import Draft
 from bench.errors import RunFileError
 from bench.records.compare import compare
 from bench.records.figures import figure_text
-from bench.records.record import SCHEMA
 from bench.records.runs import frame, read, record_of
+from bench.records.schema import SCHEMA
 from bench.report.comparison import broken
 from bench.report.plots import rows_of
 from bench.report.summary import render
@@ -112,7 +112,7 @@ class Whole:
 
 
 def test_what_is_not_of_its_type_is_absent_and_numbers_are_whole_or_absent():
-    from bench.records.tolerant import Unfit, tolerant
+    from bench.records.json_values import Unfit, tolerant
 
     told = {
         "parts": [

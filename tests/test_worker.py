@@ -17,7 +17,7 @@ from filelock import FileLock
 from toy_compiler import COMPILING_S
 
 from bench import Case, Recipe, engines, progress
-from bench.engines.lowered import contradiction
+from bench.engines.contradiction import contradiction
 from bench.errors import BenchWarning, WorkerError
 from bench.machine.interpreter import Interpreter
 from bench.machine.noise import snapshot

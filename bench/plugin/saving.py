@@ -23,7 +23,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
     """Add the cases without a benchmark: unsupported or failed."""
-    from bench.records.record import SCHEMA
+    from bench.records.schema import SCHEMA
 
     records = config.stash[RECORDS].values()
     lost = [record.saved() for record in records if record.status != "ok" and not record.samples_s]

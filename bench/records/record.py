@@ -29,7 +29,6 @@ from bench.spec.outcome import (
 from bench.statistics import LARGEST, Drop, Latency
 from bench.store import Json
 
-SCHEMA = 2  # 1 had n, dataset, weights, dataset_s and reason among the metrics of quality
 OF_CALLS = ("samples_s", "calls")  # pytest-benchmark keeps them
 PLAIN = "-"  # precision and engine of a benchmark of another suite
 

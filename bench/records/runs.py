@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from bench.errors import RunFileError
 from bench.machine.facts import Machine, fingerprint
 from bench.records.figures import UNTOLD
-from bench.records.record import PLAIN, SCHEMA, Record
-from bench.records.tolerant import Unfit, tolerant
+from bench.records.json_values import Unfit, tolerant
+from bench.records.record import PLAIN, Record
+from bench.records.schema import MOVED, SCHEMA, upgraded
 from bench.spec.case import AXES, Case
 from bench.spec.metric import metric_named
-from bench.spec.outcome import Calls, Judged, names_of
+from bench.spec.outcome import Calls, names_of
 from bench.statistics import Latency, is_number, level_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Told = dict[str, Any]  # an object of a JSON file, whoever wrote it
 METRICS = "metrics"  # attribute of a frame: metric -> Metric
-MOVED = tuple(part.name for part in dataclasses.fields(Judged))  # schema 1 had these among the metrics of quality
 STATES = ("ok", "unsupported", "failed")
 LEAST_S, MOST_S = 1e-12, 1e9  # seconds: what is beyond them in a file is no time of a call
 IQR, MEDIAN = 1.349, 1.2533  # normal distribution: interquartile range / deviation, error of median / of mean
@@ -168,7 +168,7 @@ def record_of(told: Any, entry: Told | None = None) -> Record | None:
     if "case" in facts and facts.get("status") not in STATES:
         facts = facts | {"status": "failed"}
     try:
-        record = tolerant(Record, _since_schema_2(facts))
+        record = tolerant(Record, upgraded(facts))
     except Unfit:
         return _plain(entry.get("fullname"), stats)
     metrics = {name: metric_named(name, UNTOLD) for name in names_of(record.quality | record.fidelity)} | record.metrics
@@ -176,17 +176,6 @@ def record_of(told: Any, entry: Told | None = None) -> Record | None:
     return dataclasses.replace(
         record, test=test if isinstance(test, str) else None, metrics=metrics, calls=_calls(stats)
     )
-
-
-def _since_schema_2(facts: Told) -> Told:
-    """A saved record in the form of schema 2: quality holds metrics alone."""
-    if "judged" in facts:
-        return facts
-    quality = _dict(facts.get("quality"))
-    return facts | {
-        "quality": {name: value for name, value in quality.items() if name not in MOVED},
-        "judged": {name: quality[name] for name in MOVED if name in quality},
-    }
 
 
 def _plain(name: Any, stats: Told) -> Record | None:

@@ -25,6 +25,7 @@ def evaluate(asked: Evaluate) -> Judgement:
     """Judge the session on the whole test split, in batches of the case's size."""
     import numpy as np
 
+    from bench.build.reference import ANSWERS, original_answers
     from bench.build.weights import load_data
     from bench.statistics import paired_drop
     from bench.tasks import tasks
@@ -48,12 +49,13 @@ def evaluate(asked: Evaluate) -> Judgement:
         return outputs
 
     result = answered(predict, source.model, samples.inputs, session.case.batch, session.interface)
-    reference_answers = load_answers(reference / "answers.npz")
+    reference_answers = load_answers(reference / ANSWERS)
+    fp32 = original_answers(reference) or reference_answers
     outputs, whole = (np.load(reference / name, allow_pickle=False) for name in ("outputs.npy", "whole.npy"))
     raw = likeness(result.raw, outputs, whole)
     nearness: Figures = {"sqnr_db": raw.sqnr_db, **({"agreement": raw.agreement} if whole.any() else {})}
     task = tasks.get(source.model.task)
-    names, doubts = _pictures(asked.pictures, session, samples, result.answers, reference_answers)
+    names, doubts = _pictures(asked.pictures, session, samples, result.answers, fp32)
     quality = task.quality(result.answers, samples.targets)
     fidelity = nearness | task.fidelity(result.answers, reference_answers)
     for name, value in (quality | fidelity).items():
@@ -61,7 +63,7 @@ def evaluate(asked: Evaluate) -> Judgement:
             raise WorkerError(
                 f"task {source.model.task} gives {name!r} as {value!r}; a figure is a number, details a dict"
             )
-    was, now = (task.scores(answers, samples.targets) for answers in (reference_answers, result.answers))
+    was, now = (task.scores(answers, samples.targets) for answers in (fp32, result.answers))
     count = min((len(scores) for scores in was.values()), default=0) or len(reference_answers)
     metrics = {name: metric_of(task, name) for name in names_of(quality | fidelity)}
     return Judgement(
