@@ -1,5 +1,6 @@
 """Honest benchmarks of compressed neural networks, as a pytest plugin."""
 
+from bench import compress  # noqa: F401 - its steps bring precisions
 from bench.engines import engines, engines_on
 from bench.engines.engine import Engine
 from bench.errors import BenchError
@@ -8,6 +9,8 @@ from bench.spec.case import Case, Grid
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.model import Model, Weights, bucketed, models
 from bench.spec.recipe import Recipe, recipes
+from bench.spec.step import Step
+from bench.spec.training import Training
 
 __version__ = "0.1.0"
 
@@ -21,6 +24,8 @@ __all__ = [
     "Model",
     "Recipe",
     "Samples",
+    "Step",
+    "Training",
     "Weights",
     "bucketed",
     "datasets",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.build.artefact import digest_of
 from bench.engines import engines, kernel
-from bench.engines.lowered import contradiction
+from bench.engines.contradiction import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
 from bench.machine.devices import devices
 from bench.machine.facts import cores_for
@@ -189,6 +189,8 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             left_in_fp32=opened.left,
             left_by=opened.left_by,
             reference=reference.digest,
+            steps=tuple(map(repr, recipe.steps)),
+            gzip_bytes=artifact.gzip_bytes() if recipe.steps else None,
         ),
         calibration=opened.calibration,
         lowered=counted,

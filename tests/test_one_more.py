@@ -194,3 +194,35 @@ def test_one_more_number_format_and_device_are_what_an_engine_states(project):
     assert "own runs on cpu here, not on npu" in text
     assert "own computes in fp32, int8 here, not in tenths" in text
     assert "adder-tenths-elsewhere-b1-t1-npu" in (project.path / "run.json").read_text()
+
+
+STEP = """
+from dataclasses import dataclass
+from bench import Recipe, Step, recipes
+
+@dataclass(frozen=True)
+class Rounded(Step):
+    digits: int
+
+    def make(self, network, context):
+        network.weight.copy_((network.weight * 10**self.digits).round() / 10**self.digits)
+        return {"digits": self.digits}
+
+recipes.add("rounded_fp32", Recipe("rounded_fp32", "fp32", steps=(Rounded(1),)), __name__)
+"""
+
+
+def test_one_more_step_is_a_file_and_a_word_and_its_drop_is_from_the_original(project):
+    project.makepyfile(own_step=STEP, test_adder=SUITE.replace("int8_own", "rounded_fp32"))
+    project.makeconftest(f"import {', '.join(FILES)}, own_step")
+    result = project.runpytest_subprocess("-p", "no:cacheprovider", "--bench-quick", "--benchmark-json=run.json")
+    result.assert_outcomes(passed=2)
+    saved = json.loads((project.path / "run.json").read_text())
+    records = {one["extra_info"]["case"]["precision"]: one["extra_info"] for one in saved["benchmarks"]}
+    rounded, fp32 = records["rounded_fp32"], records["fp32"]
+    assert rounded["artifact"]["steps"] == ["Rounded(digits=1)"]
+    assert fp32["artifact"]["steps"] == []
+    assert rounded["fidelity"]["nearness"] == pytest.approx(1), "to the rounded network in FP32"
+    worse = rounded["quality"]["mae_mm"] - fp32["quality"]["mae_mm"]
+    assert abs(worse) > 0.001
+    assert rounded["drop"]["mae_mm"]["value"] == pytest.approx(worse, rel=1e-3), "from the original network"

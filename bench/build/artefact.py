@@ -5,30 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from bench.build import sensitivity
-from bench.build.fingerprint import fingerprint
-from bench.build.keys import Entry, NetworkFacts, data_facts, entry_of, made_by
+from bench.build.keys import Entry, NetworkFacts, artefact_key, entry_of
 from bench.build.networks import SEED
 from bench.build.weights import load_data, trained_network
 from bench.engines import engines
 from bench.engines.engine import Engine
 from bench.errors import BenchError, BuildError
-from bench.spec.code import code_of, users_modules
-from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs
 from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source, recipe_for
 from bench.spec.outcome import Calibration
-from bench.spec.recipe import Recipe, recipes
-from bench.store import BESIDE, Artifact, Facts, Store, versions
+from bench.spec.recipe import Recipe
+from bench.store import BESIDE, Artifact, Store
 from bench.tasks.inference import inputs_of_all
 
 if TYPE_CHECKING:
@@ -50,36 +45,12 @@ def artefact_entry(
 ) -> Entry:
     """The store entry of an engine's artefact.
 
+    weights  those of the network, or the stage that the recipe's steps led to.
+
     Where the recipe has a `most_drop`, `left.json` beside it names the layers that stayed in FP32.
     """
     builder, recipe = engines.get(engine).on(device), recipe_for(source.model, precision, most_drop)
-    rewrite = made_by(recipes.origin(precision), recipe)
-    samples: Facts = {"samples": source.model.calibration, "seed": SEED}
-    made_from: Facts = {
-        "engine": engine,
-        "recipe": {
-            "name": recipe.name,
-            "number_format": recipe.number_format,
-            "activations": recipe.activations,
-            "only": recipe.only,
-            "left": recipe.left,
-            "most_drop": recipe.most_drop,
-            "bits": recipe.bits,
-            **({"autocast": True} if recipe.autocast else {}),
-            "rewrite": fingerprint(recipe.rewrite),
-            "code": rewrite.digests(),
-            "versions": versions(sorted(rewrite.packages)),
-        },
-        "search": None if recipe.most_drop is None else source_digest(Path(sensitivity.__file__)),
-        "weights": weights.digest,
-        "network": network.facts(),
-        "calibration": {**data_facts(source.dataset, source.folder), **samples} if recipe.calibrated else None,
-        "builder": _engine_digest(builder),
-        "versions": versions(builder.packages),
-        "settings": builder.settings(),
-        "seed": SEED,
-        **({} if device == "cpu" else {"device": device}),  # absent on the CPU: keys stay what they were
-    }
+    made_from = artefact_key(source, network, weights, engine, builder, precision, recipe)
     make = partial(_build, builder, recipe, source, weights)
     return entry_of("artifact", made_from, store, source, make)
 
@@ -105,7 +76,7 @@ def _build(builder: Engine, recipe: Recipe, source: Source, network_weights: Art
 
 
 def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Artifact) -> sensitivity.Trial:
-    """What a recipe is built with: the engine, the trained network after the recipe's rewrite, calibration inputs."""
+    """What a recipe is built with: the engine, the trained network after its steps and rewrite, calibration inputs."""
     import torch
 
     samples = calibration_inputs(source)
@@ -115,7 +86,7 @@ def trial(builder: Engine, recipe: Recipe, source: Source, network_weights: Arti
         )
 
     def network() -> torch.nn.Module:
-        made = trained_network(source, network_weights)
+        made = trained_network(source, network_weights, recipe.steps)
         torch.manual_seed(SEED)
         assert isinstance(made, torch.nn.Module)
         return made if recipe.rewrite is None else cast("torch.nn.Module", recipe.rewrite(made))
@@ -153,35 +124,6 @@ def calibration_of(folder: Path) -> Calibration | None:
     """How many inputs the artefact in a folder was calibrated with; None where it was not calibrated."""
     counts = folder / CALIBRATION
     return Calibration(**json.loads(counts.read_text())) if counts.is_file() else None
-
-
-def _engine_digest(builder: Engine) -> str:
-    """Digest of the files that define an engine's class and its base classes.
-
-    A user's class adds the files that its module reaches by imports. A class of the harness adds the files in its own
-    folder that its module takes functions or modules from, and recursively theirs. A package's `__init__` adds none:
-    what is imported from it varies.
-    """
-    classes = [cls for cls in type(builder).__mro__ if cls.__module__ not in ("builtins", "abc")]
-    users = code_of([module for cls in classes for module in users_modules(cls)])
-    waiting = [sys.modules[cls.__module__] for cls in classes if not users_modules(cls)]
-    files = {str(module.__file__) for module in waiting} | {str(file) for file in users.files}
-    while waiting:
-        module = waiting.pop()
-        for value in () if hasattr(module, "__path__") else vars(module).values():
-            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            neighbour = sys.modules.get(str(name))
-            file = getattr(neighbour, "__file__", None)
-            if (
-                neighbour is None
-                or file is None
-                or file in files
-                or Path(file).parent != Path(str(module.__file__)).parent
-            ):
-                continue
-            files.add(file)
-            waiting.append(neighbour)
-    return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()
 
 
 def calibration_inputs(source: Source) -> Inputs:

@@ -1,18 +1,22 @@
 """What a case is made from: a bill of keys per model, computed once.
 
-network -> weights -> reference outputs
-                   -> an engine's artefact
+network -> weights [-> a stage for each step of the recipe] -> reference outputs
+                                                            -> an engine's artefact
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from bench.build.artefact import artefact_entry
 from bench.build.keys import Entry, NetworkFacts, beside_of, network_entry, network_of
 from bench.build.reference import reference_entry
+from bench.build.stage import stage_entry
 from bench.build.weights import weights_entry
 from bench.spec.model import Source
+from bench.spec.recipe import recipes
+from bench.spec.step import Step
 from bench.store import Artifact, Store
 
 
@@ -40,15 +44,27 @@ class Bill:
         """The network's weights."""
         return self._kept(weights_entry(self._store, self.source, self.network))
 
-    def reference(self) -> Artifact:
-        """FP32 PyTorch's outputs and answers for the test split."""
-        return self._kept(reference_entry(self._store, self.source, self.network, self.weights))
+    def stage(self, steps: Sequence[Step]) -> Artifact | None:
+        """The network after these steps; None without steps."""
+        made: Artifact | None = None
+        for count in range(1, len(steps) + 1):
+            entry = stage_entry(self._store, self.source, self.network, self.weights, made, steps[:count])
+            made = self._kept(entry)
+        return made
+
+    def reference(self, steps: Sequence[Step] = ()) -> Artifact:
+        """FP32 PyTorch's outputs and answers for the test split, after these steps."""
+        stage = self.stage(steps)
+        original = None if stage is None else self.reference()
+        return self._kept(reference_entry(self._store, self.source, self.network, self.weights, steps, stage, original))
 
     def artefact(self, engine: str, precision: str, most_drop: float | None = None, device: str = "cpu") -> Artifact:
         """What an engine runs in a precision on a device; `most_drop` replaces the recipe's, if it has one."""
-        return self._kept(
-            artefact_entry(self._store, self.source, self.network, self.weights, engine, precision, most_drop, device)
+        stage = self.stage(recipes.get(precision).steps)
+        entry = artefact_entry(
+            self._store, self.source, self.network, stage or self.weights, engine, precision, most_drop, device
         )
+        return self._kept(entry)
 
     def _kept(self, entry: Entry) -> Artifact:
         beside = beside_of(self.source)

@@ -1,22 +1,27 @@
-"""The facts that identify a model's network and a data set: what keys are made of."""
+"""What keys are made of: the facts that identify a model's network, a data set, an engine's artefact."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from bench.build.fingerprint import fingerprint, modules_of, state, structure
 from bench.build.following import add_modules, following
 from bench.build.networks import SEED, architecture
+from bench.engines.engine import Engine
 from bench.spec.code import HARNESS, Code, code_of, users_modules
 from bench.spec.dataset import Dataset, datasets
 from bench.spec.digests import source_digest
 from bench.spec.model import Source, models
 from bench.spec.network import NetworkFile
+from bench.spec.recipe import Recipe, recipes
 from bench.spec.registry import Origin
 from bench.store import FOLLOWED, Artifact, Facts, Store, Used, versions
 
@@ -30,6 +35,7 @@ SHAPING = (
         "build/onnx_files.py",
         "engines/onnx_graphs.py",
         "build/network_files.py",
+        "build/exported_programs.py",
         "build/file_inputs.py",
         "build/calibration.py",
         "spec/network.py",
@@ -172,3 +178,76 @@ def network_of(kept: Artifact) -> NetworkFacts:
     files = besides["files"] if isinstance(besides, Mapping) else {}
     assert isinstance(files, Mapping)
     return NetworkFacts(kept.made_from, files, identity["structure"], identity["state"])
+
+
+def artefact_key(
+    source: Source,
+    network: NetworkFacts,
+    weights: Artifact,
+    engine: str,
+    builder: Engine,
+    precision: str,
+    recipe: Recipe,
+) -> Facts:
+    """All that an engine's artefact is made from.
+
+    weights  those of the network, or the stage that the recipe's steps led to.
+    builder  the engine of this name, on the case's device; recipe  that of the precision, as the model fills it in.
+    """
+    rewrite = made_by(recipes.origin(precision), recipe)
+    samples: Facts = {"samples": source.model.calibration, "seed": SEED}
+    return {
+        "engine": engine,
+        "recipe": {
+            "name": recipe.name,
+            "number_format": recipe.number_format,
+            "activations": recipe.activations,
+            "only": recipe.only,
+            "left": recipe.left,
+            "most_drop": recipe.most_drop,
+            "bits": recipe.bits,
+            **({"autocast": True} if recipe.autocast else {}),
+            "rewrite": fingerprint(recipe.rewrite),
+            "code": rewrite.digests(),
+            "versions": versions(sorted(rewrite.packages)),
+        },
+        "search": None if recipe.most_drop is None else source_digest(HARNESS / "build/sensitivity.py"),
+        "weights": weights.digest,
+        "network": network.facts(),
+        "calibration": {**data_facts(source.dataset, source.folder), **samples} if recipe.calibrated else None,
+        "builder": class_digest(builder),
+        "versions": versions(builder.packages),
+        "settings": builder.settings(),
+        "seed": SEED,
+        # absent on the CPU: keys stay what they were
+        **({} if builder.device == "cpu" else {"device": builder.device}),
+    }
+
+
+def class_digest(value: Any) -> str:
+    """The digest of the files that define the class of an engine or of a step, and its base classes.
+
+    A user's class adds the files that its module reaches by imports. A class of the harness adds the files in its own
+    folder that its module takes functions or modules from, and recursively theirs. A package's `__init__` adds none:
+    what is imported from it varies.
+    """
+    classes = [cls for cls in type(value).__mro__ if cls.__module__ not in ("builtins", "abc")]
+    users = code_of([module for cls in classes for module in users_modules(cls)])
+    waiting = [sys.modules[cls.__module__] for cls in classes if not users_modules(cls)]
+    files = {str(module.__file__) for module in waiting} | {str(file) for file in users.files}
+    while waiting:
+        module = waiting.pop()
+        for part in () if hasattr(module, "__path__") else vars(module).values():
+            name = part.__name__ if isinstance(part, ModuleType) else getattr(part, "__module__", None)
+            neighbour = sys.modules.get(str(name))
+            file = getattr(neighbour, "__file__", None)
+            if (
+                neighbour is None
+                or file is None
+                or file in files
+                or Path(file).parent != Path(str(module.__file__)).parent
+            ):
+                continue
+            files.add(file)
+            waiting.append(neighbour)
+    return hashlib.sha256("".join(sorted(source_digest(Path(file)) for file in files)).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,12 +11,14 @@ from bench.errors import DataError, Unsupported
 from bench.spec.model import Source
 from bench.spec.network import NetworkFile
 from bench.spec.packages import lacking
+from bench.spec.step import Step
 
 if TYPE_CHECKING:
     import torch
 
     from bench.spec.model import Network
 
+STEPS = "steps.json"  # what the steps of a recipe decided, in order
 SEED = 0  # of what is drawn while building; it is in the keys
 TIED = "tied"  # safetensors metadata: further name -> first name of a tensor
 
@@ -40,6 +42,22 @@ def architecture(source: Source) -> Network:
     except ModuleNotFoundError as error:
         reason = lacking([(error.name or str(error)).partition(".")[0].replace("_", "-")])
         raise Unsupported(f"{source.model.name}'s network cannot be built: {reason or error}") from error
+
+
+def decided_in(folder: Path) -> list[dict[str, Any]]:
+    """What the steps decided whose stage, or whose stage's reference, is in a folder; empty without steps."""
+    file = folder / STEPS
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def shaped(network: torch.nn.Module, steps: Sequence[Step], folder: Path) -> torch.nn.Module:
+    """A network with plain parameters, brought to the structure of the stage in a folder."""
+    if not steps:
+        return network
+    network = folded(network)
+    for step, decided in zip(steps, decided_in(folder), strict=True):
+        step.shape(network, decided)
+    return network
 
 
 def load_state(network: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:

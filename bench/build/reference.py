@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.build.keys import Entry, NetworkFacts, data_facts, entry_of
 from bench.build.network_files import interface_of_file
+from bench.build.networks import STEPS
 from bench.build.weights import load_data, trained_network
 from bench.engines.onnx_graphs import reason_of
 from bench.errors import BenchError, BuildError
@@ -22,10 +24,12 @@ from bench.spec.interface import Interface, adapted, interface_of
 from bench.spec.model import Source
 from bench.spec.network import NetworkFile
 from bench.spec.recipe import recipes
+from bench.spec.step import Step
 from bench.store import Artifact, Facts, Store
-from bench.tasks.inference import Answered, answered, inputs_of_all, save_answers, save_inputs
+from bench.tasks.inference import Answered, answered, inputs_of_all, load_answers, save_answers, save_inputs
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from bench.spec.inputs import Given
@@ -33,11 +37,23 @@ if TYPE_CHECKING:
 
 
 INTERFACE = "interface.json"
+ANSWERS, ORIGINAL = "answers.npz", "original.npz"
 INPUTS, INPUT_BYTES = 64, 2**24  # limits on the kept inputs, in number and in bytes; at least 1 is kept
 
 
-def reference_entry(store: Store, source: Source, network: NetworkFacts, weights: Artifact) -> Entry:
+def reference_entry(
+    store: Store,
+    source: Source,
+    network: NetworkFacts,
+    weights: Artifact,
+    steps: Sequence[Step] = (),
+    stage: Artifact | None = None,
+    original: Artifact | None = None,
+) -> Entry:
     """The store entry of FP32 PyTorch's results on the test split, against which fidelity is measured.
+
+    stage     the network after these steps, None without steps; original  the reference without steps: drops are
+              measured against its answers.
 
     answers.npz     the answers to the whole split.
     inputs.npz      the first inputs; calls are timed with them, so that no timed process loads a data set. inputs.json
@@ -46,6 +62,7 @@ def reference_entry(store: Store, source: Source, network: NetworkFacts, weights
     whole.npy       which of these outputs are whole numbers.
     macs.json       the network's multiply-accumulates for one input.
     interface.json  how the network treats its input.
+    steps.json      what the steps decided; original.npz  the original network's answers. Both with steps alone.
     """
     made_from: Facts = {
         "network": network.facts(),
@@ -53,13 +70,28 @@ def reference_entry(store: Store, source: Source, network: NetworkFacts, weights
         "data": data_facts(source.dataset, source.folder),
         "files": ["answers.npz", "outputs.npy", "whole.npy", "inputs.npz", "inputs.json", "macs.json", INTERFACE],
     }
-    return entry_of("reference", made_from, store, source, lambda folder: _refer(source, weights, folder))
+    if stage is None or original is None:
+        return entry_of("reference", made_from, store, source, lambda folder: _refer(source, weights, folder))
+    made_from = {**made_from, "stage": stage.digest, "original": original.digest}
+
+    def refer(folder: Path) -> None:
+        _refer(source, stage, folder, steps)
+        shutil.copyfile(stage.folder / STEPS, folder / STEPS)
+        shutil.copyfile(original.folder / ANSWERS, folder / ORIGINAL)
+
+    return entry_of("reference", made_from, store, source, refer)
 
 
-def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
+def original_answers(reference: Path) -> list[np.ndarray] | None:
+    """The answers of the network before a recipe's steps, in a reference's folder; None without steps."""
+    file = reference / ORIGINAL
+    return load_answers(file) if file.is_file() else None
+
+
+def _refer(source: Source, network_weights: Artifact, folder: Path, steps: Sequence[Step] = ()) -> None:
     import numpy as np
 
-    network = trained_network(source, network_weights)
+    network = trained_network(source, network_weights, steps)
     items = load_data(source, "test").inputs
     first = next(inputs_of_all(source.model, items))
     count = max(1, min(INPUTS, INPUT_BYTES // max(1, first.nbytes)))
@@ -77,7 +109,7 @@ def _refer(source: Source, network_weights: Artifact, folder: Path) -> None:
     np.save(folder / "outputs.npy", results.raw, allow_pickle=False)
     np.save(folder / "whole.npy", results.whole, allow_pickle=False)
     (folder / INTERFACE).write_text(json.dumps(asdict(interface)))
-    save_answers(folder / "answers.npz", results.answers)
+    save_answers(folder / ANSWERS, results.answers)
     (folder / "macs.json").write_text(json.dumps({"macs_per_item": macs}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING
 from bench.build.file_inputs import digest_of
 from bench.build.keys import Entry, NetworkFacts, data_facts, followed
 from bench.build.network_files import files_of
-from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state
+from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state, shaped
 from bench.engines.onnx_graphs import copied
 from bench.errors import DataError
 from bench.spec.dataset import Samples
 from bench.spec.inputs import Inputs
 from bench.spec.model import Source
 from bench.spec.network import NetworkFile
+from bench.spec.step import Step
 from bench.store import Artifact, Facts, Store, Used
 from bench.tasks.inference import inputs_of, preprocessed
 
@@ -60,14 +62,16 @@ def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
     return Entry("weights", made_from, write)
 
 
-def trained_network(source: Source, network_weights: Artifact) -> Network:
+def trained_network(source: Source, network_weights: Artifact, steps: Sequence[Step] = ()) -> Network:
     """The network with the stored weights, in eval mode, without gradients, with parametrizations folded; or the stored
     copy of the file that it is.
+
+    steps  those that led to these weights, where they are a stage's.
     """
     network = architecture(source)
     if isinstance(network, NetworkFile):
         return replace(network, file=network_weights.folder / network.file.name)
-    file = network_weights.folder / "weights.safetensors"
+    network, file = shaped(network, steps, network_weights.folder), network_weights.folder / "weights.safetensors"
     load_state(network, read_state(file), str(file))
     return folded(network).requires_grad_(False)
 

@@ -13,6 +13,7 @@ from bench.spec.padding import Padded
 from bench.spec.recipe import Recipe, recipes
 from bench.spec.registry import Registry
 from bench.spec.tiling import Tile
+from bench.spec.training import Training
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +86,7 @@ class Model:
     collate      the length of the network's inputs, where items differ in length: see `bucketed`.
     parts        parts of the network that a recipe may lower alone: name -> its module names.
     calibration  how many inputs of the training split calibrate INT8.
+    training     how the network is trained further; None: recipes whose steps train are unsupported.
     format       what an engine must read to run the network: "torch", or a network file's "onnx" or "openvino-ir".
     quantized    whether the network file is in INT8 already: it is measured as it is, and not quantized again.
     """
@@ -101,6 +103,7 @@ class Model:
     calibration: int = 256
     format: str = "torch"
     quantized: bool = False
+    training: Training | None = None
 
     @property
     def is_file(self) -> bool:

@@ -126,7 +126,9 @@ class ArtifactFacts:
 
     digest        sha256, hex.
     left_in_fp32  the layers that stayed in FP32 to keep to a most drop; left_by  the figure that selected them.
-    reference     the digest of FP32 PyTorch's answers to the same inputs.
+    reference     the digest of FP32 PyTorch's answers to the same inputs, after the recipe's steps.
+    steps         the recipe's steps, each with its settings.
+    gzip_bytes    with steps: the size of its files as gzip compresses them.
     """
 
     digest: str | None = None
@@ -135,6 +137,8 @@ class ArtifactFacts:
     left_in_fp32: tuple[str, ...] = ()
     left_by: str | None = None
     reference: str | None = None
+    steps: tuple[str, ...] = ()
+    gzip_bytes: int | None = None
 
 
 @dataclass(frozen=True)

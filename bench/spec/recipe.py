@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.spec.registry import Registry
+from bench.spec.step import Step
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optional rewrite of the network and the number format the engine must lower it to.
+    """Steps that compress the network, an optional rewrite, and the number format the engine must lower it to.
 
+    steps          done in order, once, before all else; each result is kept.
     number_format  what products are computed in: "fp32", "tf32" (FP32 whose factors keep 10 bits of mantissa), "bf16",
                    "fp16", "int8" or "fp8".
     autocast       whether the engine picks the operations that are in that format, and weights stay in FP32.
@@ -41,6 +43,7 @@ class Recipe:
     bits: int = 8
     given: bool = False
     autocast: bool = False
+    steps: tuple[Step, ...] = ()
 
     @property
     def calibrated(self) -> bool:

@@ -16,8 +16,9 @@ import psutil
 from bench.machine.devices.device import Meter, on_device
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Call, Peak
+from bench.spec.recipe import recipes
 from bench.timing import protocol
-from bench.timing.judging import evaluate, explain, kernel_facts, layers
+from bench.timing.evaluation import evaluate, explain, kernel_facts, layers
 from bench.timing.opened import Loaded, bind, loaded, open_session
 from bench.timing.protocol import Built, OnDeviceTimes, Question, Usage
 from bench.timing.sampling import Slice
@@ -37,14 +38,14 @@ def _bill(target: protocol.Target) -> Bill:
 
 def _build(asked: protocol.Build) -> Built:
     bill, case = _bill(asked.target), asked.target.case
-    reference = bill.reference()
+    reference = bill.reference(recipes.get(case.precision).steps)
     built = bill.artefact(case.engine, case.precision, asked.target.most_drop, case.device)
     gc.collect()  # exported programs hold reference cycles: a session that built 200 artefacts had 15 GB
     return Built(built.folder, reference.folder)
 
 
 def _refer(asked: protocol.Refer) -> Path:
-    reference = _bill(asked.target).reference()
+    reference = _bill(asked.target).reference(recipes.get(asked.target.case.precision).steps)
     gc.collect()
     return reference.folder
 
@@ -57,7 +58,8 @@ def _rank(asked: protocol.Rank) -> tuple[Layer, ...]:
 
     bill, case = _bill(asked.target), asked.target.case
     recipe = recipe_for(bill.source.model, case.precision)
-    return tuple(sensitivity.ranked(trial(engine_of(case), recipe, bill.source, bill.weights), recipe))
+    weights = bill.stage(recipe.steps) or bill.weights
+    return tuple(sensitivity.ranked(trial(engine_of(case), recipe, bill.source, weights), recipe))
 
 
 def _slice(asked: protocol.TakeSlice) -> Slice:

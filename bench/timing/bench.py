@@ -81,7 +81,8 @@ def unsupported(case: Case, bench: Bench) -> str | None:
         _not_read(case.engine, model, recipe)
         or _not_on(case)
         or engine.missing()
-        or lacking(given.dataset.packages)
+        or _not_trained(model, recipe)
+        or lacking([*given.dataset.packages, *(package for step in recipe.steps for package in step.packages)])
         or engine.supports(recipe, case.device)
         or _not_stated(case.engine, recipe, case.device)
         or devices.get(case.device).missing(bench.device_index)
@@ -94,12 +95,19 @@ def _not_read(name: str, model: Model, recipe: Recipe) -> str | None:
     if model.format not in engine.reads:
         readers = ", ".join(other for other in engines.names() if model.format in engines.get(other).reads)
         return f"{name} does not read {model.format}, which {model.name} is; these do: {readers}"
-    if model.is_file and (recipe.partial or recipe.rewrite is not None):
-        return f"{recipe.name} names modules of a PyTorch network, and {model.name} is a file"
+    if model.is_file and (recipe.partial or recipe.steps or recipe.rewrite is not None):
+        return f"{recipe.name} changes or names modules of a PyTorch network, and {model.name} is a file"
     if recipe.given and not model.quantized:
         return f"{recipe.name} is for files that are in INT8 already, and {model.name} is not"
     if model.quantized and not recipe.given:
         return f"{model.name} is a file that is in INT8 already: it is measured in the precision as_given alone"
+    return None
+
+
+def _not_trained(model: Model, recipe: Recipe) -> str | None:
+    """The reason why the recipe's steps cannot train the model; None where they can, or do not train."""
+    if model.training is None and any(step.trains for step in recipe.steps):
+        return f"{recipe.name} trains the network, and {model.name} does not say how: give the Model a 'training'"
     return None
 
 

@@ -29,7 +29,7 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     """The case's artefact and its reference outputs; None where either is yet to be built."""
     bill = bench.bill(case)
     try:
-        reference = bill.reference()
+        reference = bill.reference(recipes.get(case.precision).steps)
         return bill.artefact(case.engine, case.precision, bench.most_drop, case.device), reference
     except NotBuilt:
         return None
@@ -64,7 +64,7 @@ class Builder:
         self._bench, self._on_progress, self._python = bench, told, python
         self._worker: Worker | None = None
         self._environment: dict[str, str] = {}
-        self._referred: set[str] = set()
+        self._referred: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> Builder:
         return self
@@ -79,17 +79,18 @@ class Builder:
             self._worker = None
 
     def refer(self, case: Case) -> None:
-        """Make the reference outputs of the case's model, with the weights they need."""
-        if case.model in self._referred:
+        """Make the reference outputs of the case's model after the recipe's steps, with the weights they need."""
+        about = stage_of(case)
+        if about in self._referred:
             return
         if self._python != sys.executable or not self._has_reference(case):
-            of = baseline_of(case, BASELINE | {"device": "cpu"})
-            self._ask(Refer(target_of(of, self._bench)), of, (case.model,))
-        self._referred.add(case.model)
+            of = baseline_of(case, BASELINE | {"device": "cpu", "precision": case.precision})
+            self._ask(Refer(target_of(of, self._bench)), of, about)
+        self._referred.add(about)
 
     def _has_reference(self, case: Case) -> bool:
         try:
-            self._bench.bill(case).reference()
+            self._bench.bill(case).reference(recipes.get(case.precision).steps)
         except NotBuilt:
             return False
         return True
@@ -121,6 +122,11 @@ class Builder:
             self._worker = worker_for(case, self._bench, os.cpu_count() or 1, self._on_progress, self._python)
             self._environment = environment
         return self._worker
+
+
+def stage_of(case: Case) -> tuple[str, ...]:
+    """What cases share that have the same reference outputs: the model, and the recipe's steps as text."""
+    return (case.model, *map(repr, recipes.get(case.precision).steps))
 
 
 def origins() -> list[Origin]:

@@ -82,7 +82,7 @@ def open_session(asked: Open) -> Opened:
     import numpy as np
 
     from bench.build.artefact import as_built, calibration_of
-    from bench.build.networks import architecture, folded
+    from bench.build.networks import architecture, folded, shaped
     from bench.build.reference import INTERFACE
     from bench.engines import engine_of
     from bench.engines.engine import session_of
@@ -105,7 +105,7 @@ def open_session(asked: Open) -> Opened:
         bare = architecture(model)
         if isinstance(bare, NetworkFile):
             return bare
-        bare = folded(bare)
+        bare = folded(shaped(bare, recipe.steps, reference))
         return adapted(bare if recipe.rewrite is None else recipe.rewrite(bare), interface, len(inputs.names))
 
     loading, engine = Loading(folder, recipe, network, example.given(), case.threads), engine_of(case)

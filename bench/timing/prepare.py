@@ -10,7 +10,7 @@ from typing import Any
 from bench.errors import BenchError, CacheError
 from bench.spec.case import Case
 from bench.timing.bench import Bench, unsupported
-from bench.timing.builder import Builder, environment_of, find
+from bench.timing.builder import Builder, environment_of, find, stage_of
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:
@@ -23,14 +23,14 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
     """
     wanted = dict.fromkeys(replace(case, batch=1, threads=1) for case in cases if unsupported(case, bench) is None)
     missing = [case for case in wanted if find(case, bench) is None]
-    models_missing = list({case.model: case for case in missing}.values())
+    stages = {stage_of(case): case for case in missing}
     alike: dict[tuple[tuple[str, str], ...], list[Case]] = {}
     for case in missing:
         environment = environment_of(case, bench, os.cpu_count() or 1)
         alike.setdefault(tuple(sorted(environment.items())), []).append(case)
     with Builder(bench, told) as builder:
         steps: list[tuple[str, Callable[[Case], Any], Case]] = [
-            (f"reference outputs of {case.model}", builder.refer, case) for case in models_missing
+            (f"reference outputs of {' after '.join(stage)}", builder.refer, case) for stage, case in stages.items()
         ]
         steps += [
             (f"building {case.model} {case.precision} for {case.engine}", builder.build, case)

@@ -1,0 +1,72 @@
+"""A recipe's steps: each step's result is kept, and is the start of every recipe that begins with the same steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.build.fingerprint import fingerprint
+from bench.build.keys import Entry, NetworkFacts, class_digest, data_facts, entry_of
+from bench.build.networks import STEPS, decided_in, save_state
+from bench.build.weights import load_data, trained_network
+from bench.spec.digests import source_digest
+from bench.spec.inputs import Inputs, tensors_of
+from bench.spec.model import Source
+from bench.spec.step import Context, Step
+from bench.store import Artifact, Facts, Store, versions
+from bench.tasks.inference import inputs_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+def stage_entry(
+    store: Store,
+    source: Source,
+    network: NetworkFacts,
+    weights: Artifact,
+    before: Artifact | None,
+    steps: Sequence[Step],
+) -> Entry:
+    """The store entry of a network after the last of `steps`: its weights, and what each step decided.
+
+    weights  those of the original network.
+    before   the stage before; None for the first step.
+    """
+    step = steps[-1]
+    made_from: Facts = {
+        "network": network.facts(),
+        "weights": weights.digest,
+        "before": None if before is None else before.digest,
+        "step": fingerprint(step),
+        "code": [class_digest(step), source_digest(Path(__file__))],
+        "versions": versions(["torch", *step.packages]),
+        "training": data_facts(source.dataset, source.folder) if step.trains else None,
+    }
+    make = partial(_make, source, weights, before or weights, steps)
+    return entry_of("stage", made_from, store, source, make)
+
+
+def _make(source: Source, original: Artifact, start: Artifact, steps: Sequence[Step], folder: Path) -> None:
+    network, teacher = _network(source, start, steps[:-1]), _network(source, original, ())
+    items = load_data(source, "train").inputs
+
+    def inputs(places: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        return tensors_of(Inputs.joined([inputs_of(source.model, items[place])[1][0] for place in places]))
+
+    keepers = tuple(step.keeper(network) for step in steps[:-1])
+    context = Context(source.model.training, teacher, len(items), inputs, keepers)
+    decided = steps[-1].make(network, context)
+    save_state(network, folder / "weights.safetensors")
+    (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), decided]))
+
+
+def _network(source: Source, kept: Artifact, steps: Sequence[Step]) -> torch.nn.Module:
+    import torch
+
+    network = trained_network(source, kept, steps)
+    assert isinstance(network, torch.nn.Module)  # recipes with steps are for these alone
+    return network

@@ -1,0 +1,7 @@
+"""Steps that compress a network, one file each, with the precisions that they bring."""
+
+from bench.compress.channels import Channels
+from bench.compress.cluster import Cluster
+from bench.compress.sparse import Sparse
+
+__all__ = ["Channels", "Cluster", "Sparse"]

@@ -1,0 +1,70 @@
+"""Training of a compressed network: its outputs are brought near those of a teacher."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from bench.progress import progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.spec.step import Context
+
+SEED, MOMENTUM = 0, 0.9
+
+
+def parts_of(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers that multiply by weights: convolutions and linear layers."""
+    import torch
+
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
+    return [part for part in network.modules() if isinstance(part, kinds)]
+
+
+def restored(keepers: Sequence[Callable[[], None]]) -> None:
+    """Restore the effects of all steps, without gradients."""
+    import torch
+
+    with torch.no_grad():
+        for keep in keepers:
+            keep()
+
+
+def finetune(network: torch.nn.Module, context: Context, epochs: int, keeper: Callable[[], None]) -> None:
+    """Train in place for some epochs, the same way every time: towards the teacher's outputs, by the model's distance.
+
+    Labels teach little here: published weights are right on nearly all of their training items.
+
+    keeper  restores the effect of the step that trains, after each update.
+    """
+    import torch
+
+    training = context.training
+    assert training is not None
+    batch = min(training.batch, context.items)
+    updates = epochs * (context.items // batch)
+    generator = torch.Generator().manual_seed(SEED)
+    torch.manual_seed(SEED)  # of dropout
+    keepers = (*context.keepers, keeper)
+    network.requires_grad_(True).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=training.rate, momentum=MOMENTUM)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    epoch = (
+        torch.randperm(context.items, generator=generator)[: context.items // batch * batch] for _ in range(epochs)
+    )
+    batches = itertools.chain.from_iterable(places.split(batch) for places in epoch)
+    for places in progress(batches, "fine-tuning, updates", updates):
+        inputs = context.inputs(places.tolist())
+        if training.augment is not None:
+            inputs = training.augment(inputs, generator)
+        with torch.no_grad():
+            wanted = context.teacher(*inputs)
+        optimizer.zero_grad()
+        training.distance(network(*inputs), wanted).backward()
+        optimizer.step()
+        schedule.step()
+        restored(keepers)
+    network.requires_grad_(False).eval()

@@ -1,0 +1,28 @@
+"""How a model is trained further, for recipes with steps that train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model's network is trained further, by SGD with momentum 0.9 and a cosine schedule.
+
+    distance  (the network's outputs, a teacher's outputs for the same inputs) -> a scalar tensor that training lowers.
+    batch     items of an update.
+    rate      the learning rate of the first update.
+    whole     the names of layers whose outputs keep all channels, where removing some would break the network.
+    augment   (inputs of a batch, generator) -> inputs of the same shapes; None: as they are.
+    """
+
+    distance: Callable[[Any, Any], torch.Tensor]
+    batch: int = 64
+    rate: float = 0.01
+    whole: tuple[str, ...] = ()
+    augment: Callable[[tuple[torch.Tensor, ...], torch.Generator], tuple[torch.Tensor, ...]] | None = None

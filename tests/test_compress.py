@@ -1,0 +1,350 @@
+"""Claims about recipes of steps: what they do to a network, that they do it once, and what is judged against what."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import Case, Dataset, Model, Recipe, Samples, Step, Training, Weights, models, recipes
+from bench.build.bill import Bill
+from bench.build.keys import class_digest
+from bench.build.weights import trained_network
+from bench.compress import Channels, Cluster, Sparse
+from bench.compress.finetune import parts_of
+from bench.errors import BadCase
+from bench.spec.model import Source
+from bench.spec.step import Context
+from bench.store import Store
+from bench.timing.bench import Bench, unsupported
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(96, 4)
+    ).eval()
+
+
+def pictures(split, folder=None):
+    rng = np.random.default_rng(len(split))
+    return Samples(rng.normal(size=(24, 3, 6, 6)).astype(np.float32), rng.integers(0, 4, 24))
+
+
+def distance(outputs, wanted):
+    return (outputs - wanted).square().mean()
+
+
+TRAINING = Training(distance, batch=8, rate=0.01)
+
+
+def context(net, keepers=(), training=TRAINING):
+    items = torch.from_numpy(pictures("train").inputs)
+    return Context(training, network(), len(items), lambda places: (items[places],), keepers)
+
+
+def weights_of(net):
+    return torch.cat([part.weight.flatten() for part in parts_of(net)])
+
+
+def zeros(net):
+    return int((weights_of(net) == 0).sum()) / len(weights_of(net))
+
+
+# pruning
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+@pytest.mark.parametrize("ratio", [0.3, 0.7])
+def test_the_smallest_weights_of_all_layers_are_zero_and_stay_zero(ratio, epochs):
+    net = network().requires_grad_(False)
+    limit = weights_of(net).abs().sort().values[round(ratio * len(weights_of(net))) - 1]
+    small = weights_of(net).abs() <= limit
+    decided = Sparse(ratio, epochs=epochs).make(net, context(net))
+    assert zeros(net) == decided["zeros"] == pytest.approx(ratio, abs=1 / len(small))
+    assert torch.equal(weights_of(net) == 0, small)
+    assert not torch.equal(weights_of(net), weights_of(network())), "the kept weights are trained, or others are zero"
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+    assert not net.training
+
+
+def test_zeros_rise_without_compounding():
+    net = network().requires_grad_(False)
+    Sparse(0.5, rises=(0.2, 0.3), hold=1, epochs=0).make(net, context(net))
+    assert zeros(net) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_two_of_four_input_channels_are_zero():
+    net = network().requires_grad_(False)
+    Sparse(0.5, "2:4", epochs=1).make(net, context(net))
+    _, second, linear = parts_of(net)
+    for weight in (second.weight.flatten(2), linear.weight[:, :, None]):
+        groups = weight.unflatten(1, (-1, 4))
+        assert set((groups == 0).sum(2).unique().tolist()) == {2}
+
+
+def test_two_of_four_keeps_the_largest():
+    linear = nn.Linear(4, 1, bias=False).requires_grad_(False)
+    linear.weight.copy_(torch.tensor([[1.0, -3.0, 2.0, 0.5]]))
+    Sparse(0.5, "2:4", epochs=0).make(linear, context(linear))
+    assert linear.weight.tolist() == [[0.0, -3.0, 2.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ratio": 0.0}, {"ratio": 0.5, "rises": (0.6,)}, {"ratio": 0.3, "pattern": "2:4"}, {"ratio": 1.0}]
+)
+def test_ratios_and_patterns_that_cannot_be_are_refused(settings):
+    with pytest.raises(BadCase, match=r"there are|a pattern is"):
+        Sparse(**settings)
+
+
+def test_training_brings_a_pruned_network_nearer_to_its_teacher():
+    inputs = torch.from_numpy(pictures("train").inputs)
+    nets = [network().requires_grad_(False) for _ in range(2)]
+    for net, epochs in zip(nets, (0, 20), strict=True):
+        Sparse(0.7, epochs=epochs).make(net, context(net))
+    with torch.inference_mode():
+        before, after = (float(distance(net(inputs), network()(inputs))) for net in nets)
+    assert after < before
+
+
+def test_training_is_the_same_every_time():
+    nets = [network().requires_grad_(False) for _ in range(2)]
+    for net in nets:
+        Sparse(0.5, epochs=2).make(net, context(net))
+    assert torch.equal(weights_of(nets[0]), weights_of(nets[1]))
+
+
+# clustering
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_each_layer_has_so_many_values(epochs):
+    pytest.importorskip("sklearn")
+    net = network().requires_grad_(False)
+    decided = Cluster(5, epochs).make(net, context(net))
+    counts = [len(part.weight.unique()) for part in parts_of(net)]
+    assert max(counts) == decided["values"] <= 5
+    assert min(counts) >= 2
+
+
+def test_clusters_of_a_pruned_network_leave_its_zeros():
+    pytest.importorskip("sklearn")
+    net = network().requires_grad_(False)
+    sparse = Sparse(0.5, epochs=0)
+    sparse.make(net, context(net))
+    known = weights_of(net) == 0
+    Cluster(8, 1).make(net, context(net, (sparse.keeper(net),)))
+    assert bool((weights_of(net)[known] == 0).all())
+
+
+# channels
+
+
+class Block(nn.Module):
+    """Two branches that are added, so that what is removed of one must go from the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.inner, self.outer = nn.Conv2d(16, 24, 3, padding=1), nn.Conv2d(24, 16, 1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        return self.head((x + self.outer(torch.relu(self.inner(x)))).mean((2, 3)))
+
+
+def block():
+    torch.manual_seed(0)
+    return Block().eval().requires_grad_(False)
+
+
+def removed(ratio, epochs=0, whole=("head",), **more):
+    pytest.importorskip("torch_pruning")
+    net = block()
+    items = torch.from_numpy(pictures("train").inputs)
+    training = replace(TRAINING, whole=whole)
+    given = Context(training, block(), len(items), lambda places: (items[places],))
+    return net, Channels(ratio, epochs=epochs, **more).make(net, given)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_channels_are_gone_and_the_bare_network_is_brought_to_their_counts(epochs):
+    net, decided = removed(0.5, epochs)
+    assert (net.inner.out_channels, net.outer.in_channels) == (12, 12)
+    assert net.first.out_channels == net.outer.out_channels == net.norm.num_features == net.head.in_features == 8
+    bare = block()
+    Channels(0.5).shape(bare, json.loads(json.dumps(decided)))
+    bare.load_state_dict(net.state_dict())
+    inputs = torch.from_numpy(pictures("test").inputs)
+    torch.testing.assert_close(bare(inputs), net(inputs))
+    assert not any(parameter.requires_grad for parameter in bare.parameters())
+    assert not bare.training
+
+
+def test_layers_that_must_stay_whole_keep_their_outputs():
+    net, decided = removed(0.5, whole=("first", "outer", "head"))
+    assert (net.first.out_channels, net.outer.out_channels, net.inner.out_channels) == (16, 16, 12)
+    assert decided["sizes"].keys() == {"inner", "outer"}
+
+
+def test_counts_are_rounded():
+    net, _ = removed(0.4, whole=("first", "outer", "head"), round_to=8)
+    assert net.inner.out_channels % 8 == 0
+
+
+def test_the_channels_of_least_magnitude_go():
+    net, _ = removed(0.5, whole=("first", "outer", "head"))
+    known = block()
+    norms = (known.inner.weight.square().flatten(1).sum(1) + known.outer.weight.square().flatten(2).sum((0, 2))).sqrt()
+    kept = {tuple(row.flatten().tolist()) for row in net.inner.weight}
+    chosen = [tuple(known.inner.weight[place].flatten().tolist()) in kept for place in range(24)]
+    others = torch.tensor([not taken for taken in chosen])
+    assert sum(chosen) == 12
+    assert float(norms[~others].mean()) > float(norms[others].mean())
+
+
+# stages
+
+
+@dataclass(frozen=True)
+class Narrow(Step):
+    """Removes hidden units of a network of two linear layers, the least first."""
+
+    units: int
+
+    def make(self, network, context):
+        first, second = network[0], network[2]
+        kept = sorted(first.weight.abs().sum(1).topk(first.out_features - self.units).indices.tolist())
+        weights = first.weight[kept].clone(), first.bias[kept].clone(), second.weight[:, kept].clone()
+        self.shape(network, {"kept": kept})
+        for given, weight in zip((network[0].weight, network[0].bias, network[2].weight), weights, strict=True):
+            given.data.copy_(weight)
+        network[2].bias.data.copy_(second.bias)
+        return {"kept": kept}
+
+    def shape(self, network, decided):
+        inputs, outputs = network[0].in_features, network[2].out_features
+        network[0] = nn.Linear(inputs, len(decided["kept"])).requires_grad_(False)
+        network[2] = nn.Linear(len(decided["kept"]), outputs).requires_grad_(False)
+
+
+def two_layers():
+    return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def rows(split, folder=None):
+    rng = np.random.default_rng(len(split))
+    return Samples(rng.normal(size=(20, 5)).astype(np.float32), rng.integers(0, 3, 20))
+
+
+def bill_of(tmp_path, training=TRAINING, build=network, data=pictures):
+    model = Model("staged", "classification", build, (Weights("as built", "staged"),), training=training)
+    models.add("staged", model)
+    return Bill(Store(tmp_path), Source(model, model.weights[0], Dataset("staged", "", data), None))
+
+
+@pytest.fixture
+def registered():
+    from bench import datasets
+
+    datasets.add("staged", Dataset("staged", "", pictures))
+
+
+def count(tmp_path, kind):
+    return len([folder for folder in (tmp_path / kind).iterdir() if folder.is_dir()])
+
+
+def test_recipes_that_begin_alike_share_their_stages(registered, tmp_path):
+    bill = bill_of(tmp_path)
+    half = Sparse(0.5, epochs=1)
+    first, longer = bill.stage((half,)), bill.stage((half, Sparse(0.7, epochs=1)))
+    assert bill.stage((half,)).digest == first.digest
+    assert count(tmp_path, "stage") == 2
+    net = trained_network(bill.source, longer, (half, Sparse(0.7, epochs=1)))
+    assert zeros(net) == pytest.approx(0.7, abs=1e-3)
+    assert [round(step["zeros"], 2) for step in json.loads((longer.folder / "steps.json").read_text())] == [0.5, 0.7]
+
+
+def test_the_key_of_a_stage_covers_its_settings_and_the_models_training(registered, tmp_path):
+    bill = bill_of(tmp_path)
+    other = bill_of(tmp_path, replace(TRAINING, rate=0.02))
+    digests = {
+        bill.stage((Sparse(0.5, epochs=1),)).digest,
+        bill.stage((Sparse(0.5, epochs=2),)).digest,
+        other.stage((Sparse(0.5, epochs=1),)).digest,
+    }
+    assert len(digests) == 3
+    assert count(tmp_path, "stage") == 3
+
+
+def test_a_stage_is_judged_against_itself_and_its_drop_against_the_original(registered, tmp_path):
+    from bench.build.reference import original_answers
+    from bench.tasks.inference import load_answers
+
+    bill, steps = bill_of(tmp_path), (Sparse(0.7, epochs=0),)
+    stage, original = bill.reference(steps).folder, bill.reference().folder
+    kept = trained_network(bill.source, bill.stage(steps), steps)
+    with torch.inference_mode():
+        known = kept(torch.from_numpy(pictures("test").inputs)).numpy()
+    np.testing.assert_allclose(np.stack(load_answers(stage / "answers.npz")), known, atol=1e-5)
+    assert original_answers(original) is None
+    before = np.stack(original_answers(stage))
+    np.testing.assert_array_equal(before, np.stack(load_answers(original / "answers.npz")))
+    assert np.abs(before - known).max() > 0.01
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "inductor"])
+def test_a_step_that_changes_structure_reaches_the_engine(engine, registered, tmp_path):
+    from bench import engines
+    from bench.build.networks import architecture, shaped
+
+    bill, steps = bill_of(tmp_path, None, two_layers, rows), (Narrow(6),)
+    recipes.add("narrow_fp32", Recipe("narrow_fp32", "fp32", steps=steps))
+    artefact, reference = bill.artefact(engine, "narrow_fp32"), bill.reference(steps).folder
+    assert json.loads((reference / "macs.json").read_text())["macs_per_item"] == 10 * (5 + 3)
+    bare = partial(lambda: shaped(architecture(bill.source), steps, reference).eval())
+    inputs = rows("test").inputs[:1]
+    session = engines.get(engine).load(artefact.folder, recipes.get("narrow_fp32"), bare, inputs, 1)
+    known = trained_network(bill.source, bill.stage(steps), steps)(torch.from_numpy(inputs)).numpy()
+    np.testing.assert_allclose(session.predict(inputs), known, atol=1e-5)
+
+
+def test_a_model_that_does_not_say_how_it_trains_makes_such_cases_unsupported(registered, tmp_path):
+    bill_of(tmp_path, None)
+    bench = Bench(tmp_path)
+    reason = unsupported(Case("staged", "sparse50_fp32", "torch"), bench)
+    assert reason == ("sparse50_fp32 trains the network, and staged does not say how: give the Model a 'training'")
+    recipes.add("cut", Recipe("cut", "fp32", steps=(Sparse(0.5, epochs=0),)))
+    assert unsupported(Case("staged", "cut", "torch"), bench) is None
+
+
+def test_a_package_that_a_step_needs_is_named(registered, tmp_path, monkeypatch):
+    bill_of(tmp_path)
+    monkeypatch.setattr(Cluster, "packages", ("no-such-package",))
+    reason = unsupported(Case("staged", "cluster32_fp32", "torch"), Bench(tmp_path))
+    assert reason == "package no-such-package is not installed; pip install no-such-package"
+
+
+def test_the_code_of_steps_is_in_their_digest():
+    assert class_digest(Sparse(0.5)) == class_digest(Sparse(0.7))
+    assert len({class_digest(step) for step in (Sparse(0.5), Cluster(), Narrow(1))}) == 3
+
+
+def test_a_step_leaves_structure_and_parameters_unless_it_says_so():
+    class Nothing(Step):
+        def make(self, network, context):
+            return {}
+
+    net = network()
+    step = Nothing()
+    assert step.make(net, SimpleNamespace()) == {}
+    step.shape(net, {})
+    step.keeper(net)()
+    assert torch.equal(weights_of(net), weights_of(network()))
+    assert not step.trains
