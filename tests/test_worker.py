@@ -137,11 +137,11 @@ def test_a_strip_of_pictures_that_cannot_be_drawn_is_a_warning(tmp_path, monkeyp
 
     from bench import Samples
     from bench.tasks import tasks
-    from bench.timing import judging
+    from bench.timing import evaluation
 
     monkeypatch.setattr(tasks.get("classification"), "shown", lambda *what: {"original": "no picture"}, raising=False)
     session = SimpleNamespace(case=CASE, source=SimpleNamespace(model=SimpleNamespace(task="classification")))
-    names, warnings = judging._pictures(str(tmp_path), session, Samples([0], [0]), [0], [0])
+    names, warnings = evaluation._pictures(str(tmp_path), session, Samples([0], [0]), [0], [0])
     assert names == []
     assert len(warnings) == 1
     assert warnings[0].startswith("no strip of pictures: AttributeError: ")
