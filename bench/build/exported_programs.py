@@ -7,6 +7,7 @@ it holds nothing that makes use of that; guards, which would be executed, are ne
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import json
 import re
@@ -28,8 +29,10 @@ ENTRIES = re.compile(
     r"(models/model\.json|data/(weights|constants)/(weight|tensor)_[0-9]+|data/(weights|constants)/model_[a-z_]*config\.json"
     r"|data/sample_inputs/model\.pt|archive_format|archive_version|version|byteorder|\.data/[a-z_]+|extra/.*)"
 )
+# PyTorch's operators but for those that open files; Python's on numbers, not those that get attributes or call
 OPERATORS = re.compile(
-    r"torch\.ops\.(aten|prims|higher_order|quantized_decomposed)\.[\w.]+|_operator\.\w+|torch\.sym_\w+"
+    r"torch\.ops\.(aten|prims|higher_order|quantized_decomposed)\.(?!(save|from_file)\b)[\w.]+|torch\.sym_\w+"
+    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem|lshift|rshift)"
 )
 SYMBOLS = re.compile(r"[a-z]+[0-9]+|int_oo|oo|true|false", re.IGNORECASE)
 FUNCTIONS = (
@@ -85,10 +88,14 @@ def unsafe(content: bytes) -> str | None:
             return f"{name} in it may be code; only a model with plain tensors is read"
     try:
         parts = {name: json.loads(text) for name, text in entries.items() if name.endswith(".json")}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"a part of it is no JSON ({error})"
     for name, part in parts.items():
-        if reason := next(_faults(part), None):
+        try:
+            reason = next(_faults(part), None)
+        except (ValueError, RecursionError) as error:
+            reason = f"cannot be understood ({type(error).__name__})"
+        if reason:
             return f"{name} in it {reason}"
     for name, part in entries.items():
         if name.endswith(".pt") and part:
@@ -171,9 +178,23 @@ def check_program(file: Path, signature: Signature, quantized: bool) -> None:
         )
 
 
+@functools.lru_cache(maxsize=1)  # collecting a file asks for its graph three times
+def _graph(file: Path, _changed_ns: int, _size: int) -> torch.export.ExportedProgram:
+    return program_of(file)
+
+
+def graph_of_program(file: Path) -> torch.export.ExportedProgram:
+    """The exported program in a file, to be read, not changed or run. Raises DataError as `program_of`."""
+    try:
+        facts = file.stat()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    return _graph(file, facts.st_mtime_ns, facts.st_size)
+
+
 def is_quantized_program(file: Path) -> bool:
     """Whether an exported program quantizes and dequantizes. Raises DataError as `program_of`."""
-    return any("quantized_decomposed" in str(node.target) for node in program_of(file).graph.nodes)
+    return any("quantized_decomposed" in str(node.target) for node in graph_of_program(file).graph.nodes)
 
 
 def roles_of_program(file: Path) -> dict[str, Role]:
@@ -181,7 +202,7 @@ def roles_of_program(file: Path) -> dict[str, Role]:
     import torch
 
     roles: dict[str, Role] = {}
-    for node in program_of(file).graph.nodes:
+    for node in graph_of_program(file).graph.nodes:
         if node.target is torch.ops.aten.embedding.default:
             table, index = node.args[:2]
             while index.op == "call_function" and index.all_input_nodes:
@@ -192,7 +213,7 @@ def roles_of_program(file: Path) -> dict[str, Role]:
 
 def signature_of_program(file: Path) -> Signature:
     """What an exported program takes and gives. Raises DataError as `program_of`."""
-    program = program_of(file)
+    program = graph_of_program(file)
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
 
     def port(name: str) -> Port:
