@@ -53,9 +53,8 @@ class Artifact:
 
     def gzip_bytes(self) -> int:
         """The size of its files, each compressed by gzip as hard as it can."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != MANIFEST]
-        running = [path for path in files if path.relative_to(self.folder).parts[0] != BESIDE]
-        return sum(len(gzip.compress(path.read_bytes(), mtime=0)) for path in running)
+        files = (self.folder / name for name in _running(_facts(self.folder)))
+        return sum(len(gzip.compress(file.read_bytes(), mtime=0)) for file in files)
 
 
 @dataclass(frozen=True)
@@ -258,8 +257,13 @@ def names_followed(made_from: Facts) -> Names:
     return Names(tuple(sorted(files)), tuple(sorted(packages)))
 
 
+def _running(files: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """Those of an entry's files that run: none of the folder BESIDE."""
+    return {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
+
+
 def _artifact(folder: Path, made_from: Facts, files: dict[str, tuple[str, int]]) -> Artifact:
-    running = {name: facts for name, facts in files.items() if not name.startswith(f"{BESIDE}/")}
+    running = _running(files)
     return Artifact(folder, _digest_of(running), sum(size for _, size in running.values()), made_from)
 
 

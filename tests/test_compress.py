@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -305,10 +304,13 @@ def test_a_step_that_changes_structure_reaches_the_engine(engine, registered, tm
     from bench.build.networks import architecture, shaped
 
     bill, steps = bill_of(tmp_path, None, two_layers, rows), (Narrow(6),)
+
+    def bare():
+        return shaped(architecture(bill.source), steps, reference).eval()
+
     recipes.add("narrow_fp32", Recipe("narrow_fp32", "fp32", steps=steps))
     artefact, reference = bill.artefact(engine, "narrow_fp32"), bill.reference(steps).folder
     assert json.loads((reference / "macs.json").read_text())["macs_per_item"] == 10 * (5 + 3)
-    bare = partial(lambda: shaped(architecture(bill.source), steps, reference).eval())
     inputs = rows("test").inputs[:1]
     session = engines.get(engine).load(artefact.folder, recipes.get("narrow_fp32"), bare, inputs, 1)
     known = trained_network(bill.source, bill.stage(steps), steps)(torch.from_numpy(inputs)).numpy()

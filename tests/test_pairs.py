@@ -12,10 +12,11 @@ class Session:
     """Notes when it is opened."""
 
     def __init__(self, name, order):
-        self.name, self.order = name, order
+        self.name, self.order, self.is_open = name, order, False
 
     def open(self):
         self.order.append(self.name)
+        self.is_open = True
 
     def ask(self, question):
         return Usage()
@@ -32,15 +33,15 @@ class Shared:
 
     def __init__(self, order, there=0):
         self.order, self.made = order, [Session(f"b{place}", order) for place in range(there)]
+        for session in self.made:
+            session.is_open = True
 
     def has(self, count):
         return count <= len(self.made)
 
     def sessions(self, case, count):
-        added = [Session(f"b{place}", self.order) for place in range(len(self.made), count)]
-        self.made += added
-        sides = [Baseline(self, session) for session in self.made[:count]]
-        return sides, sides[count - len(added) :]
+        self.made += [Session(f"b{place}", self.order) for place in range(len(self.made), count)]
+        return [Baseline(self, session) for session in self.made[:count]]
 
 
 def begun(monkeypatch, tmp_path, counts, there=0, baseline=True):
@@ -87,4 +88,4 @@ def test_another_launch_costs_a_session_more_where_the_baseline_has_none_for_it(
 
 
 def test_nothing_to_open_is_an_order_of_nothing():
-    assert in_turn([], [], [], []) == []
+    assert in_turn([], []) == []

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.compress.finetune import layers_of
 from bench.engines.lowered import within
 from bench.errors import BuildError
 from bench.progress import progress
@@ -27,7 +28,6 @@ from bench.tasks.task import metric_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from bench.engines.engine import Engine
     from bench.spec.inputs import Given
@@ -91,14 +91,6 @@ class Trial:
         return next(reasons, "the engine computes it in floating point")
 
 
-def layers_of(network: torch.nn.Module) -> list[str]:
-    """The names of the modules that multiply by weights, in the order of the network."""
-    import torch
-
-    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
-    return [name for name, module in network.named_modules() if isinstance(module, kinds)]
-
-
 def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
     """The layers by the SQNR of the outputs for the samples, the costliest first.
 
@@ -114,7 +106,7 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
         return np.concatenate([np.ravel(output) for part in parts for output in part])
 
     reference = outputs(predictor(trial.network()))
-    names = layers_of(trial.network())
+    names = list(layers_of(trial.network()))
     layers = []
     for name in progress(names, "one layer after the other in INT8", len(names)):
         with tempfile.TemporaryDirectory() as folder:

@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 SEED, MOMENTUM = 0, 0.9
 
 
-def parts_of(network: torch.nn.Module) -> list[torch.nn.Module]:
-    """The layers that multiply by weights: convolutions and linear layers."""
+def layers_of(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The layers that multiply by weights, convolutions and linear layers, by name in the order of the network."""
     import torch
 
     kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)
-    return [part for part in network.modules() if isinstance(part, kinds)]
+    return {name: part for name, part in network.named_modules() if isinstance(part, kinds)}
+
+
+def parts_of(network: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers of `layers_of` without their names."""
+    return list(layers_of(network).values())
 
 
 def restored(keepers: Sequence[Callable[[], None]]) -> None:

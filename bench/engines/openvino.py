@@ -115,9 +115,13 @@ class OpenVino(Engine):
 
         return Session(predict, lambda: {name.lower(): str(compiled.get_property(name)) for name in POOLS})
 
-    def _at_run_time(self, model: Any, recipe: Recipe, threads: int) -> frozenset[str]:
-        """The names of a model's products whose activations the plugin quantizes at run time."""
-        return openvino_dynamic.quantized(model, lambda part, more: _compiled(part, recipe, threads, more))
+    def _at_run_time(self, model: Any, recipe: Recipe, threads: int, runtime: Any = None) -> frozenset[str]:
+        """The names of a model's products whose activations the plugin quantizes at run time.
+
+        runtime  the compiled model's `get_runtime_model()`; None: the model is compiled for it.
+        """
+        runtime = runtime or _compiled(model, recipe, threads).get_runtime_model()
+        return openvino_dynamic.quantized(model, runtime, lambda part, more: _compiled(part, recipe, threads, more))
 
     def operations(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -127,8 +131,9 @@ class OpenVino(Engine):
 
         model = _read(folder, example)
         compiled = _compiled(model, recipe, threads, {"PERF_COUNT": True})
-        at_run_time, products = self._at_run_time(model, recipe, threads), list(products_of(model))
-        steps = matched(products, list(steps_of(compiled.get_runtime_model())))
+        runtime, products = compiled.get_runtime_model(), list(products_of(model))
+        at_run_time = self._at_run_time(model, recipe, threads, runtime)
+        steps = matched(products, list(steps_of(runtime)))
         quantized = [step.names for place, step in steps.items() if products[place].name in at_run_time]
         in_int8 = frozenset().union(*quantized)
         request = compiled.create_infer_request()
@@ -157,7 +162,7 @@ class OpenVino(Engine):
 
         model = _read(folder, example)
         runtime = _compiled(model, recipe, threads).get_runtime_model()
-        layers = layers_of(model, runtime, len(example), self._at_run_time(model, recipe, threads))
+        layers = layers_of(model, runtime, len(example), self._at_run_time(model, recipe, threads, runtime))
         if recipe.number_format in self.stores:
             return layers
         left = self.unlowered | ({"linear": openvino_dynamic.NARROW} if recipe.activations == "dynamic" else {})

@@ -60,10 +60,11 @@ def _place(node: Any) -> int | None:
     return None
 
 
-def quantized(model: Any, compile: Compile) -> frozenset[str]:
+def quantized(model: Any, runtime: Any, compile: Compile) -> frozenset[str]:
     """The names of those products whose activations the plugin quantizes at run time.
 
-    model  the IR, with fixed shapes.
+    model    the IR, with fixed shapes.
+    runtime  the compiled model's `get_runtime_model()`.
 
     Those whose weights are INT8 in the executed graph, too: some are turned to floating point there. Each of these runs
     alone on seeded normal numbers, with and without that quantization: other outputs show it.
@@ -72,7 +73,7 @@ def quantized(model: Any, compile: Compile) -> frozenset[str]:
     if not nodes:
         return frozenset()
     listed = list(products_of(model))
-    executed = matched(listed, list(steps_of(compile(model, {}).get_runtime_model())))
+    executed = matched(listed, list(steps_of(runtime)))
     kept = {listed[place].name for place, step in executed.items() if step.weights == "int8"}
     return frozenset(name for name, node in nodes.items() if name in kept and _quantizes(node, compile))
 

@@ -110,8 +110,8 @@ class Shared:
         """Whether there are the baseline's sessions of `count` launches."""
         return count <= len(self._sessions)
 
-    def sessions(self, case: Case, count: int) -> tuple[list[Baseline], list[Baseline]]:
-        """The baseline's sessions of the first `count` launches, and those of them that are yet to be opened.
+    def sessions(self, case: Case, count: int) -> list[Baseline]:
+        """The baseline's sessions of the first `count` launches, new ones yet to be opened.
 
         Raises BaselineError where it cannot be measured.
         """
@@ -127,13 +127,11 @@ class Shared:
                 self._case = case
             assert self._built is not None
             lacking = range(len(self._sessions), count)
-            added = [WorkerSession(case, self._bench, self._built, self._python) for _ in lacking]
-            self._sessions += added
+            self._sessions += [WorkerSession(case, self._bench, self._built, self._python) for _ in lacking]
         except BenchError as error:
             self.drop()
             raise BaselineError(str(error)) from error
-        all_sides = [Baseline(self, session) for session in self._sessions[:count]]
-        return all_sides, all_sides[count - len(added) :]
+        return [Baseline(self, session) for session in self._sessions[:count]]
 
     @property
     def _python(self) -> str:
@@ -146,6 +144,11 @@ class Baseline:
 
     shared: Shared
     session: WorkerSession
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the session has been opened."""
+        return self.session.is_open
 
     def open(self) -> None:
         """Open the session. Raises BaselineError where it breaks."""

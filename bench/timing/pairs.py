@@ -61,19 +61,14 @@ class Pairs:
             self._each_s, self.before = time.monotonic() - begun, self.sessions[0].ask(AskUsage())
             self.starting_s += self._each_s
             return
-        waiting = in_turn(self.sessions, added, *self._others())
+        if self._baseline is not None:
+            self.others = self._shared.sessions(self._baseline, len(self.launches))
+        waiting = in_turn(self.sessions, self.others)
         opening = time.monotonic()
         open_all(waiting)
         if waiting:
             self._each_s = (time.monotonic() - opening) / len(waiting)
         self.starting_s += time.monotonic() - begun
-
-    def _others(self) -> tuple[list[Baseline], list[Baseline]]:
-        """The baseline's sessions of all launches, and those of them that are to be opened."""
-        if self._baseline is None:
-            return [], []
-        self.others, lacking = self._shared.sessions(self._baseline, len(self.launches))
-        return self.others, lacking
 
     def start_s(self) -> float:
         """Seconds to begin another launch."""
@@ -111,16 +106,12 @@ class Pairs:
         return max(self._bench.plan.slice_s, *(devices.get(side.device).slice_s for side in sides))
 
 
-def in_turn(
-    sessions: Sequence[Openable], added: Sequence[Openable], others: Sequence[Openable], lacking: Sequence[Openable]
-) -> list[Openable]:
-    """The sessions that are to be opened, launch by launch; the baseline's comes first in every other launch.
-
-    sessions, others  of the case and its baseline, for each launch; added, lacking  those of them that are not open.
+def in_turn(sessions: Sequence[Openable], others: Sequence[Openable]) -> list[Openable]:
+    """The sessions of a case and of its baseline that are to be opened, launch by launch; the baseline's comes first in
+    every other launch.
     """
-    closed = {id(session) for session in (*added, *lacking)}
     order: list[Openable] = []
     for place, pair in enumerate(itertools.zip_longest(sessions, others)):
         sides = pair if place % 2 == 0 else pair[::-1]
-        order += [side for side in sides if side is not None and id(side) in closed]
+        order += [side for side in sides if side is not None and not side.is_open]
     return order

@@ -63,6 +63,11 @@ class WorkerSession:
         self._worker.suspend()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has been opened."""
+        return self._opened is not None
+
+    @property
     def opened(self) -> Opened:
         """The worker's answer to `open`, which must come first."""
         assert self._opened is not None
@@ -148,7 +153,12 @@ class Metered:
 
 
 class Openable(Protocol):
-    """A session that is yet to be opened."""
+    """A session that can be opened once."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been opened."""
+        ...
 
     def open(self) -> None:
         """Load, call until times are steady, and suspend."""
