@@ -54,12 +54,12 @@ def test_the_data_sets_packages_are_asked_for(without, monkeypatch):
     name = "of_a_missing_package"
     for registry in (models, datasets):
         monkeypatch.setattr(registry, "_members", dict(registry._members))
-    datasets.add(name, Dataset(name, "", lambda split, folder: Samples([], []), packages=("scikit-learn",)), __name__)
+    datasets.add(name, Dataset(name, "", lambda split, folder: Samples([], []), packages=("timm",)), __name__)
     models.add(name, Model(name, "classification", None, (Weights("as built", name),)), __name__)
     case = Case(name, "fp32", "torch", 1, 1)
     bench = Bench(Path("cache"))
     assert unsupported(case, bench) is None
-    without("scikit-learn")
+    without("timm")
     assert "'bench-harness[documents]'" in unsupported(case, bench)
 
 
