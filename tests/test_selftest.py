@@ -49,7 +49,7 @@ def test_a_trial_or_model_that_is_not_there_or_one_launch_is_refused(tmp_path):
     with pytest.raises(UnknownMember, match="no model is named 'vgg'"):
         selftest("vgg", Bench(tmp_path), ["same"], 1, 0, print)
     quick = Plan(least_launches=1, most_launches=1, pass_s=0.01)
-    with pytest.raises(BenchError, match="linear-fp32-onnxruntime-b1-t1 could not be measured: a single launch has no "):
+    with pytest.raises(BenchError, match="linear-fp32-onnxruntime-b1-t1 could not be measured: a single launch"):
         selftest("linear", Bench(tmp_path, plan=quick), ["same"], 1, 0, print)
 
 

@@ -17,8 +17,8 @@ GROUP = 32  # numbers of a row that share a scale: the plugin's default
 AT_RUN_TIME = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP)}
 NEVER = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 NOTHING = (
-    f"OpenVINO finds scales at run time for linear layers of {GROUP} inputs and more, but not where a reshape comes right "
-    "before: in none of this network"
+    f"OpenVINO finds scales at run time for linear layers of {GROUP} inputs and more, but not where a reshape comes "
+    "right before: in none of this network"
 )
 FLAGS = ("avx512_vnni", "avx_vnni")
 NARROW = f"OpenVINO's CPU plugin left it in floating point, as it does below {GROUP} inputs or right after a reshape"
