@@ -41,9 +41,9 @@ def distance(outputs, wanted):
 TRAINING = Training(distance, batch=8, rate=0.01)
 
 
-def context(net, keepers=(), training=TRAINING):
+def context(before=(), training=TRAINING):
     items = torch.from_numpy(pictures("train").inputs)
-    return Context(training, network(), len(items), lambda places: (items[places],), keepers)
+    return Context(training, network(), len(items), lambda places: (items[places],), before)
 
 
 def weights_of(net):
@@ -63,7 +63,7 @@ def test_the_smallest_weights_of_all_layers_are_zero_and_stay_zero(ratio, epochs
     net = network().requires_grad_(False)
     limit = weights_of(net).abs().sort().values[round(ratio * len(weights_of(net))) - 1]
     small = weights_of(net).abs() <= limit
-    decided = Sparse(ratio, epochs=epochs).make(net, context(net))
+    _, decided = Sparse(ratio, epochs=epochs).make(net, context())
     assert zeros(net) == decided["zeros"] == pytest.approx(ratio, abs=1 / len(small))
     assert torch.equal(weights_of(net) == 0, small)
     assert not torch.equal(weights_of(net), weights_of(network())), "the kept weights are trained, or others are zero"
@@ -73,13 +73,13 @@ def test_the_smallest_weights_of_all_layers_are_zero_and_stay_zero(ratio, epochs
 
 def test_zeros_rise_without_compounding():
     net = network().requires_grad_(False)
-    Sparse(0.5, rises=(0.2, 0.3), hold=1, epochs=0).make(net, context(net))
+    Sparse(0.5, rises=(0.2, 0.3), hold=1, epochs=0).make(net, context())
     assert zeros(net) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_two_of_four_input_channels_are_zero():
     net = network().requires_grad_(False)
-    Sparse(0.5, "2:4", epochs=1).make(net, context(net))
+    Sparse(0.5, "2:4", epochs=1).make(net, context())
     _, second, linear = parts_of(net)
     for weight in (second.weight.flatten(2), linear.weight[:, :, None]):
         groups = weight.unflatten(1, (-1, 4))
@@ -89,7 +89,7 @@ def test_two_of_four_input_channels_are_zero():
 def test_two_of_four_keeps_the_largest():
     linear = nn.Linear(4, 1, bias=False).requires_grad_(False)
     linear.weight.copy_(torch.tensor([[1.0, -3.0, 2.0, 0.5]]))
-    Sparse(0.5, "2:4", epochs=0).make(linear, context(linear))
+    Sparse(0.5, "2:4", epochs=0).make(linear, context())
     assert linear.weight.tolist() == [[0.0, -3.0, 2.0, 0.0]]
 
 
@@ -105,7 +105,7 @@ def test_training_brings_a_pruned_network_nearer_to_its_teacher():
     inputs = torch.from_numpy(pictures("train").inputs)
     nets = [network().requires_grad_(False) for _ in range(2)]
     for net, epochs in zip(nets, (0, 20), strict=True):
-        Sparse(0.7, epochs=epochs).make(net, context(net))
+        Sparse(0.7, epochs=epochs).make(net, context())
     with torch.inference_mode():
         before, after = (float(distance(net(inputs), network()(inputs))) for net in nets)
     assert after < before
@@ -114,7 +114,7 @@ def test_training_brings_a_pruned_network_nearer_to_its_teacher():
 def test_training_is_the_same_every_time():
     nets = [network().requires_grad_(False) for _ in range(2)]
     for net in nets:
-        Sparse(0.5, epochs=2).make(net, context(net))
+        Sparse(0.5, epochs=2).make(net, context())
     assert torch.equal(weights_of(nets[0]), weights_of(nets[1]))
 
 
@@ -125,7 +125,7 @@ def test_training_is_the_same_every_time():
 def test_each_layer_has_so_many_values(epochs):
     pytest.importorskip("sklearn")
     net = network().requires_grad_(False)
-    decided = Cluster(5, epochs).make(net, context(net))
+    _, decided = Cluster(5, epochs).make(net, context())
     counts = [len(part.weight.unique()) for part in parts_of(net)]
     assert max(counts) == decided["values"] <= 5
     assert min(counts) >= 2
@@ -135,9 +135,9 @@ def test_clusters_of_a_pruned_network_leave_its_zeros():
     pytest.importorskip("sklearn")
     net = network().requires_grad_(False)
     sparse = Sparse(0.5, epochs=0)
-    sparse.make(net, context(net))
+    sparse.make(net, context())
     known = weights_of(net) == 0
-    Cluster(8, 1).make(net, context(net, (sparse.keeper(net),)))
+    Cluster(8, 1).make(net, context((sparse,)))
     assert bool((weights_of(net)[known] == 0).all())
 
 
@@ -169,7 +169,7 @@ def removed(ratio, epochs=0, whole=("head",), **more):
     items = torch.from_numpy(pictures("train").inputs)
     training = replace(TRAINING, whole=whole)
     given = Context(training, block(), len(items), lambda places: (items[places],))
-    return net, Channels(ratio, epochs=epochs, **more).make(net, given)
+    return Channels(ratio, epochs=epochs, **more).make(net, given)
 
 
 @pytest.mark.parametrize("epochs", [0, 1])
@@ -221,16 +221,17 @@ class Narrow(Step):
         first, second = network[0], network[2]
         kept = sorted(first.weight.abs().sum(1).topk(first.out_features - self.units).indices.tolist())
         weights = first.weight[kept].clone(), first.bias[kept].clone(), second.weight[:, kept].clone()
-        self.shape(network, {"kept": kept})
+        network = self.shape(network, {"kept": kept})
         for given, weight in zip((network[0].weight, network[0].bias, network[2].weight), weights, strict=True):
             given.data.copy_(weight)
         network[2].bias.data.copy_(second.bias)
-        return {"kept": kept}
+        return network, {"kept": kept}
 
     def shape(self, network, decided):
         inputs, outputs = network[0].in_features, network[2].out_features
         network[0] = nn.Linear(inputs, len(decided["kept"])).requires_grad_(False)
         network[2] = nn.Linear(len(decided["kept"]), outputs).requires_grad_(False)
+        return network
 
 
 def two_layers():
@@ -341,12 +342,12 @@ def test_the_code_of_steps_is_in_their_digest():
 def test_a_step_leaves_structure_and_parameters_unless_it_says_so():
     class Nothing(Step):
         def make(self, network, context):
-            return {}
+            return network, {}
 
     net = network()
     step = Nothing()
-    assert step.make(net, SimpleNamespace()) == {}
-    step.shape(net, {})
+    assert step.make(net, SimpleNamespace()) == (net, {})
+    assert step.shape(net, {}) is net
     step.keeper(net)()
     assert torch.equal(weights_of(net), weights_of(network()))
     assert not step.trains

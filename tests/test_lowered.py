@@ -307,6 +307,7 @@ def test_a_network_that_pytorch_cannot_compute_in_bfloat16_is_unsupported(tmp_pa
 
 
 def test_openvinos_bfloat16_under_fp32_is_found_by_counting(tmp_path, monkeypatch):
+    from bench.engines import openvino
     from bench.machine.isa import cpu_flags
 
     if cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16")):
@@ -314,10 +315,8 @@ def test_openvinos_bfloat16_under_fp32_is_found_by_counting(tmp_path, monkeypatc
     engine, recipe = engines.get("openvino"), recipes.get("fp32")
     inputs = samples(3, 8, 8)
     engine.build(mixed(), recipe, inputs, tmp_path)
-    compile_as = engine._compile
-    monkeypatch.setattr(
-        engine, "_compile", lambda folder, _, *more, **words: compile_as(folder, recipes.get("bf16"), *more, **words)
-    )
+    compiled = openvino._compiled
+    monkeypatch.setattr(openvino, "_compiled", lambda model, _, *more: compiled(model, recipes.get("bf16"), *more))
     found = lowered(engine.layers(tmp_path, recipe, mixed, inputs[:2], 1), "fp32")
     assert found.macs["bf16"] > 0.5
     assert "in bf16 of the multiply-accumulates" in contradiction(recipe, Likeness(120.0), found)

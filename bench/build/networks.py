@@ -56,7 +56,7 @@ def shaped(network: torch.nn.Module, steps: Sequence[Step], folder: Path) -> tor
         return network
     network = folded(network)
     for step, decided in zip(steps, decided_in(folder), strict=True):
-        step.shape(network, decided)
+        network = step.shape(network, decided)
     return network
 
 

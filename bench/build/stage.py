@@ -57,9 +57,8 @@ def _make(source: Source, original: Artifact, start: Artifact, steps: Sequence[S
     def inputs(places: Sequence[int]) -> tuple[torch.Tensor, ...]:
         return tensors_of(Inputs.joined([inputs_of(source.model, items[place])[1][0] for place in places]))
 
-    keepers = tuple(step.keeper(network) for step in steps[:-1])
-    context = Context(source.model.training, teacher, len(items), inputs, keepers)
-    decided = steps[-1].make(network, context)
+    context = Context(source.model.training, teacher, len(items), inputs, tuple(steps[:-1]))
+    network, decided = steps[-1].make(network, context)
     save_state(network, folder / "weights.safetensors")
     (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), decided]))
 

@@ -2,6 +2,7 @@
 
 from bench.compress.channels import Channels
 from bench.compress.cluster import Cluster
+from bench.compress.quantize import Quantize
 from bench.compress.sparse import Sparse
 
-__all__ = ["Channels", "Cluster", "Sparse"]
+__all__ = ["Channels", "Cluster", "Quantize", "Sparse"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.compress.finetune import finetune, restored
+from bench.compress.finetune import finetune
 from bench.errors import BadCase
 from bench.spec.recipe import Recipe, recipes
 from bench.spec.step import Context, Step
@@ -47,7 +47,7 @@ class Channels(Step):
         """It needs `training.whole` too."""
         return True
 
-    def make(self, network: torch.nn.Module, context: Context) -> Decided:
+    def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:
         """Remove channels, and fine-tune; the sizes of all layers that changed are decided."""
         import torch_pruning
 
@@ -64,16 +64,16 @@ class Channels(Step):
             round_to=self.round_to,
         ).step()
         network.requires_grad_(False)
-        restored(context.keepers)
         if self.epochs:
-            finetune(network, context, self.epochs, self.keeper(network))
-        return {"sizes": {name: sizes for name, sizes in sizes_of(network).items() if sizes != before[name]}}
+            finetune(network, context, self.epochs, context.keepers(network))
+        return network, {"sizes": {name: sizes for name, sizes in sizes_of(network).items() if sizes != before[name]}}
 
-    def shape(self, network: torch.nn.Module, decided: Decided) -> None:
+    def shape(self, network: torch.nn.Module, decided: Decided) -> torch.nn.Module:
         """Replace the layers that changed by layers of their new sizes."""
         for name, sizes in cast("dict[str, dict[str, int]]", decided["sizes"]).items():
             owner, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(owner), leaf, resized(network.get_submodule(name), sizes))
+        return network
 
 
 def sizes_of(network: torch.nn.Module) -> dict[str, dict[str, int]]:

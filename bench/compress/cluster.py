@@ -40,14 +40,15 @@ class Cluster(Step):
         """Whether it fine-tunes."""
         return self.epochs > 0
 
-    def make(self, network: torch.nn.Module, context: Context) -> Decided:
+    def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:
         """Cluster, and fine-tune; the most values that a layer has are decided."""
+        before = context.keepers(network)
         for part in parts_of(network):
             _cluster(cast(Any, part).weight, self.clusters)
-        restored(context.keepers)
+        restored(before)
         if self.epochs:
-            finetune(network, context, self.epochs, self.keeper(network))
-        return {"values": max((len(cast(Any, part).weight.unique()) for part in parts_of(network)), default=0)}
+            finetune(network, context, self.epochs, (*before, self.keeper(network)))
+        return network, {"values": max((len(cast(Any, part).weight.unique()) for part in parts_of(network)), default=0)}
 
     def keeper(self, network: torch.nn.Module) -> Callable[[], None]:
         """Weights of a cluster stay equal: all take their mean."""

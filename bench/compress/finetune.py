@@ -38,12 +38,15 @@ def restored(keepers: Sequence[Callable[[], None]]) -> None:
             keep()
 
 
-def finetune(network: torch.nn.Module, context: Context, epochs: int, keeper: Callable[[], None]) -> None:
+def finetune(
+    network: torch.nn.Module, context: Context, epochs: int, keepers: Sequence[Callable[[], None]], rate: float = 1.0
+) -> None:
     """Train in place for some epochs, the same way every time: towards the teacher's outputs, by the model's distance.
 
     Labels teach little here: published weights are right on nearly all of their training items.
 
-    keeper  restores the effect of the step that trains, after each update.
+    keepers  restore the effects of all steps, after each update.
+    rate     the share of the model's learning rate.
     """
     import torch
 
@@ -53,9 +56,8 @@ def finetune(network: torch.nn.Module, context: Context, epochs: int, keeper: Ca
     updates = epochs * (context.items // batch)
     generator = torch.Generator().manual_seed(SEED)
     torch.manual_seed(SEED)  # of dropout
-    keepers = (*context.keepers, keeper)
     network.requires_grad_(True).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=training.rate, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(network.parameters(), lr=rate * training.rate, momentum=MOMENTUM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     epoch = (
         torch.randperm(context.items, generator=generator)[: context.items // batch * batch] for _ in range(epochs)

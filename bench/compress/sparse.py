@@ -50,19 +50,20 @@ class Sparse(Step):
         """Whether it fine-tunes."""
         return bool(self.epochs or (self.rises and self.hold))
 
-    def make(self, network: torch.nn.Module, context: Context) -> Decided:
+    def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:
         """Prune, and fine-tune; the share of zeros is decided."""
+        before = context.keepers(network)
         for ratio, epochs in [*((rise, self.hold) for rise in self.rises), (self.ratio, self.epochs)]:
             if self.pattern == "any":
                 _prune(network, ratio)
             else:
                 _prune_groups(network)
-            restored(context.keepers)
+            restored(before)
             if epochs:
-                finetune(network, context, epochs, self.keeper(network))
+                finetune(network, context, epochs, (*before, self.keeper(network)))
         weights = [cast(Any, part).weight for part in parts_of(network)]
         zeros = sum(int((weight == 0).sum()) for weight in weights)
-        return {"zeros": zeros / sum(weight.numel() for weight in weights)}
+        return network, {"zeros": zeros / sum(weight.numel() for weight in weights)}
 
     def keeper(self, network: torch.nn.Module) -> Callable[[], None]:
         """Zeros stay zeros."""

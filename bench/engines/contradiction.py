@@ -23,7 +23,8 @@ def contradiction(
     A figure under a wrong name is worse than none: engines leave a network in FP32 without a warning and compute FP32
     in bfloat16. Where the artefact was counted, the count decides. Otherwise the outputs decide: FP32 keeps some
     120 dB, TF32 some 70, bfloat16 some 40, INT8 fewer than 60. A count shows no TF32: the tensors are FP32, and a
-    kernel rounds their factors. Equal whole numbers, as of a label map, show no number format.
+    kernel rounds their factors. Equal whole numbers, as of a label map, show no number format. Of a
+    network that rounds its activations itself, the count alone decides.
     """
     if not outputs.finite:
         return "the outputs hold NaN or infinity"
@@ -35,7 +36,7 @@ def contradiction(
         if not shown and not recipe.given and not outputs.whole and outputs.sqnr_db > NOT_LOWERED_DB:
             return f"the outputs are FP32's to {outputs.sqnr_db:.0f} dB: nothing was computed in {recipe.number_format}"
         return None
-    if recipe.rewrite is not None:
+    if recipe.rewrite is not None or any(step.rounds for step in recipe.steps):
         return None
     if outputs.whole:
         if outputs.agreement < NOT_FP32_AGREEMENT:

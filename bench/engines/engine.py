@@ -89,6 +89,7 @@ class Engine(ABC):
     native       the one of these that is its own: it computes the reference of such a file.
     activations  when its INT8 can set the scales of activations: "static", "dynamic".
     widths       the bit widths of its INT8: 8, and fewer where it can simulate them.
+    scaled       whether its INT8 takes a network's own scales, see bench.engines.own_scales.
     compiled     the environment variable that names the folder of what it compiles at the first call; None where it
                  keeps nothing.
     dynamic      the kinds of layers, of bench.engines.lowered.KINDS, that INT8 covers with activations quantized
@@ -110,6 +111,7 @@ class Engine(ABC):
     native: str = ""
     activations: tuple[str, ...] = ()
     widths: tuple[int, ...] = (8,)
+    scaled: bool = False
     compiled: str | None = None
     dynamic: tuple[str, ...] = ("linear",)
     unlowered: Mapping[str, str] = MappingProxyType({})

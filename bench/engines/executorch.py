@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.engines import pt2e
+from bench.engines import own_scales, pt2e
 from bench.engines.engine import Emulation, Engine, Session, quiet
 from bench.engines.equivalents import without_reflection, without_transposed
 from bench.engines.lowered import Layer, with_reasons
@@ -36,6 +36,7 @@ class ExecuTorch(Engine):
     format = "pte"
     formats = ("fp32", "fp16", "int8")
     activations = ("static", "dynamic")
+    scaled = True
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return the reason why not: bfloat16, a part of a network."""
@@ -56,14 +57,18 @@ class ExecuTorch(Engine):
             from executorch.exir import to_edge_transform_and_lower
 
             network = without_reflection(network)
-            if recipe.number_format == "int8":
+            if recipe.scaled:
+                network = own_scales.decomposed(network, signed=True)
+            elif recipe.number_format == "int8":
                 network = without_transposed(network, example, least_groups=2)  # PT2E folds normalization wrongly
             if recipe.number_format == "fp16":
                 network = between_float32(network.to(torch.float16), torch.float16)
             program = pt2e.exported(network, example)
             if any(str(node.target).startswith(VOLUMES) for node in program.graph.nodes):
                 raise Unsupported("neither XNNPACK nor ExecuTorch has a convolution in three dimensions")
-            if recipe.number_format == "int8":
+            if recipe.scaled:
+                program = pt2e.exported(own_scales.one_user_each(program.module()), example)
+            elif recipe.number_format == "int8":
                 quantizer = xnnpack_quantizer.XNNPACKQuantizer()
                 scheme = xnnpack_quantizer.get_symmetric_quantization_config
                 if recipe.activations == "dynamic":  # of convolutions it takes some alone, those without a ReLU
@@ -73,6 +78,7 @@ class ExecuTorch(Engine):
                     quantizer.set_global(scheme(is_per_channel=True))
                 module = pt2e.quantized(program.module(), quantizer, recipe, samples, batch=1)
                 program = pt2e.exported(module, example)
+            if recipe.number_format == "int8":
                 (folder / BESIDE).mkdir()
                 torch.export.save(program, folder / BESIDE / PROGRAM)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()

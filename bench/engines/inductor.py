@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import pt2e
+from bench.engines import own_scales, pt2e
 from bench.engines.engine import Emulation, Session, quiet, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, as_stated, with_reasons
@@ -46,6 +46,7 @@ class Inductor(OnDevices):
     activations = ("static", "dynamic")
     devices: tuple[str, ...] = ("cpu", "cuda", "xpu")
     formats_on = MappingProxyType({device: FORMATS_ON[device] for device in ("cuda", "xpu")})
+    scaled = True
     mode: str | None = None  # of torch.compile
 
     def _exports(self, recipe: Recipe) -> bool:
@@ -81,9 +82,14 @@ class Inductor(OnDevices):
             return
         with quiet(), torch.no_grad():
             batch = torch.export.Dim("batch")
-            network = without_transposed(network, samples[:1], least_groups=2)  # PT2E folds normalization wrongly
-            module = pt2e.exported(network, two_of(samples), batch).module()
-            converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
+            if recipe.scaled:
+                pt2e.functions()  # Inductor knows INT8 patterns once the quantizer for x86 is imported
+                module = pt2e.exported(own_scales.decomposed(network), two_of(samples), batch).module()
+                converted: torch.nn.Module = own_scales.one_user_each(module)
+            else:
+                network = without_transposed(network, samples[:1], least_groups=2)  # PT2E folds normalization wrongly
+                module = pt2e.exported(network, two_of(samples), batch).module()
+                converted = pt2e.quantized(module, quantizer(recipe.activations == "dynamic"), recipe, samples)
             pair = tensors_of(two_of(samples))
             program = torch.export.export(converted, pair, dynamic_shapes=({0: batch},) * len(pair))
             torch.export.save(program, folder / PROGRAM)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from bench.engines import own_scales
 from bench.engines.engine import Emulation, Engine, Session, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, as_stated, with_reasons
@@ -67,6 +68,7 @@ class OnnxRuntime(Engine):
     reads: tuple[str, ...] = ("torch", "onnx")
     native = "onnx"
     activations = ("static", "dynamic")
+    scaled = True
     file = MODEL
     dynamic = ("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "lstm")
     unlowered = MappingProxyType(
@@ -98,6 +100,9 @@ class OnnxRuntime(Engine):
         with tempfile.TemporaryDirectory() as work:
             exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
             left: list[str] = []
+            if recipe.scaled:
+                export(own_scales.decomposed(network), two_of(samples), folder / MODEL)
+                return
             if isinstance(network, NetworkFile):
                 if recipe.activations is None:
                     as_given(network, folder / MODEL)

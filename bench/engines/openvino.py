@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import openvino_dynamic
+from bench.engines import openvino_dynamic, own_scales
 from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
+from bench.engines.onnx_quantization import export
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import BuildError, Unsupported
 from bench.machine.isa import cpu_flags, saturates
@@ -49,6 +51,7 @@ class OpenVino(Engine):
     reads = ("torch", "onnx", "openvino-ir")
     native = "openvino-ir"
     activations = ("static", "dynamic")
+    scaled = True
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return the reason against dynamic INT8 and BF16 on a CPU without their instructions."""
@@ -69,10 +72,12 @@ class OpenVino(Engine):
         alone: list[str] = []
         if isinstance(network, NetworkFile):
             model = read(network)
+        elif recipe.scaled:
+            model = with_own_scales(network, samples)
         else:
             alone = recipe.left_alone(network)
             model = converted(network, samples, named=bool(alone))
-        if recipe.number_format == "int8" and not recipe.given:
+        if recipe.number_format == "int8" and not recipe.given and not recipe.scaled:
             left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
             model = self._quantized(model, recipe, samples, left)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=recipe.number_format == "fp16")
@@ -240,6 +245,16 @@ def converted(network: torch.nn.Module, samples: Given, named: bool) -> Any:
         raise BuildError(f"OpenVINO kept {len(model.inputs)} of {len(pair)} inputs: the network does not use all")
     model.reshape({place: [-1, *tensor.shape[1:]] for place, tensor in enumerate(pair)})
     return model
+
+
+def with_own_scales(network: torch.nn.Module, samples: Given) -> Any:
+    """OpenVINO's model of a network that brings INT8 scales, by an ONNX file: it knows no other form of them."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as work:
+        file = Path(work) / "scaled.onnx"
+        export(own_scales.decomposed(network), two_of(samples), file)
+        return openvino.convert_model(file)
 
 
 def read(network: NetworkFile) -> Any:

@@ -17,11 +17,11 @@ GROUP = 32  # numbers of a row that share a scale: the plugin's default
 AT_RUN_TIME = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP)}
 NEVER = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 NOTHING = (
-    f"OpenVINO finds scales at run time for linear layers of {GROUP} inputs and more, but not where a reshape comes "
-    "right before: in none of this network"
+    f"OpenVINO finds scales at run time for linear layers of {GROUP} inputs and more, in none of this network (in none "
+    "right after a reshape either)"
 )
 FLAGS = ("avx512_vnni", "avx_vnni")
-NARROW = f"OpenVINO's CPU plugin left it in floating point, as it does below {GROUP} inputs or right after a reshape"
+NARROW = f"OpenVINO's CPU plugin left it in FP32, as it does with fewer than {GROUP} inputs or right after a reshape"
 Compile = Callable[[Any, dict[str, str]], Any]  # model, properties -> compiled model
 
 

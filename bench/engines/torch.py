@@ -39,6 +39,7 @@ class Torch(OnDevices):
     formats = ("fp32", "bf16", "int8")
     activations = ("static", "dynamic")
     widths = (8, 4, 2)
+    scaled = True
     dynamic: tuple[str, ...] = ("linear", "lstm", "gru")
     unlowered: Mapping[str, str] = MappingProxyType(
         {

@@ -6,6 +6,7 @@ import operator
 import platform
 from typing import TYPE_CHECKING, Any
 
+from bench.engines import own_scales
 from bench.engines.attention import closed_attention, with_open_attention
 from bench.engines.engine import quiet
 from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
@@ -61,8 +62,8 @@ def lowered(network: torch.nn.Module, recipe: Recipe, example: Given, samples: G
     torch.backends.quantized.engine = quantized_engine()  # read when weights are packed
     if recipe.activations == "dynamic":
         return dynamic(network, recipe, example)
-    watched = observed(network, recipe, example)
-    if samples is not None:
+    watched = own_scales.observed(network, example, patterns) if recipe.scaled else observed(network, recipe, example)
+    if samples is not None and recipe.calibrated:
         with torch.inference_mode():
             for first in range(0, len(samples), CALIBRATION_BATCH):
                 watched(*tensors_of(samples[first : first + CALIBRATION_BATCH]))

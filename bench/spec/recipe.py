@@ -46,9 +46,14 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     @property
+    def scaled(self) -> bool:
+        """Whether the network that its steps lead to has INT8 scales, which engines take as they are."""
+        return self.number_format == "int8" and any(step.scales for step in self.steps)
+
+    @property
     def calibrated(self) -> bool:
         """Whether building it needs samples."""
-        return self.activations == "static"
+        return self.activations == "static" and not self.scaled
 
     @property
     def partial(self) -> bool:

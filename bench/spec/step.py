@@ -23,15 +23,21 @@ class Context:
     teacher   the model's original network in FP32, in eval mode.
     items     how many training items there are.
     inputs    places among them -> the tensors of a call.
-    keepers   functions that restore the effects of the recipe's earlier steps; to be called after each change of
-              parameters.
+    before    the recipe's earlier steps, whose effects must last: see `keepers`.
     """
 
     training: Training | None
     teacher: torch.nn.Module
     items: int
     inputs: Callable[[Sequence[int]], tuple[torch.Tensor, ...]]
-    keepers: tuple[Callable[[], None], ...] = ()
+    before: tuple[Step, ...] = ()
+
+    def keepers(self, network: torch.nn.Module) -> tuple[Callable[[], None], ...]:
+        """Functions that restore the effects of the earlier steps after each change of parameters.
+
+        They are made from the network as it is: ask after structure has changed, and before parameters do.
+        """
+        return tuple(step.keeper(network) for step in self.before)
 
 
 class Step(ABC):
@@ -47,16 +53,29 @@ class Step(ABC):
         """Whether it needs the model's `training`."""
         return False
 
+    @property
+    def scales(self) -> bool:
+        """Whether it gives the network INT8 scales that engines take instead of finding their own."""
+        return False
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the network rounds its activations: the last digit of a sum may then change an output by a step."""
+        return False
+
     @abstractmethod
-    def make(self, network: torch.nn.Module, context: Context) -> Decided:
-        """Change the trained network in place; return, as plain JSON, what `shape` needs.
+    def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:
+        """Compress the trained network, which may be changed in place; return the network that comes out, and, as plain
+        JSON, what `shape` needs.
 
         It runs once: the result is kept.
         """
 
-    def shape(self, network: torch.nn.Module, decided: Decided) -> None:
-        """Bring a network with unset weights to the structure that `make` gave it; for steps that change structure."""
-        return
+    def shape(self, network: torch.nn.Module, decided: Decided) -> torch.nn.Module:
+        """Bring a network with unset weights to the structure that `make` gave it, and return it; for steps that change
+        structure.
+        """
+        return network
 
     def keeper(self, network: torch.nn.Module) -> Callable[[], None]:
         """A function that restores this step's effect after a later change of the parameters."""

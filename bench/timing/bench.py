@@ -10,6 +10,7 @@ from bench.build.network_files import GivenFile
 from bench.engines import engine_of, engines
 from bench.errors import BenchError, LackingData
 from bench.machine.devices import devices
+from bench.machine.isa import saturates
 from bench.spec.case import Case
 from bench.spec.model import Model, models, source
 from bench.spec.packages import lacking
@@ -135,6 +136,10 @@ def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
     if recipe.activations not in engine.activations and not recipe.given:
         there = " or ".join(engine.activations) or "no"
         return f"{name} has {there} scales of activations in int8 here, not {recipe.activations}"
+    if recipe.scaled and not engine.scaled:
+        return f"{name} finds its own scales here, and {recipe.name} brings some"
+    if recipe.scaled and saturates():
+        return f"{recipe.name} has 8 bits, whose products saturate in 16 bits on this CPU: it has no VNNI"
     if recipe.bits not in engine.widths:
         return f"{name} holds whole numbers to {', '.join(map(str, engine.widths))} bits here, not to {recipe.bits}"
     return None
