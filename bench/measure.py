@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.build.artefact import digest_of
+from bench.build.networks import HUFFMAN, decided_in
 from bench.engines import engines, kernel
 from bench.engines.contradiction import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
@@ -191,6 +192,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             reference=reference.digest,
             steps=tuple(map(repr, recipe.steps)),
             gzip_bytes=artifact.gzip_bytes() if recipe.steps else None,
+            huffman_bytes=decided_in(reference.folder)[-1][HUFFMAN] if recipe.steps else None,
         ),
         calibration=opened.calibration,
         lowered=counted,

@@ -13,8 +13,9 @@ from bench import Case, Dataset, Model, Recipe, Samples, Step, Training, Weights
 from bench.build.bill import Bill
 from bench.build.keys import class_digest
 from bench.build.weights import trained_network
-from bench.compress import Channels, Cluster, Sparse
+from bench.compress import Channels, Cluster, Sparse, Train
 from bench.compress.finetune import parts_of
+from bench.compress.huffman import code_bits, huffman_bytes
 from bench.errors import BadCase
 from bench.spec.model import Source
 from bench.spec.step import Context
@@ -208,6 +209,108 @@ def test_the_channels_of_least_magnitude_go():
     assert float(norms[~others].mean()) > float(norms[others].mean())
 
 
+# sizes
+
+
+def code_lengths(counts):
+    """The lengths of a Huffman code's words, by building its tree."""
+    trees = [(count, place, [place]) for place, count in enumerate(counts)]
+    lengths, tie = [0] * len(counts), len(counts)
+    while len(trees) > 1:
+        trees.sort()
+        (first, _, left), (second, _, right), *rest = trees
+        for place in left + right:
+            lengths[place] += 1
+        trees, tie = [*rest, (first + second, tie, left + right)], tie + 1
+    return lengths
+
+
+@pytest.mark.parametrize("counts", [[5, 9, 12, 13, 16, 45], [1, 1, 1, 1], [100, 1], list(range(1, 40))])
+def test_bits_in_huffmans_code_are_those_of_its_words(counts):
+    lengths = code_lengths(counts)
+    assert code_bits(np.array(counts)) == sum(count * length for count, length in zip(counts, lengths, strict=True))
+    entropy = -sum(count * np.log2(count / sum(counts)) for count in counts)
+    assert entropy <= code_bits(np.array(counts)) < entropy + sum(counts)
+
+
+def test_the_size_in_huffmans_code_counts_the_table_and_no_tensor_above_its_size():
+    values = torch.tensor([0.0, 1.0, 1.0, 2.0] * 100)
+    assert huffman_bytes({"weight": values}) == (600 + 3 * (32 + 8) + 7) // 8
+    assert huffman_bytes({"weight": torch.randn(500)}) == 2000
+    assert huffman_bytes({"a": values, "b": torch.randn(500)}) == (600 + 120) // 8 + 2000
+
+
+# training from chance
+
+LABELS = torch.from_numpy(pictures("train").targets)
+
+
+def cross_entropy(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def rebuilt(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(96, 4)
+    ).eval()
+
+
+def anew(step, tutor=None, before=()):
+    items = torch.from_numpy(pictures("train").inputs)
+    given = Context(
+        replace(TRAINING, loss=cross_entropy),
+        network(),
+        len(items),
+        lambda places: (items[places],),
+        before,
+        LABELS.__getitem__,
+        rebuilt,
+        tutor,
+    )
+    return step.make(network().requires_grad_(False), given)[0]
+
+
+def test_training_from_chance_learns_the_targets_and_does_not_begin_with_the_weights_that_are_there():
+    items = torch.from_numpy(pictures("train").inputs)
+    net = anew(Train(epochs=40))
+    with torch.inference_mode():
+        assert float(cross_entropy(net(items), LABELS)) < 0.5 * float(cross_entropy(rebuilt(0)(items), LABELS))
+    first = anew(Train(epochs=1, rate=1e-9))
+    torch.testing.assert_close(weights_of(first), weights_of(rebuilt(0)))
+    assert not torch.equal(weights_of(anew(Train(epochs=2))), weights_of(anew(Train(epochs=2, seed=1))))
+    assert torch.equal(weights_of(anew(Train(epochs=2, seed=1))), weights_of(anew(Train(epochs=2, seed=1))))
+
+
+def test_a_teacher_draws_outputs_to_its_own():
+    items = torch.from_numpy(pictures("train").inputs)
+    tutor = rebuilt(5).requires_grad_(False)
+    steps = Train(distill=0.0, epochs=30), Train(distill=1.0, temperature=1.0, epochs=30)
+    alone, taught = (float(distance(anew(step, tutor)(items), tutor(items))) for step in steps)
+    assert taught < 0.5 * alone
+
+
+def test_without_distilling_no_teacher_is_asked():
+    assert not Train().taught
+    assert torch.equal(weights_of(anew(Train(epochs=2))), weights_of(anew(Train(epochs=2), None)))
+
+
+def test_zeros_stay_through_training_from_chance():
+    sparse = Sparse(0.5, epochs=0)
+    net, _ = sparse.make(network().requires_grad_(False), context())
+    zero = weights_of(net) == 0
+    items = torch.from_numpy(pictures("train").inputs)
+    more = (lambda places: (items[places],), (sparse,), LABELS.__getitem__, rebuilt)
+    net, _ = Train(epochs=2).make(net, Context(replace(TRAINING, loss=cross_entropy), network(), len(items), *more))
+    assert bool((weights_of(net)[zero] == 0).all())
+
+
+@pytest.mark.parametrize("settings", [{"distill": 1.1}, {"temperature": 0}, {"epochs": 0}])
+def test_settings_of_training_that_cannot_be_are_refused(settings):
+    with pytest.raises(BadCase, match="distill is 0 to 1, temperature above 0, epochs from 1"):
+        Train(**settings)
+
+
 # stages
 
 
@@ -268,7 +371,9 @@ def test_recipes_that_begin_alike_share_their_stages(registered, tmp_path):
     assert count(tmp_path, "stage") == 2
     net = trained_network(bill.source, longer, (half, Sparse(0.7, epochs=1)))
     assert zeros(net) == pytest.approx(0.7, abs=1e-3)
-    assert [round(step["zeros"], 2) for step in json.loads((longer.folder / "steps.json").read_text())] == [0.5, 0.7]
+    steps = json.loads((longer.folder / "steps.json").read_text())
+    assert [round(step["zeros"], 2) for step in steps] == [0.5, 0.7]
+    assert steps[1]["huffman_bytes"] < steps[0]["huffman_bytes"] < 4 * len(weights_of(net))
 
 
 def test_the_key_of_a_stage_covers_its_settings_and_the_models_training(registered, tmp_path):
@@ -325,6 +430,30 @@ def test_a_model_that_does_not_say_how_it_trains_makes_such_cases_unsupported(re
     assert reason == ("sparse50_fp32 trains the network, and staged does not say how: give the Model a 'training'")
     recipes.add("cut", Recipe("cut", "fp32", steps=(Sparse(0.5, epochs=0),)))
     assert unsupported(Case("staged", "cut", "torch"), bench) is None
+
+
+def test_training_from_chance_and_teaching_need_what_they_need(registered, tmp_path):
+    case, bench = Case("staged", "kd_fp32", "torch"), Bench(tmp_path)
+    bill_of(tmp_path)
+    assert unsupported(case, bench) == "kd_fp32 trains from chance, and staged's training has no 'loss'"
+    bill_of(tmp_path, replace(TRAINING, loss=cross_entropy))
+    assert unsupported(case, bench) == "kd_fp32 needs a teacher, and staged's training names none"
+    assert unsupported(replace(case, precision="scratch_fp32"), bench) is None
+    tutor = Model("tutor", "classification", network, (Weights("filed", "staged", file="tutor.th"),))
+    models.add("tutor", tutor)
+    bill_of(tmp_path, replace(TRAINING, loss=cross_entropy, teacher="tutor"))
+    assert unsupported(case, bench).startswith("kd_fp32 needs a teacher: tutor needs tutor.th")
+
+
+def test_the_teacher_is_in_the_key_of_a_step_that_is_taught(registered, tmp_path):
+    training = replace(TRAINING, loss=cross_entropy, teacher="tutor")
+    bills = []
+    for build in (network, lambda: rebuilt(3)):
+        models.add("tutor", Model("tutor", "classification", build, (Weights("as built", "staged"),)))
+        bills.append(bill_of(tmp_path, training))
+        bills[-1].stage((Train(distill=0.5, epochs=1),))
+        bills[-1].stage((Train(epochs=1),))
+    assert count(tmp_path, "stage") == 3
 
 
 def test_a_package_that_a_step_needs_is_named(registered, tmp_path, monkeypatch):

@@ -12,9 +12,9 @@ from functools import cached_property
 from bench.build.artefact import artefact_entry
 from bench.build.keys import Entry, NetworkFacts, beside_of, network_entry, network_of
 from bench.build.reference import reference_entry
-from bench.build.stage import stage_entry
+from bench.build.stage import Tutor, stage_entry
 from bench.build.weights import weights_entry
-from bench.spec.model import Source
+from bench.spec.model import Source, models, source
 from bench.spec.recipe import recipes
 from bench.spec.step import Step
 from bench.store import Artifact, Store
@@ -48,9 +48,18 @@ class Bill:
         """The network after these steps; None without steps."""
         made: Artifact | None = None
         for count in range(1, len(steps) + 1):
-            entry = stage_entry(self._store, self.source, self.network, self.weights, made, steps[:count])
+            tutor = self._tutor() if steps[count - 1].taught else None
+            entry = stage_entry(self._store, self.source, self.network, self.weights, made, steps[:count], tutor)
             made = self._kept(entry)
         return made
+
+    def _tutor(self) -> Tutor:
+        """The model's teacher, with its weights."""
+        training = self.source.model.training
+        assert training is not None
+        assert training.teacher is not None
+        bill = Bill(self._store, source(models.get(training.teacher), self.source.folder), self._build)
+        return Tutor(bill.source, bill.network, bill.weights)
 
     def reference(self, steps: Sequence[Step] = ()) -> Artifact:
         """FP32 PyTorch's outputs and answers for the test split, after these steps."""

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from bench.spec.model import Network
 
 STEPS = "steps.json"  # what the steps of a recipe decided, in order
+HUFFMAN = "huffman_bytes"  # with it: the size of the weights after the step, in Huffman's code
 SEED = 0  # of what is drawn while building; it is in the keys
 TIED = "tied"  # safetensors metadata: further name -> first name of a tensor
 
 
-def architecture(source: Source) -> Network:
-    """The model's network in eval mode, made by its function or from its weights' file under the fixed seed.
+def architecture(source: Source, seed: int = SEED) -> Network:
+    """The model's network in eval mode, made by its function or from its weights' file under a seed.
 
     For a network that is a file, the file as it is.
 
@@ -32,7 +33,7 @@ def architecture(source: Source) -> Network:
     """
     import torch
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     try:
         if source.weights.network is not None and source.weights_file is not None:
             return source.weights.network(source.weights_file).eval()

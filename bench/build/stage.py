@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bench.build.fingerprint import fingerprint
 from bench.build.keys import Entry, NetworkFacts, class_digest, data_facts, entry_of
-from bench.build.networks import STEPS, decided_in, save_state
+from bench.build.networks import HUFFMAN, STEPS, architecture, decided_in, save_state, shaped
 from bench.build.weights import load_data, trained_network
+from bench.compress.huffman import huffman_bytes
 from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs, tensors_of
 from bench.spec.model import Source
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class Tutor:
+    """A model that teaches another: its weights and its data on this machine."""
+
+    source: Source
+    network: NetworkFacts
+    weights: Artifact
+
+
 def stage_entry(
     store: Store,
     source: Source,
@@ -30,11 +41,13 @@ def stage_entry(
     weights: Artifact,
     before: Artifact | None,
     steps: Sequence[Step],
+    tutor: Tutor | None,
 ) -> Entry:
     """The store entry of a network after the last of `steps`: its weights, and what each step decided.
 
     weights  those of the original network.
     before   the stage before; None for the first step.
+    tutor    the model's teacher, for a step that is taught; else None.
     """
     step = steps[-1]
     made_from: Facts = {
@@ -45,22 +58,45 @@ def stage_entry(
         "code": [class_digest(step), source_digest(Path(__file__))],
         "versions": versions(["torch", *step.packages]),
         "training": data_facts(source.dataset, source.folder) if step.trains else None,
+        **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
     }
-    make = partial(_make, source, weights, before or weights, steps)
+    make = partial(_make, source, weights, before or weights, steps, tutor)
     return entry_of("stage", made_from, store, source, make)
 
 
-def _make(source: Source, original: Artifact, start: Artifact, steps: Sequence[Step], folder: Path) -> None:
+def _make(
+    source: Source, original: Artifact, start: Artifact, steps: Sequence[Step], tutor: Tutor | None, folder: Path
+) -> None:
+    import numpy as np
+    import torch
+
     network, teacher = _network(source, start, steps[:-1]), _network(source, original, ())
-    items = load_data(source, "train").inputs
+    samples = load_data(source, "train")
+    items = samples.inputs
 
     def inputs(places: Sequence[int]) -> tuple[torch.Tensor, ...]:
         return tensors_of(Inputs.joined([inputs_of(source.model, items[place])[1][0] for place in places]))
 
-    context = Context(source.model.training, teacher, len(items), inputs, tuple(steps[:-1]))
+    def targets(places: Sequence[int]) -> torch.Tensor:
+        return torch.as_tensor(np.stack([samples.targets[place] for place in places]))
+
+    def bare(seed: int) -> torch.nn.Module:
+        return shaped(cast("torch.nn.Module", architecture(source, seed)), steps[:-1], start.folder)
+
+    context = Context(
+        source.model.training,
+        teacher,
+        len(items),
+        inputs,
+        tuple(steps[:-1]),
+        targets,
+        bare,
+        None if tutor is None else _network(tutor.source, tutor.weights, ()),
+    )
     network, decided = steps[-1].make(network, context)
     save_state(network, folder / "weights.safetensors")
-    (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), decided]))
+    size = {HUFFMAN: huffman_bytes(network.state_dict())}
+    (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), {**decided, **size}]))
 
 
 def _network(source: Source, kept: Artifact, steps: Sequence[Step]) -> torch.nn.Module:

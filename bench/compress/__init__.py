@@ -4,5 +4,6 @@ from bench.compress.channels import Channels
 from bench.compress.cluster import Cluster
 from bench.compress.quantize import Quantize
 from bench.compress.sparse import Sparse
+from bench.compress.train import Train
 
-__all__ = ["Channels", "Cluster", "Quantize", "Sparse"]
+__all__ = ["Channels", "Cluster", "Quantize", "Sparse", "Train"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.progress import progress
 
@@ -52,25 +52,57 @@ def finetune(
 
     training = context.training
     assert training is not None
-    batch = min(training.batch, context.items)
-    updates = epochs * (context.items // batch)
-    generator = torch.Generator().manual_seed(SEED)
-    torch.manual_seed(SEED)  # of dropout
-    network.requires_grad_(True).train()
+    distance = training.distance
+
+    def loss(outputs: Any, inputs: tuple[torch.Tensor, ...], places: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            wanted = context.teacher(*inputs)
+        return distance(outputs, wanted)
+
     optimizer = torch.optim.SGD(network.parameters(), lr=rate * training.rate, momentum=MOMENTUM)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates_of(context, epochs))
+    fit(network, context, epochs, keepers, loss, optimizer, schedule)
+
+
+def updates_of(context: Context, epochs: int) -> int:
+    """How many updates some epochs have; items beyond the last whole batch of an epoch are left out."""
+    assert context.training is not None
+    return epochs * (context.items // min(context.training.batch, context.items))
+
+
+def fit(
+    network: torch.nn.Module,
+    context: Context,
+    epochs: int,
+    keepers: Sequence[Callable[[], None]],
+    loss: Callable[[Any, tuple[torch.Tensor, ...], list[int]], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    seed: int = SEED,
+) -> None:
+    """Train in place for some epochs, the same way every time.
+
+    loss  (the network's outputs, inputs, the items' places) -> a scalar.
+    seed  of the order of items, of augmentation and of dropout.
+    """
+    import torch
+
+    training = context.training
+    assert training is not None
+    batch = min(training.batch, context.items)
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    network.requires_grad_(True).train()
     epoch = (
         torch.randperm(context.items, generator=generator)[: context.items // batch * batch] for _ in range(epochs)
     )
     batches = itertools.chain.from_iterable(places.split(batch) for places in epoch)
-    for places in progress(batches, "fine-tuning, updates", updates):
+    for places in progress(batches, "training, updates", updates_of(context, epochs)):
         inputs = context.inputs(places.tolist())
         if training.augment is not None:
             inputs = training.augment(inputs, generator)
-        with torch.no_grad():
-            wanted = context.teacher(*inputs)
         optimizer.zero_grad()
-        training.distance(network(*inputs), wanted).backward()
+        loss(network(*inputs), inputs, places.tolist()).backward()
         optimizer.step()
         schedule.step()
         restored(keepers)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GENERAL, PIVOT = "cases", "pivot"  # names of tables that no folder defines
 # columns left out where no case has them
 LOWERED, TIME, COLD, GZIP = "lowered", "time in INT8", "first call cold ms", "gzip MB"
+HUFFMAN = "Huffman MB"
 ON_DEVICE, DEVICE_MB, DEVICE_J = "on device ms", "device MB", "device J"
 CPU = "cpu"
 NAMED = 6  # cases that a line on several names
@@ -193,6 +194,7 @@ def general(table: pd.DataFrame) -> str:
         TIME: lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         GZIP: lambda row: _number(row.get("artifact.gzip_bytes"), lambda b: f"{b / 1e6:.3f}"),
+        HUFFMAN: lambda row: _number(row.get("artifact.huffman_bytes"), lambda b: f"{b / 1e6:.3f}"),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         DEVICE_MB: lambda row: _number(row.get("on_device.used_bytes"), lambda b: f"{b / 1e6:.0f}"),
         DEVICE_J: lambda row: _number(row.get("on_device.energy_j_per_call"), "{:.3g}".format),
@@ -210,6 +212,8 @@ def general(table: pd.DataFrame) -> str:
         del columns[LOWERED]
     if not any(map(is_number, measured.get("artifact.gzip_bytes", ()))):
         del columns[GZIP]
+    if not any(map(is_number, measured.get("artifact.huffman_bytes", ()))):
+        del columns[HUFFMAN]
     lines = ["### All cases"]
     if len(measured):
         rows = [{name: cell(row) for name, cell in columns.items()} for _, row in measured.iterrows()]
@@ -319,7 +323,8 @@ def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
     if GZIP in columns:
         lines.append(
-            f"{GZIP}: the files as gzip compresses them, of precisions with steps. Their SQNR and likeness to FP32 are "
+            f"{GZIP}: the files as gzip compresses them, of precisions with steps. {HUFFMAN}: the network's weights in "
+            "Huffman's code, before an engine lowered them. Their SQNR and likeness to FP32 are "
             "to the network after its steps in FP32; quality and speed-up are against the original network."
         )
     if ON_DEVICE in columns:

@@ -129,6 +129,7 @@ class ArtifactFacts:
     reference     the digest of FP32 PyTorch's answers to the same inputs, after the recipe's steps.
     steps         the recipe's steps, each with its settings.
     gzip_bytes    with steps: the size of its files as gzip compresses them.
+    huffman_bytes with steps: the size of the network's weights in Huffman's code, before an engine lowered them.
     """
 
     digest: str | None = None
@@ -139,6 +140,7 @@ class ArtifactFacts:
     reference: str | None = None
     steps: tuple[str, ...] = ()
     gzip_bytes: int | None = None
+    huffman_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ class Context:
     teacher   the model's original network in FP32, in eval mode.
     items     how many training items there are.
     inputs    places among them -> the tensors of a call.
+    targets   places -> their targets, (n, ...).
+    bare      seed -> the network with the weights that it is built with under the seed.
+    tutor     the model that `training.teacher` names, in eval mode; None for a step that is not `taught`.
     before    the recipe's earlier steps, whose effects must last: see `keepers`.
     """
 
@@ -31,6 +34,9 @@ class Context:
     items: int
     inputs: Callable[[Sequence[int]], tuple[torch.Tensor, ...]]
     before: tuple[Step, ...] = ()
+    targets: Callable[[Sequence[int]], torch.Tensor] | None = None
+    bare: Callable[[int], torch.nn.Module] | None = None
+    tutor: torch.nn.Module | None = None
 
     def keepers(self, network: torch.nn.Module) -> tuple[Callable[[], None], ...]:
         """Functions that restore the effects of the earlier steps after each change of parameters.
@@ -51,6 +57,16 @@ class Step(ABC):
     @property
     def trains(self) -> bool:
         """Whether it needs the model's `training`."""
+        return False
+
+    @property
+    def from_chance(self) -> bool:
+        """Whether it needs the model's `training.loss`."""
+        return False
+
+    @property
+    def taught(self) -> bool:
+        """Whether it needs the model's `training.teacher`."""
         return False
 
     @property

@@ -19,6 +19,9 @@ class Training:
     rate      the learning rate of the first update.
     whole     the names of layers whose outputs keep all channels, where removing some would break the network.
     augment   (inputs of a batch, generator) -> inputs of the same shapes; None: as they are.
+    loss      (the network's outputs, the items' targets as a tensor (n, ...)) -> a scalar tensor; None: the network is
+              not trained from chance.
+    teacher   the name of a larger model that takes the same inputs and gives outputs of the same kind.
     """
 
     distance: Callable[[Any, Any], torch.Tensor]
@@ -26,3 +29,5 @@ class Training:
     rate: float = 0.01
     whole: tuple[str, ...] = ()
     augment: Callable[[tuple[torch.Tensor, ...], torch.Generator], tuple[torch.Tensor, ...]] | None = None
+    loss: Callable[[Any, torch.Tensor], torch.Tensor] | None = None
+    teacher: str | None = None

@@ -82,7 +82,7 @@ def unsupported(case: Case, bench: Bench) -> str | None:
         _not_read(case.engine, model, recipe)
         or _not_on(case)
         or engine.missing()
-        or _not_trained(model, recipe)
+        or _not_trained(model, recipe, bench.data)
         or lacking([*given.dataset.packages, *(package for step in recipe.steps for package in step.packages)])
         or engine.supports(recipe, case.device)
         or _not_stated(case.engine, recipe, case.device)
@@ -105,10 +105,22 @@ def _not_read(name: str, model: Model, recipe: Recipe) -> str | None:
     return None
 
 
-def _not_trained(model: Model, recipe: Recipe) -> str | None:
+def _not_trained(model: Model, recipe: Recipe, folder: Path | None) -> str | None:
     """The reason why the recipe's steps cannot train the model; None where they can, or do not train."""
     if model.training is None and any(step.trains for step in recipe.steps):
         return f"{recipe.name} trains the network, and {model.name} does not say how: give the Model a 'training'"
+    training = model.training
+    if training is None:
+        return None
+    if training.loss is None and any(step.from_chance for step in recipe.steps):
+        return f"{recipe.name} trains from chance, and {model.name}'s training has no 'loss'"
+    if any(step.taught for step in recipe.steps):
+        if training.teacher is None:
+            return f"{recipe.name} needs a teacher, and {model.name}'s training names none"
+        try:
+            source(models.get(training.teacher), folder)
+        except LackingData as error:
+            return f"{recipe.name} needs a teacher: {error}"
     return None
 
 
