@@ -13,7 +13,8 @@ from bench import Case, Dataset, Model, Recipe, Samples, Step, Training, Weights
 from bench.build.bill import Bill
 from bench.build.keys import class_digest
 from bench.build.weights import trained_network
-from bench.compress import Channels, Cluster, Sparse, Train
+from bench.compress import Channels, Cluster, Quantize, Sparse, Train
+from bench.compress.checkpoint import Checkpoint
 from bench.compress.finetune import parts_of
 from bench.compress.huffman import code_bits, huffman_bytes
 from bench.errors import BadCase
@@ -207,6 +208,67 @@ def test_the_channels_of_least_magnitude_go():
     others = torch.tensor([not taken for taken in chosen])
     assert sum(chosen) == 12
     assert float(norms[~others].mean()) > float(norms[others].mean())
+
+
+# checkpoints
+
+
+class Stopped(Exception):
+    pass
+
+
+STEPS = [
+    (Sparse(0.5, rises=(0.2, 0.3), hold=2, epochs=2), 13),  # in the second epoch of the third training
+    (Train(epochs=5), 10),
+    (Quantize(epochs=4), 7),
+]
+
+
+@pytest.mark.parametrize(("step", "calls"), STEPS, ids=[type(step).__name__ for step, _ in STEPS])
+def test_an_interrupted_training_goes_on_to_the_same_bits(step, calls, tmp_path):
+    items = torch.from_numpy(pictures("train").inputs)
+    made = []
+
+    def trained(stop_after):
+        def augment(inputs, generator):
+            made.append(1)
+            if len(made) > stop_after:
+                raise Stopped
+            return (inputs[0] + 0.1 * torch.randn(inputs[0].shape, generator=generator),)
+
+        made.clear()
+        files = (tmp_path / f"{place}.pt" for place in range(9))
+        training = replace(TRAINING, loss=cross_entropy, augment=augment)
+        more = (lambda places: (items[places],), (), LABELS.__getitem__, rebuilt, None, files)
+        net = step.make(network().requires_grad_(False), Context(training, network(), len(items), *more))[0]
+        return net, len(made)
+
+    with pytest.raises(Stopped):
+        trained(calls)
+    assert list(tmp_path.iterdir())
+    resumed, calls_after = trained(99)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    whole, calls_in_all = trained(99)
+    assert calls_after < calls_in_all - calls + 4
+    assert resumed.state_dict().keys() == whole.state_dict().keys()
+    for name, tensor in resumed.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_network_or_a_damaged_one_is_left_alone(tmp_path):
+    file = tmp_path / "0.pt"
+    Checkpoint(file, rebuilt(1), {}, {}).keep(3)
+    assert Checkpoint(file, rebuilt(1), {}, {}).restored() == 3
+    assert Checkpoint(file, rebuilt(2), {}, {}).restored() == 0
+    file.write_bytes(file.read_bytes()[:100])
+    assert Checkpoint(file, rebuilt(1), {}, {}).restored() == 0
+    assert Checkpoint(None, rebuilt(1), {}, {}).restored() == 0
+
+
+def test_a_finished_stage_leaves_no_checkpoint(registered, tmp_path):
+    bill_of(tmp_path).stage((Sparse(0.5, epochs=1),))
+    assert not list((tmp_path / "training").glob("*"))
 
 
 # sizes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +20,14 @@ from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs, tensors_of
 from bench.spec.model import Source
 from bench.spec.step import Context, Step
-from bench.store import Artifact, Facts, Store, versions
+from bench.store import Artifact, Facts, Store, key, versions
 from bench.tasks.inference import inputs_of
 
 if TYPE_CHECKING:
     import torch
+
+
+TRAINING = "training"  # the folder of the store that holds checkpoints
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,19 @@ def stage_entry(
         "training": data_facts(source.dataset, source.folder) if step.trains else None,
         **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
     }
-    make = partial(_make, source, weights, before or weights, steps, tutor)
+    kept = store.root / TRAINING / key(made_from)
+    make = partial(_make, source, weights, before or weights, steps, tutor, kept)
     return entry_of("stage", made_from, store, source, make)
 
 
 def _make(
-    source: Source, original: Artifact, start: Artifact, steps: Sequence[Step], tutor: Tutor | None, folder: Path
+    source: Source,
+    original: Artifact,
+    start: Artifact,
+    steps: Sequence[Step],
+    tutor: Tutor | None,
+    kept: Path,
+    folder: Path,
 ) -> None:
     import numpy as np
     import torch
@@ -92,11 +104,13 @@ def _make(
         targets,
         bare,
         None if tutor is None else _network(tutor.source, tutor.weights, ()),
+        (kept / f"{count}.pt" for count in itertools.count()),
     )
     network, decided = steps[-1].make(network, context)
     save_state(network, folder / "weights.safetensors")
     size = {HUFFMAN: huffman_bytes(network.state_dict())}
     (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), {**decided, **size}]))
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def _network(source: Source, kept: Artifact, steps: Sequence[Step]) -> torch.nn.Module:

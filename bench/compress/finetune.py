@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.compress.checkpoint import Checkpoint
 from bench.progress import progress
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def fit(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     seed: int = SEED,
 ) -> None:
-    """Train in place for some epochs, the same way every time.
+    """Train in place for some epochs, the same way every time; go on after the last epoch of an interrupted training.
 
     loss  (the network's outputs, inputs, the items' places) -> a scalar.
     seed  of the order of items, of augmentation and of dropout.
@@ -93,17 +93,23 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network.requires_grad_(True).train()
-    epoch = (
-        torch.randperm(context.items, generator=generator)[: context.items // batch * batch] for _ in range(epochs)
-    )
-    batches = itertools.chain.from_iterable(places.split(batch) for places in epoch)
-    for places in progress(batches, "training, updates", updates_of(context, epochs)):
-        inputs = context.inputs(places.tolist())
-        if training.augment is not None:
-            inputs = training.augment(inputs, generator)
-        optimizer.zero_grad()
-        loss(network(*inputs), inputs, places.tolist()).backward()
-        optimizer.step()
-        schedule.step()
-        restored(keepers)
+    parts = {"optimizer": optimizer, "schedule": schedule}
+    checkpoint = Checkpoint(next(context.checkpoints), network, parts, {"order": generator})
+    updates, label = context.items // batch, f"of {epochs}"
+    for epoch in range(checkpoint.restored(), epochs):
+        places = torch.randperm(context.items, generator=generator)[: updates * batch].split(batch)
+        total = 0.0
+        for some in progress(places, f"training, epoch {epoch + 1} {label}", updates):
+            inputs = context.inputs(some.tolist())
+            if training.augment is not None:
+                inputs = training.augment(inputs, generator)
+            optimizer.zero_grad()
+            reached = loss(network(*inputs), inputs, some.tolist())
+            reached.backward()
+            optimizer.step()
+            schedule.step()
+            restored(keepers)
+            total += float(reached.detach())
+        label = f"of {epochs}, loss was {total / updates:.3g}"
+        checkpoint.keep(epoch + 1)
     network.requires_grad_(False).eval()

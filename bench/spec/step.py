@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Context:
     targets   places -> their targets, (n, ...).
     bare      seed -> the network with the weights that it is built with under the seed.
     tutor     the model that `training.teacher` names, in eval mode; None for a step that is not `taught`.
+    checkpoints  a file for each training of the step, in order, that keeps its state; None: it is not kept.
     before    the recipe's earlier steps, whose effects must last: see `keepers`.
     """
 
@@ -37,6 +40,7 @@ class Context:
     targets: Callable[[Sequence[int]], torch.Tensor] | None = None
     bare: Callable[[int], torch.nn.Module] | None = None
     tutor: torch.nn.Module | None = None
+    checkpoints: Iterator[Path | None] = field(default_factory=lambda: itertools.repeat(None))
 
     def keepers(self, network: torch.nn.Module) -> tuple[Callable[[], None], ...]:
         """Functions that restore the effects of the earlier steps after each change of parameters.
