@@ -17,6 +17,7 @@ from bench.compress import Channels, Cluster, Quantize, Sparse, Train
 from bench.compress.checkpoint import Checkpoint
 from bench.compress.finetune import parts_of
 from bench.compress.huffman import code_bits, huffman_bytes
+from bench.compress.review import context_distance, fusions, reviewed
 from bench.errors import BadCase
 from bench.spec.model import Source
 from bench.spec.step import Context
@@ -271,6 +272,45 @@ def test_a_finished_stage_leaves_no_checkpoint(registered, tmp_path):
     assert not list((tmp_path / "training").glob("*"))
 
 
+# knowledge review
+
+
+def test_fusions_and_their_distance_are_torchdistills():
+    losses = pytest.importorskip("torchdistill.losses.mid_level")
+    wrapper = pytest.importorskip("torchdistill.models.wrapper")
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 6, 16, 16), (2, 8, 8, 8), (2, 12, 4, 4)]
+    student, teacher = (
+        [torch.randn(n, channels + more, h, w, generator=generator) for n, channels, h, w in shapes] for more in (0, 4)
+    )
+    made = fusions(student, teacher)
+    total, passed = torch.zeros(()), None
+    for place, (fusion, given, wanted) in enumerate(zip(made, student[::-1], teacher[::-1], strict=True)):
+        known = wrapper.AttentionBasedFusion(given.shape[1], 12, wanted.shape[1], place > 0)
+        known.load_state_dict(dict(zip(known.state_dict(), fusion.state_dict().values(), strict=True)))
+        fused, passed = known(given, passed, given.shape[2])
+        hcl = losses.HierarchicalContextLoss("student", "output", "teacher", "output")
+        total = total + hcl({"student": {"output": (fused, None)}}, {"teacher": {"output": wanted}})
+    torch.testing.assert_close(reviewed(made, student, teacher), total, rtol=1e-6, atol=1e-6)
+
+
+def test_the_distance_of_features_is_that_of_their_means_at_each_size():
+    fused, wanted = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    parts = [((fused - wanted) ** 2).mean()]
+    for size in (2, 1):  # 4 is no smaller
+        cut = (each.unflatten(3, (size, -1)).unflatten(2, (size, -1)).mean((3, 5)) for each in (fused, wanted))
+        parts.append((next(cut) - next(cut)).square().mean())
+    expected = (parts[0] + parts[1] / 2 + parts[2] / 4) / 1.75
+    torch.testing.assert_close(context_distance(fused, wanted), expected)
+
+
+def test_a_review_changes_what_is_learned_and_leaves_no_hooks():
+    tutor = rebuilt(5).requires_grad_(False)
+    nets = [anew(Train(review=weight, epochs=20), tutor) for weight in (0.0, 5.0)]
+    assert not torch.equal(weights_of(nets[0]), weights_of(nets[1]))
+    assert all(not part._forward_hooks for net in (*nets, tutor) for part in net.modules())
+
+
 # sizes
 
 
@@ -321,7 +361,7 @@ def rebuilt(seed):
 def anew(step, tutor=None, before=()):
     items = torch.from_numpy(pictures("train").inputs)
     given = Context(
-        replace(TRAINING, loss=cross_entropy),
+        replace(TRAINING, loss=cross_entropy, features=("0", "3")),
         network(),
         len(items),
         lambda places: (items[places],),
@@ -367,9 +407,9 @@ def test_zeros_stay_through_training_from_chance():
     assert bool((weights_of(net)[zero] == 0).all())
 
 
-@pytest.mark.parametrize("settings", [{"distill": 1.1}, {"temperature": 0}, {"epochs": 0}])
+@pytest.mark.parametrize("settings", [{"distill": 1.1}, {"review": -1}, {"temperature": 0}, {"epochs": 0}])
 def test_settings_of_training_that_cannot_be_are_refused(settings):
-    with pytest.raises(BadCase, match="distill is 0 to 1, temperature above 0, epochs from 1"):
+    with pytest.raises(BadCase, match="distill is 0 to 1, review not below 0, temperature above 0, epochs from 1"):
         Train(**settings)
 
 
@@ -501,6 +541,8 @@ def test_training_from_chance_and_teaching_need_what_they_need(registered, tmp_p
     bill_of(tmp_path, replace(TRAINING, loss=cross_entropy))
     assert unsupported(case, bench) == "kd_fp32 needs a teacher, and staged's training names none"
     assert unsupported(replace(case, precision="scratch_fp32"), bench) is None
+    reason = unsupported(replace(case, precision="review_fp32"), bench)
+    assert reason == "review_fp32 compares features, and staged's training names none"
     tutor = Model("tutor", "classification", network, (Weights("filed", "staged", file="tutor.th"),))
     models.add("tutor", tutor)
     bill_of(tmp_path, replace(TRAINING, loss=cross_entropy, teacher="tutor"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.compress.checkpoint import Checkpoint
@@ -79,11 +80,13 @@ def fit(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     seed: int = SEED,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Train in place for some epochs, the same way every time; go on after the last epoch of an interrupted training.
 
     loss  (the network's outputs, inputs, the items' places) -> a scalar.
     seed  of the order of items, of augmentation and of dropout.
+    more  what has a state beside the network, optimizer and schedule, for checkpoints.
     """
     import torch
 
@@ -93,7 +96,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network.requires_grad_(True).train()
-    parts = {"optimizer": optimizer, "schedule": schedule}
+    parts = {"optimizer": optimizer, "schedule": schedule, **more}
     checkpoint = Checkpoint(next(context.checkpoints), network, parts, {"order": generator})
     updates, label = context.items // batch, f"of {epochs}"
     for epoch in range(checkpoint.restored(), epochs):

@@ -74,6 +74,11 @@ class Step(ABC):
         return False
 
     @property
+    def reviews(self) -> bool:
+        """Whether it needs the model's `training.features`."""
+        return False
+
+    @property
     def scales(self) -> bool:
         """Whether it gives the network INT8 scales that engines take instead of finding their own."""
         return False

@@ -21,6 +21,8 @@ class Training:
     augment   (inputs of a batch, generator) -> inputs of the same shapes; None: as they are.
     loss      (the network's outputs, the items' targets as a tensor (n, ...)) -> a scalar tensor; None: the network is
               not trained from chance.
+    features  the names of modules whose outputs (n, channels, height, width) a review compares, shallow to deep; the
+              teacher has modules of the same names.
     teacher   the name of a larger model that takes the same inputs and gives outputs of the same kind.
     """
 
@@ -31,3 +33,4 @@ class Training:
     augment: Callable[[tuple[torch.Tensor, ...], torch.Generator], tuple[torch.Tensor, ...]] | None = None
     loss: Callable[[Any, torch.Tensor], torch.Tensor] | None = None
     teacher: str | None = None
+    features: tuple[str, ...] = ()

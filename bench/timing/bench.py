@@ -114,6 +114,8 @@ def _not_trained(model: Model, recipe: Recipe, folder: Path | None) -> str | Non
         return None
     if training.loss is None and any(step.from_chance for step in recipe.steps):
         return f"{recipe.name} trains from chance, and {model.name}'s training has no 'loss'"
+    if not training.features and any(step.reviews for step in recipe.steps):
+        return f"{recipe.name} compares features, and {model.name}'s training names none"
     if any(step.taught for step in recipe.steps):
         if training.teacher is None:
             return f"{recipe.name} needs a teacher, and {model.name}'s training names none"
