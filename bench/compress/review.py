@@ -35,8 +35,9 @@ def fusion_class() -> Any:
             self.narrow = nn.Sequential(nn.Conv2d(given, middle, 1, bias=False), nn.BatchNorm2d(middle))
             self.widen = nn.Sequential(nn.Conv2d(middle, wanted, 3, padding=1, bias=False), nn.BatchNorm2d(wanted))
             self.attention = None if deepest else nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid())
-            for part in (self.narrow, self.widen):
-                nn.init.kaiming_uniform_(part[0].weight, a=1)
+            for convolution in (self.narrow[0], self.widen[0]):
+                assert isinstance(convolution, nn.Conv2d)
+                nn.init.kaiming_uniform_(convolution.weight, a=1)
 
         def forward(self, x: torch.Tensor, passed: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
             """Return the feature to compare, (n, wanted, h, w), and what is passed on, (n, middle, h, w)."""
@@ -87,9 +88,9 @@ def context_distance(fused: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     total, weight, weights = functional.mse_loss(fused, wanted), 1.0, 1.0
     for size in POOLED:
         if size < fused.shape[2]:
-            pooled = (functional.adaptive_avg_pool2d(each, size) for each in (fused, wanted))
+            ours, theirs = (functional.adaptive_avg_pool2d(each, size) for each in (fused, wanted))
             weight /= 2
-            total = total + weight * functional.mse_loss(*pooled)
+            total = total + weight * functional.mse_loss(ours, theirs)
             weights += weight
     return total / weights
 
