@@ -8,6 +8,9 @@ import pytest
 from bench.errors import DataError
 from bench.spec.model import models, source
 
+for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.pop(name, None)  # sessions that tests start are not this one's workers
+
 
 @pytest.fixture(scope="session")
 def real_data():
