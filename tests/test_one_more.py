@@ -206,7 +206,7 @@ class Rounded(Step):
 
     def make(self, network, context):
         network.weight.copy_((network.weight * 10**self.digits).round() / 10**self.digits)
-        return {"digits": self.digits}
+        return network, {"digits": self.digits}
 
 recipes.add("rounded_fp32", Recipe("rounded_fp32", "fp32", steps=(Rounded(1),)), __name__)
 """
