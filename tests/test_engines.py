@@ -15,6 +15,7 @@ from bench.machine.isa import saturates
 from bench.measure import measure
 from bench.spec.recipe import Recipe
 from bench.statistics import sqnr_db
+from bench.timing.baseline import Shared
 from bench.timing.bench import Bench, unsupported
 from bench.timing.prepare import prepare
 from bench.timing.sampling import Plan
@@ -472,21 +473,36 @@ def test_the_readmes_model_of_two_inputs_is_registered_in_fifteen_lines_and_runs
 
 
 @pytest.fixture(scope="module")
-def real_bench(tmp_path_factory, real_data):
+def on_real_data(request, tmp_path_factory, real_data):
+    """Engine and precision -> the case's record; the test is skipped where the case cannot be.
+
+    What all selected cases need is built at once.
+    """
     import fixtures.data
     import fixtures.models  # noqa: F401
 
-    return Bench(tmp_path_factory.mktemp("cache"), real_data, QUICK)
+    bench = Bench(tmp_path_factory.mktemp("cache"), real_data, QUICK)
+
+    def case(engine, precision):
+        return Case("resnet20", precision, engine, batch=64, threads=2)
+
+    tests = [item for item in request.session.items if item.name.startswith("test_resnet20_keeps_its_accuracy[")]
+    cases = [case(**item.callspec.params) for item in tests]
+    prepare([one for one in cases if unsupported(one, bench) is None], bench)
+
+    def measured(engine, precision):
+        if (reason := unsupported(case(engine, precision), bench)) is not None:
+            pytest.skip(reason)
+        return measure(case(engine, precision), bench, None, shared)
+
+    with Shared(bench) as shared:
+        yield measured
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8_static", "int8_dynamic"])
-def test_resnet20_keeps_its_accuracy(real_bench, engine, precision):
-    case = Case("resnet20", precision, engine, batch=64, threads=2)
-    if (reason := unsupported(case, real_bench)) is not None:
-        pytest.skip(reason)
-    prepare([case], real_bench)
-    record = measure(case, real_bench)
+def test_resnet20_keeps_its_accuracy(on_real_data, engine, precision):
+    record = on_real_data(engine, precision)
     if (engine, precision) == ("openvino", "int8_dynamic"):  # its one linear layer comes right after a reshape
         assert record.status == "unsupported"
         assert "in none of this network (in none right after a reshape either)" in record.reason
