@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 GENERAL, PIVOT = "cases", "pivot"  # names of tables that no folder defines
 # columns left out where no case has them
 LOWERED, TIME, COLD, GZIP = "lowered", "time in INT8", "first call cold ms", "gzip MB"
-HUFFMAN = "Huffman MB"
+HUFFMAN, GAINS = "Huffman MB", "gains"
+SMALLER = 0.95  # the share of FP32's size from which on a size is gained
 ON_DEVICE, DEVICE_MB, DEVICE_J = "on device ms", "device MB", "device J"
 CPU = "cpu"
 NAMED = 6  # cases that a line on several names
@@ -195,6 +196,7 @@ def general(table: pd.DataFrame) -> str:
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         GZIP: lambda row: _number(row.get("artifact.gzip_bytes"), lambda b: f"{b / 1e6:.3f}"),
         HUFFMAN: lambda row: _number(row.get("artifact.huffman_bytes"), lambda b: f"{b / 1e6:.3f}"),
+        GAINS: lambda row: _gains(row, _fp32(good, row, {"engine": row["engine"]})),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         DEVICE_MB: lambda row: _number(row.get("on_device.used_bytes"), lambda b: f"{b / 1e6:.0f}"),
         DEVICE_J: lambda row: _number(row.get("on_device.energy_j_per_call"), "{:.3g}".format),
@@ -213,7 +215,7 @@ def general(table: pd.DataFrame) -> str:
     if not any(map(is_number, measured.get("artifact.gzip_bytes", ()))):
         del columns[GZIP]
     if not any(map(is_number, measured.get("artifact.huffman_bytes", ()))):
-        del columns[HUFFMAN]
+        del columns[HUFFMAN], columns[GAINS]
     lines = ["### All cases"]
     if len(measured):
         rows = [{name: cell(row) for name, cell in columns.items()} for _, row in measured.iterrows()]
@@ -294,6 +296,21 @@ def _ratio(row: Any, other: Any) -> str:
     return f"{other['latency.p50_s'] / row['latency.p50_s']:.2f}"
 
 
+def _gains(row: Any, fp32: Any) -> str:
+    """What a case with steps gains over FP32 on its engine: speed, where their intervals part; size, as stored or as
+    compressed; or nothing but what its quality shows.
+    """
+    if fp32 is None or not is_number(row.get("artifact.huffman_bytes")):
+        return "-"
+    slow, fast, stored = fp32.get("speedup.high"), row.get("speedup.low"), fp32["artifact.bytes"]
+    same = _baseline(row) == _baseline(fp32)
+    faster = same and is_number(slow) and is_number(fast) and fast > slow
+    smaller = row["artifact.bytes"] < SMALLER * stored
+    shorter = not smaller and row["artifact.huffman_bytes"] < SMALLER * stored
+    parts = (("speed", faster), ("size", smaller), ("size as compressed", shorter))
+    return ", ".join(name for name, gained in parts if gained) or "quality only"
+
+
 def _baseline(row: Any) -> list[Any]:
     return [row.get(f"speedup.baseline.case.{axis}") for axis in ("engine", "precision", "batch", "threads", "device")]
 
@@ -321,6 +338,11 @@ def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     }
     lines += [f"{name}: the share {what}." for name, what in shares.items() if name in columns]
     lines += [f"{COLD}: with nothing compiled before; first call ms: with what the engine keeps."] * (COLD in columns)
+    if GAINS in columns:
+        lines.append(
+            f"{GAINS}: over FP32 on the same engine here. Speed: the intervals of both speed-ups part; size: below "
+            f"{SMALLER:.0%}; quality only: neither."
+        )
     if GZIP in columns:
         lines.append(
             f"{GZIP}: the files as gzip compresses them, of precisions with steps. {HUFFMAN}: the network's weights in "
