@@ -16,6 +16,7 @@ from bench import Case, Dataset, Model, Recipe, Training, Weights, engines, mode
 from bench import datasets as data_sets
 from bench.build.bill import Bill
 from bench.build.networks import architecture, shaped
+from bench.build.reference import outputs_before_rounding
 from bench.build.weights import trained_network
 from bench.compress import Channels, Quantize, Sparse
 from bench.compress.finetune import parts_of
@@ -385,6 +386,15 @@ def test_engines_and_processors_that_cannot_take_the_scales_say_so(bill, monkeyp
     assert "own_int8 has 8 bits, whose products saturate" in unsupported(case, bench)
     monkeypatch.setattr(type(engines.get("onnxruntime")), "scaled", False)
     assert unsupported(case, bench) == "onnxruntime finds its own scales here, and own_int8 brings some"
+
+
+def test_what_kernels_may_err_is_measured_against_what_rounding_loses(bill):
+    half = Sparse(0.5, epochs=0)
+    for steps in ((Quantize(),), (half, Quantize())):
+        folder, before = bill.reference(steps).folder, bill.reference(steps[:-1]).folder
+        np.testing.assert_array_equal(outputs_before_rounding(folder), np.load(before / "outputs.npy"))
+        assert sqnr(np.load(folder / "outputs.npy"), outputs_before_rounding(folder)) < 60
+        np.testing.assert_array_equal(outputs_before_rounding(before), np.load(before / "outputs.npy"))
 
 
 def test_steps_lead_to_one_another(bill):

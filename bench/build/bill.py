@@ -65,7 +65,10 @@ class Bill:
         """FP32 PyTorch's outputs and answers for the test split, after these steps."""
         stage = self.stage(steps)
         original = None if stage is None else self.reference()
-        return self._kept(reference_entry(self._store, self.source, self.network, self.weights, steps, stage, original))
+        before = next((steps[:place] for place, step in enumerate(steps) if step.rounds), None)
+        unrounded = None if before is None else self.reference(before)
+        entry = reference_entry(self._store, self.source, self.network, self.weights, steps, stage, original, unrounded)
+        return self._kept(entry)
 
     def artefact(self, engine: str, precision: str, most_drop: float | None = None, device: str = "cpu") -> Artifact:
         """What an engine runs in a precision on a device; `most_drop` replaces the recipe's, if it has one."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 INTERFACE = "interface.json"
 ANSWERS, ORIGINAL = "answers.npz", "original.npz"
+OUTPUTS, UNROUNDED = "outputs.npy", "unrounded.npy"
 INPUTS, INPUT_BYTES = 64, 2**24  # limits on the kept inputs, in number and in bytes; at least 1 is kept
 
 
@@ -49,11 +50,14 @@ def reference_entry(
     steps: Sequence[Step] = (),
     stage: Artifact | None = None,
     original: Artifact | None = None,
+    unrounded: Artifact | None = None,
 ) -> Entry:
     """The store entry of FP32 PyTorch's results on the test split, against which fidelity is measured.
 
     stage     the network after these steps, None without steps; original  the reference without steps: drops are
               measured against its answers.
+    unrounded  the reference before the first step that rounds activations, where there is such a step: what kernels
+               may err is measured against what rounding loses.
 
     answers.npz     the answers to the whole split.
     inputs.npz      the first inputs; calls are timed with them, so that no timed process loads a data set. inputs.json
@@ -63,6 +67,7 @@ def reference_entry(
     macs.json       the network's multiply-accumulates for one input.
     interface.json  how the network treats its input.
     steps.json      what the steps decided; original.npz  the original network's answers. Both with steps alone.
+    unrounded.npy   the outputs before activations are rounded, where a step rounds them.
     """
     made_from: Facts = {
         "network": network.facts(),
@@ -73,11 +78,15 @@ def reference_entry(
     if stage is None or original is None:
         return entry_of("reference", made_from, store, source, lambda folder: _refer(source, weights, folder))
     made_from = {**made_from, "stage": stage.digest, "original": original.digest}
+    if unrounded is not None:
+        made_from = {**made_from, "unrounded": unrounded.digest}
 
     def refer(folder: Path) -> None:
         _refer(source, stage, folder, steps)
         shutil.copyfile(stage.folder / STEPS, folder / STEPS)
         shutil.copyfile(original.folder / ANSWERS, folder / ORIGINAL)
+        if unrounded is not None:
+            shutil.copyfile(unrounded.folder / OUTPUTS, folder / UNROUNDED)
 
     return entry_of("reference", made_from, store, source, refer)
 
@@ -86,6 +95,14 @@ def original_answers(reference: Path) -> list[np.ndarray] | None:
     """The answers of the network before a recipe's steps, in a reference's folder; None without steps."""
     file = reference / ORIGINAL
     return load_answers(file) if file.is_file() else None
+
+
+def outputs_before_rounding(reference: Path) -> np.ndarray:
+    """The outputs for the first inputs, before a step rounds activations, in a reference's folder."""
+    import numpy as np
+
+    file = reference / UNROUNDED
+    return np.load(file if file.is_file() else reference / OUTPUTS, mmap_mode="r", allow_pickle=False)
 
 
 def _refer(source: Source, network_weights: Artifact, folder: Path, steps: Sequence[Step] = ()) -> None:

@@ -119,6 +119,7 @@ def kernel_facts(asked: AskKernel) -> Kernel:
     """Whether the engine's kernels compute what the quantized network says, on the first stored inputs."""
     import numpy as np
 
+    from bench.build.reference import outputs_before_rounding
     from bench.engines import engine_of, kernel
     from bench.tasks.inference import load_inputs
 
@@ -128,7 +129,7 @@ def kernel_facts(asked: AskKernel) -> Kernel:
     if emulation is None:
         return Kernel(reason=f"{case.engine} tells of no floating-point form of its artefacts")
     inputs = load_inputs(reference)
-    outputs = np.load(reference / "outputs.npy", mmap_mode="r", allow_pickle=False)[: len(inputs)]
+    outputs = outputs_before_rounding(reference)[: len(inputs)]
     count = max(case.batch, min(kernel.ITEMS, len(inputs)) // case.batch * case.batch)
     places = np.arange(count) % len(inputs)
     batches = [inputs[rows] for rows in np.split(places, count // case.batch)]
