@@ -13,6 +13,7 @@ from bench.errors import RunFileError
 from bench.records.figures import Metrics
 from bench.records.record import Record
 from bench.records.runs import METRICS, Run, frame, names
+from bench.report.beside_fp32 import SMALLER, baseline_of, fp32_of, gains, ratio
 from bench.report.definition import defined
 from bench.report.markdown import escaped, markdown_table
 from bench.report.notes import notes_of
@@ -28,7 +29,6 @@ GENERAL, PIVOT = "cases", "pivot"  # names of tables that no folder defines
 # columns left out where no case has them
 LOWERED, TIME, COLD, GZIP = "lowered", "time in INT8", "first call cold ms", "gzip MB"
 HUFFMAN, GAINS = "Huffman MB", "gains"
-SMALLER = 0.95  # the share of FP32's size from which on a size is gained
 ON_DEVICE, DEVICE_MB, DEVICE_J = "on device ms", "device MB", "device J"
 CPU = "cpu"
 NAMED = 6  # cases that a line on several names
@@ -189,14 +189,14 @@ def general(table: pd.DataFrame) -> str:
         "items/s": lambda row: _number(row["throughput_items_per_s"], "{:.0f}".format),
         ON_DEVICE: lambda row: _number(row.get("on_device.device_s"), _ms),
         "speed-up": _speedup,
-        "x own FP32*": lambda row: _ratio(row, _fp32(good, row, {"engine": row["engine"]})),
-        "x best FP32*": lambda row: _ratio(row, _fp32(good, row, {})),
+        "x own FP32*": lambda row: ratio(row, fp32_of(good, row, {"engine": row["engine"]})),
+        "x best FP32*": lambda row: ratio(row, fp32_of(good, row, {})),
         "of peak": lambda row: _number(row.get("efficiency.share_of_peak"), "{:.0%}".format),
         TIME: lambda row: _number(row.get("explained.time.int8"), "{:.0%}".format),
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         GZIP: lambda row: _number(row.get("artifact.gzip_bytes"), lambda b: f"{b / 1e6:.3f}"),
         HUFFMAN: lambda row: _number(row.get("artifact.huffman_bytes"), lambda b: f"{b / 1e6:.3f}"),
-        GAINS: lambda row: _gains(row, _fp32(good, row, {"engine": row["engine"]})),
+        GAINS: lambda row: gains(row, fp32_of(good, row, {"engine": row["engine"]})),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         DEVICE_MB: lambda row: _number(row.get("on_device.used_bytes"), lambda b: f"{b / 1e6:.0f}"),
         DEVICE_J: lambda row: _number(row.get("on_device.energy_j_per_call"), "{:.3g}".format),
@@ -277,50 +277,12 @@ def _speedup(row: Any) -> str:
     return f"{ratio:.2f} ({low:.2f}-{high:.2f})" if is_number(low) and is_number(high) else f"{ratio:.2f} (no interval)"
 
 
-def _fp32(good: pd.DataFrame, row: Any, engine: dict[str, str]) -> Any:
-    """The fastest FP32 case of the same model, batch, threads and device, on `engine` where given, or None."""
-    wanted = {axis: row[axis] for axis in ("model", "batch", "threads", "device")} | {"precision": "fp32"} | engine
-    candidates = good.loc[(good[list(wanted)] == wanted).all(axis=1)]
-    return None if not len(candidates) else candidates.sort_values("latency.p50_s").iloc[0]
-
-
-def _ratio(row: Any, other: Any) -> str:
-    """How many times as fast a case is as another: through their common baseline, else by their medians."""
-    if other is None:
-        return "-"
-    by_way, other_way = row.get("speedup.ratio"), other.get("speedup.ratio")
-    if is_number(by_way) and is_number(other_way) and _baseline(row) == _baseline(other):
-        return f"{by_way / other_way:.2f}"
-    if not is_number(row["latency.p50_s"]) or not is_number(other["latency.p50_s"]):
-        return "-"
-    return f"{other['latency.p50_s'] / row['latency.p50_s']:.2f}"
-
-
-def _gains(row: Any, fp32: Any) -> str:
-    """What a case with steps gains over FP32 on its engine: speed, where their intervals part; size, as stored or as
-    compressed; or nothing but what its quality shows.
-    """
-    if fp32 is None or not is_number(row.get("artifact.huffman_bytes")):
-        return "-"
-    slow, fast, stored = fp32.get("speedup.high"), row.get("speedup.low"), fp32["artifact.bytes"]
-    same = _baseline(row) == _baseline(fp32)
-    faster = same and is_number(slow) and is_number(fast) and fast > slow
-    smaller = row["artifact.bytes"] < SMALLER * stored
-    shorter = not smaller and row["artifact.huffman_bytes"] < SMALLER * stored
-    parts = (("speed", faster), ("size", smaller), ("size as compressed", shorter))
-    return ", ".join(name for name, gained in parts if gained) or "quality only"
-
-
-def _baseline(row: Any) -> list[Any]:
-    return [row.get(f"speedup.baseline.case.{axis}") for axis in ("engine", "precision", "batch", "threads", "device")]
-
-
 def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """The baseline and certainty of the speed-ups, what the shares are of, and the notes on single cases."""
     lines = []
     rows = measured.to_dict("records")
     if measured["speedup.ratio"].map(is_number).any():
-        named = [base for base in map(_baseline, rows) if all(isinstance(name, str) for name in base[:2])]
+        named = [base for base in map(baseline_of, rows) if all(isinstance(name, str) for name in base[:2])]
         elsewhere = (measured["device"] != CPU).any()
         where = {(*base[:2], *([base[4]] if elsewhere and isinstance(base[4], str) else [])) for base in named}
         bases = sorted(map(" ".join, where)) or ["a baseline that is not on record"]
