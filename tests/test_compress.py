@@ -560,6 +560,32 @@ def test_the_teacher_is_in_the_key_of_a_step_that_is_taught(registered, tmp_path
     assert count(tmp_path, "stage") == 3
 
 
+@dataclass(frozen=True)
+class Leaky(Step):
+    """Another activation: the structure alone tells two of them apart, weights and what is decided do not."""
+
+    slope: float
+
+    def make(self, network, context):
+        return self.shape(network, {}), {}
+
+    def shape(self, network, decided):
+        network[2] = nn.LeakyReLU(self.slope)
+        return network
+
+
+def test_steps_that_lead_to_equal_weights_and_other_networks_share_nothing(registered, tmp_path):
+    bill = bill_of(tmp_path)
+    known, artefacts = [], []
+    for slope in (0.1, 0.9):
+        steps = (Leaky(slope), Sparse(0.5, epochs=0))
+        recipes.add("leaky_fp32", Recipe("leaky_fp32", "fp32", steps=steps))
+        known.append(np.load(bill.reference(steps).folder / "outputs.npy"))
+        artefacts.append(bill.artefact("onnxruntime", "leaky_fp32").digest)
+    assert np.abs(known[0] - known[1]).max() > 0.01
+    assert artefacts[0] != artefacts[1]
+
+
 def test_a_package_that_a_step_needs_is_named(registered, tmp_path, monkeypatch):
     bill_of(tmp_path)
     monkeypatch.setattr(Cluster, "packages", ("no-such-package",))

@@ -23,7 +23,7 @@ from bench.spec.model import Source, models
 from bench.spec.network import NetworkFile
 from bench.spec.recipe import Recipe, recipes
 from bench.spec.registry import Origin
-from bench.store import FOLLOWED, Artifact, Facts, Store, Used, versions
+from bench.store import FOLLOWED, Artifact, Facts, Store, Used, key, versions
 
 NETWORK = "network.json"
 
@@ -213,6 +213,7 @@ def artefact_key(
         },
         "search": None if recipe.most_drop is None else source_digest(HARNESS / "build/sensitivity.py"),
         "weights": weights.digest,
+        **({"stage": key(weights.made_from)} if recipe.steps else {}),
         "network": network.facts(),
         "calibration": {**data_facts(source.dataset, source.folder), **samples} if recipe.calibrated else None,
         "builder": class_digest(builder),

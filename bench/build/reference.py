@@ -25,7 +25,7 @@ from bench.spec.model import Source
 from bench.spec.network import NetworkFile
 from bench.spec.recipe import recipes
 from bench.spec.step import Step
-from bench.store import Artifact, Facts, Store
+from bench.store import Artifact, Facts, Store, key
 from bench.tasks.inference import Answered, answered, inputs_of_all, load_answers, save_answers, save_inputs
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def reference_entry(
     }
     if stage is None or original is None:
         return entry_of("reference", made_from, store, source, lambda folder: _refer(source, weights, folder))
-    made_from = {**made_from, "stage": stage.digest, "original": original.digest}
+    made_from = {**made_from, "stage": [stage.digest, key(stage.made_from)], "original": original.digest}
     if unrounded is not None:
         made_from = {**made_from, "unrounded": unrounded.digest}
 

@@ -15,7 +15,7 @@ from bench.build.fingerprint import fingerprint
 from bench.build.keys import Entry, NetworkFacts, class_digest, data_facts, entry_of
 from bench.build.networks import HUFFMAN, STEPS, architecture, decided_in, save_state, shaped
 from bench.build.weights import load_data, trained_network
-from bench.compress.huffman import huffman_bytes
+from bench.compress import huffman
 from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs, tensors_of
 from bench.spec.model import Source
@@ -58,9 +58,9 @@ def stage_entry(
     made_from: Facts = {
         "network": network.facts(),
         "weights": weights.digest,
-        "before": None if before is None else before.digest,
+        "before": None if before is None else [before.digest, key(before.made_from)],
         "step": fingerprint(step),
-        "code": [class_digest(step), source_digest(Path(__file__))],
+        "code": [class_digest(step), source_digest(Path(__file__)), source_digest(Path(huffman.__file__))],
         "versions": versions(["torch", *step.packages]),
         "training": data_facts(source.dataset, source.folder) if step.trains else None,
         **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
@@ -108,7 +108,7 @@ def _make(
     )
     network, decided = steps[-1].make(network, context)
     save_state(network, folder / "weights.safetensors")
-    size = {HUFFMAN: huffman_bytes(network.state_dict())}
+    size = {HUFFMAN: huffman.huffman_bytes(network.state_dict())}
     (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), {**decided, **size}]))
     shutil.rmtree(kept, ignore_errors=True)
 

@@ -107,11 +107,11 @@ def _not_read(name: str, model: Model, recipe: Recipe) -> str | None:
 
 def _not_trained(model: Model, recipe: Recipe, folder: Path | None) -> str | None:
     """The reason why the recipe's steps cannot train the model; None where they can, or do not train."""
-    if model.training is None and any(step.trains for step in recipe.steps):
-        return f"{recipe.name} trains the network, and {model.name} does not say how: give the Model a 'training'"
     training = model.training
     if training is None:
-        return None
+        if not any(step.trains for step in recipe.steps):
+            return None
+        return f"{recipe.name} trains the network, and {model.name} does not say how: give the Model a 'training'"
     if training.loss is None and any(step.from_chance for step in recipe.steps):
         return f"{recipe.name} trains from chance, and {model.name}'s training has no 'loss'"
     if not training.features and any(step.reviews for step in recipe.steps):
