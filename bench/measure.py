@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.build.artefact import digest_of
 from bench.build.networks import HUFFMAN, decided_in
+from bench.compress.quantize import PACKED, layers_by_bits
 from bench.engines import engines, kernel
 from bench.engines.contradiction import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
@@ -81,7 +82,7 @@ def identity(bench: Bench, baseline: Interpreter | None = None) -> Facts:
             str(bench.pictures),
             bench.memory_bytes,
             bench.explain,
-            bench.most_drop,
+            asdict(bench.limits),
             bench.device_index,
         ],
         "baseline_python": None if baseline is None else [bench.baseline_python, baseline.facts()],
@@ -149,7 +150,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
         device = on_device(session, bench, watch.device)
         # asked last: either may break the worker, and the rest is known by then
         counted, kernel_facts = _counted(session), _kernel(session)
-    recipe = recipes.get(case.precision)
+    recipe = bench.bill(case).recipe(case.precision)
     reason = contradiction(recipe, judgement.outputs, counted, devices.get(case.device).fp32_db)
     if reason is not None:
         return Record(case, "failed", reason)
@@ -157,6 +158,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     watch.switches = usage.involuntary_switches
     samples = tuple(sample_s for launch in launches for sample_s in launch.samples_s)
     best = shared.pace.learn(case.threads, watch.probes)
+    decided = decided_in(reference.folder)[-1] if recipe.steps else {}
     efficiency = _efficiency(case, judgement.macs_per_item, statistics.median(samples), shared)
     process = Process(
         versions=opened.versions,
@@ -192,7 +194,9 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             reference=reference.digest,
             steps=tuple(map(repr, recipe.steps)),
             gzip_bytes=artifact.gzip_bytes() if recipe.steps else None,
-            huffman_bytes=decided_in(reference.folder)[-1][HUFFMAN] if recipe.steps else None,
+            huffman_bytes=decided.get(HUFFMAN),
+            packed_bytes=decided.get(PACKED),
+            layers_by_bits=layers_by_bits(decided),
         ),
         calibration=opened.calibration,
         lowered=counted,

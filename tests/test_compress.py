@@ -495,7 +495,7 @@ def test_a_stage_is_judged_against_itself_and_its_drop_against_the_original(regi
     from bench.tasks.inference import load_answers
 
     bill, steps = bill_of(tmp_path), (Sparse(0.7, epochs=0),)
-    stage, original = bill.reference(steps).folder, bill.reference().folder
+    stage, original = bill.reference_after(steps).folder, bill.reference().folder
     kept = trained_network(bill.source, bill.stage(steps), steps)
     with torch.inference_mode():
         known = kept(torch.from_numpy(pictures("test").inputs)).numpy()
@@ -517,7 +517,7 @@ def test_a_step_that_changes_structure_reaches_the_engine(engine, registered, tm
         return shaped(architecture(bill.source), steps, reference).eval()
 
     recipes.add("narrow_fp32", Recipe("narrow_fp32", "fp32", steps=steps))
-    artefact, reference = bill.artefact(engine, "narrow_fp32"), bill.reference(steps).folder
+    artefact, reference = bill.artefact(engine, "narrow_fp32"), bill.reference_after(steps).folder
     assert json.loads((reference / "macs.json").read_text())["macs_per_item"] == 10 * (5 + 3)
     inputs = rows("test").inputs[:1]
     session = engines.get(engine).load(artefact.folder, recipes.get("narrow_fp32"), bare, inputs, 1)
@@ -580,7 +580,7 @@ def test_steps_that_lead_to_equal_weights_and_other_networks_share_nothing(regis
     for slope in (0.1, 0.9):
         steps = (Leaky(slope), Sparse(0.5, epochs=0))
         recipes.add("leaky_fp32", Recipe("leaky_fp32", "fp32", steps=steps))
-        known.append(np.load(bill.reference(steps).folder / "outputs.npy"))
+        known.append(np.load(bill.reference_after(steps).folder / "outputs.npy"))
         artefacts.append(bill.artefact("onnxruntime", "leaky_fp32").digest)
     assert np.abs(known[0] - known[1]).max() > 0.01
     assert artefacts[0] != artefacts[1]

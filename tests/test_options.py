@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from bench.spec import options
+from bench.spec.limits import Size
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,10 @@ from bench.spec import options
         (options.positive, "0.5", 0.5),
         (options.percent, "0.5%", 0.005),
         (options.percent, "50", 0.5),
+        (options.size, "60KB", Size(bytes=60_000)),
+        (options.size, "1.5 mb", Size(bytes=1_500_000)),
+        (options.size, "812B", Size(bytes=812)),
+        (options.size, "20%", Size(share=0.2)),
     ],
 )
 def test_a_text_is_read_as_what_it_stands_for(read, text, value):
@@ -47,6 +52,7 @@ NO_NUMBERS = ["", " ", "nan", "two", "1,,2", "-1", "0", "1.5.2", "--"]
         *((options.shapes, text) for text in ("", "1x3", "=1x3", "a=1x0", "a=1xx3", "a=-1x3", "a=1,a=2", "a=1,,b=1")),
         *((options.shapes, text) for text in ("a=1*3", "a=nan", "a=1.5x2")),
         *((options.positive, text) for text in [*NO_NUMBERS, "inf", "1e300", "1e400", "1000001"]),
+        *((options.size, text) for text in [*NO_NUMBERS, "60", "KB", "-1KB", "0B", "infMB", "100%", "60KiB"]),
         *((options.percent, text) for text in [*NO_NUMBERS, "inf", "100%", "1%%", "%"]),
     ],
 )  # fmt: skip

@@ -315,7 +315,7 @@ def test_an_engine_computes_what_the_quantized_network_says_all_of_it_in_int8(en
     recipe = recipes.get("own_int8")
     if (reason := engines.get(engine).missing()) is not None:
         pytest.skip(reason)
-    artefact, reference = bill.artefact(engine, recipe.name), bill.reference(recipe.steps).folder
+    artefact, reference = bill.artefact(engine, recipe.name), bill.reference(recipe.name).folder
     known = trained_network(bill.source, bill.stage(recipe.steps), recipe.steps)(ITEMS).numpy()
 
     def bare():
@@ -366,7 +366,7 @@ def test_the_ranges_are_in_openvinos_file_unchanged(bill):
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_other_bits_are_computed_in_floating_point(engine, bill):
     recipe = recipes.get("own_int4_simulated")
-    artefact, reference = bill.artefact(engine, recipe.name), bill.reference(recipe.steps).folder
+    artefact, reference = bill.artefact(engine, recipe.name), bill.reference(recipe.name).folder
     known = trained_network(bill.source, bill.stage(recipe.steps), recipe.steps)(ITEMS).numpy()
 
     def bare():
@@ -394,7 +394,7 @@ def test_engines_and_processors_that_cannot_take_the_scales_say_so(bill, monkeyp
 def test_what_kernels_may_err_is_measured_against_what_rounding_loses(bill):
     half = Sparse(0.5, epochs=0)
     for steps in ((Quantize(),), (half, Quantize())):
-        folder, before = bill.reference(steps).folder, bill.reference(steps[:-1]).folder
+        folder, before = bill.reference_after(steps).folder, bill.reference_after(steps[:-1]).folder
         np.testing.assert_array_equal(outputs_before_rounding(folder), np.load(before / "outputs.npy"))
         assert sqnr(np.load(folder / "outputs.npy"), outputs_before_rounding(folder)) < 60
         np.testing.assert_array_equal(outputs_before_rounding(before), np.load(before / "outputs.npy"))

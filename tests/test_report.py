@@ -113,6 +113,20 @@ def test_a_case_with_steps_says_what_it_gains_over_fp32_on_its_engine(speedup, s
     assert cells(text, ["resnet20", "fp32"])[place] == "-"
 
 
+def test_layers_of_a_mixed_network_are_named_by_their_bits():
+    fp32 = Draft.of(GOLDEN).records[0]
+    record = copy.deepcopy(fp32)
+    record["case"]["precision"] = "mixed_int8"
+    layers = {"2": ["a", "b", "c", "d"], "8": ["e"]}
+    record["artifact"] |= {"huffman_bytes": 70_000, "packed_bytes": 51_240, "layers_by_bits": layers}
+    text = render([Draft([fp32, record]).run()])
+    assert "weights take 51.2 KB packed: 4 layers in 2 bits (a, b, c and 1 more), 1 layer in 8 bits (e)" in text
+    place = cells(text, ["model", "precision", "engine", "batch"]).index("packed MB")
+    assert cells(text, ["resnet20", "mixed_int8"])[place] == "0.051"
+    record["artifact"]["layers_by_bits"] = {"8": ["a", "b"]}
+    assert "KB packed" not in render([Draft([fp32, record]).run()])
+
+
 def test_unsupported_cases_are_notes_with_their_reason():
     text = render([read(GOLDEN)])
     assert "- unsupported: resnet20-bf16-onnxruntime-b1-t1: ONNX Runtime's CPU provider has no bfloat16" in text

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from bench.build.bill import Bill
-from bench.build.networks import architecture, folded, read_state
+from bench.build.networks import architecture, folded
 from bench.build.weights import trained_network
 from bench.engines import engines
 from bench.errors import DataError
 from bench.spec.dataset import Dataset, Samples
 from bench.spec.model import Model, Source, Weights
 from bench.spec.recipe import recipes
+from bench.spec.state import read_state
 from bench.store import Store
 
 

@@ -23,6 +23,7 @@ from bench.machine.interpreter import Interpreter
 from bench.machine.noise import snapshot
 from bench.measure import _warnings, identity, measure, still_holds
 from bench.records.record import Record
+from bench.spec.limits import Limits, Size
 from bench.spec.outcome import ArtifactFacts, BaselineFacts, Calibration, Efficiency, Likeness, Process, Speedup, Steady
 from bench.spec.registry import Origin
 from bench.store import Store
@@ -462,7 +463,8 @@ def test_runs_are_alike_only_where_what_shapes_a_record_is_the_same(bench):
         {"plan": Plan()},
         {"data": bench.cache},
         {"explain": True},
-        {"most_drop": 0.5},
+        {"limits": Limits(drop=0.5)},
+        {"limits": Limits(size=Size(share=0.1))},
         {"memory_bytes": 1 << 40},
         {"pictures": bench.cache},
     ):

@@ -20,7 +20,7 @@ from bench.engines.engine import Engine
 from bench.errors import BenchError, BuildError
 from bench.spec.inputs import Inputs
 from bench.spec.interface import adapted, interface_of
-from bench.spec.model import Source, recipe_for
+from bench.spec.model import Source
 from bench.spec.outcome import Calibration
 from bench.spec.recipe import Recipe
 from bench.store import BESIDE, Artifact, Store
@@ -40,16 +40,17 @@ def artefact_entry(
     weights: Artifact,
     engine: str,
     precision: str,
-    most_drop: float | None,
+    recipe: Recipe,
     device: str = "cpu",
 ) -> Entry:
     """The store entry of an engine's artefact.
 
     weights  those of the network, or the stage that the recipe's steps led to.
+    recipe   that of the precision, as it is for this model.
 
     Where the recipe has a `most_drop`, `left.json` beside it names the layers that stayed in FP32.
     """
-    builder, recipe = engines.get(engine).on(device), recipe_for(source.model, precision, most_drop)
+    builder = engines.get(engine).on(device)
     made_from = artefact_key(source, network, weights, engine, builder, precision, recipe)
     make = partial(_build, builder, recipe, source, weights)
     return entry_of("artifact", made_from, store, source, make)

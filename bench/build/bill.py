@@ -14,8 +14,9 @@ from bench.build.keys import Entry, NetworkFacts, beside_of, network_entry, netw
 from bench.build.reference import reference_entry
 from bench.build.stage import Tutor, stage_entry
 from bench.build.weights import weights_entry
-from bench.spec.model import Source, models, source
-from bench.spec.recipe import recipes
+from bench.spec.limits import NO_LIMITS, Limits
+from bench.spec.model import Source, models, recipe_for, source
+from bench.spec.recipe import Recipe
 from bench.spec.step import Step
 from bench.store import Artifact, Store
 
@@ -29,10 +30,16 @@ class Bill:
 
     A missing entry is built. Where `build` is false NotBuilt is raised instead, so that a session plans without
     importing a framework.
+
+    limits  the caller's, for recipes that search within some.
     """
 
-    def __init__(self, store: Store, source: Source, build: bool = True) -> None:
-        self.source, self._store, self._build = source, store, build
+    def __init__(self, store: Store, source: Source, build: bool = True, limits: Limits = NO_LIMITS) -> None:
+        self.source, self._store, self._build, self._limits = source, store, build, limits
+
+    def recipe(self, precision: str) -> Recipe:
+        """The recipe of a precision, as it is for this model and within the caller's limits."""
+        return recipe_for(self.source.model, precision, self._limits)
 
     @cached_property
     def network(self) -> NetworkFacts:
@@ -61,21 +68,24 @@ class Bill:
         bill = Bill(self._store, source(models.get(training.teacher), self.source.folder), self._build)
         return Tutor(bill.source, bill.network, bill.weights)
 
-    def reference(self, steps: Sequence[Step] = ()) -> Artifact:
+    def reference(self, precision: str = "fp32") -> Artifact:
+        """FP32 PyTorch's outputs and answers for the test split, after the steps of a precision."""
+        return self.reference_after(self.recipe(precision).steps)
+
+    def reference_after(self, steps: Sequence[Step]) -> Artifact:
         """FP32 PyTorch's outputs and answers for the test split, after these steps."""
         stage = self.stage(steps)
-        original = None if stage is None else self.reference()
+        original = None if stage is None else self.reference_after(())
         before = next((steps[:place] for place, step in enumerate(steps) if step.rounds), None)
-        unrounded = None if before is None else self.reference(before)
+        unrounded = None if before is None else self.reference_after(before)
         entry = reference_entry(self._store, self.source, self.network, self.weights, steps, stage, original, unrounded)
         return self._kept(entry)
 
-    def artefact(self, engine: str, precision: str, most_drop: float | None = None, device: str = "cpu") -> Artifact:
-        """What an engine runs in a precision on a device; `most_drop` replaces the recipe's, if it has one."""
-        stage = self.stage(recipes.get(precision).steps)
-        entry = artefact_entry(
-            self._store, self.source, self.network, stage or self.weights, engine, precision, most_drop, device
-        )
+    def artefact(self, engine: str, precision: str, device: str = "cpu") -> Artifact:
+        """What an engine runs in a precision on a device."""
+        recipe = self.recipe(precision)
+        weights = self.stage(recipe.steps) or self.weights
+        entry = artefact_entry(self._store, self.source, self.network, weights, engine, precision, recipe, device)
         return self._kept(entry)
 
     def _kept(self, entry: Entry) -> Artifact:

@@ -82,6 +82,13 @@ def fetch(name: str, folder: Path) -> list[str]:
     return lines
 
 
+def fetch_dataset(name: str, folder: Path) -> None:
+    """Download a data set alone, unless the folder holds it whole. Raises DataError."""
+    piece = _data_piece(name, [])
+    if _state(piece, folder)[0] in ("missing", "damaged"):
+        _bring(piece, folder)
+
+
 def _bring(piece: Piece, folder: Path) -> None:
     """Download a piece to a temporary folder; move it into place once it reads as whole."""
     if piece.fetch is None:

@@ -26,6 +26,7 @@ from bench.spec.registry import Origin
 from bench.store import FOLLOWED, Artifact, Facts, Store, Used, key, versions
 
 NETWORK = "network.json"
+SEARCH = ("sensitivity.py", "drop.py")  # of layers that stay in FP32
 
 
 # the harness's files that shape what is built: their digests are in every network's key
@@ -211,7 +212,7 @@ def artefact_key(
             "code": rewrite.digests(),
             "versions": versions(sorted(rewrite.packages)),
         },
-        "search": None if recipe.most_drop is None else source_digest(HARNESS / "build/sensitivity.py"),
+        "search": None if recipe.most_drop is None else [source_digest(HARNESS / "build" / name) for name in SEARCH],
         "weights": weights.digest,
         **({"stage": key(weights.made_from)} if recipe.steps else {}),
         "network": network.facts(),

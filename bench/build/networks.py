@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 STEPS = "steps.json"  # what the steps of a recipe decided, in order
 HUFFMAN = "huffman_bytes"  # with it: the size of the weights after the step, in Huffman's code
 SEED = 0  # of what is drawn while building; it is in the keys
-TIED = "tied"  # safetensors metadata: further name -> first name of a tensor
 
 
 def architecture(source: Source, seed: int = SEED) -> Network:
@@ -77,40 +76,6 @@ def load_state(network: torch.nn.Module, state: Mapping[str, Any], where: str) -
         problems = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])})" for what, keys in wrong.items() if keys)
         raise DataError(f"{where} does not fit the network: of {len(expected)} keys, {problems}")
     network.load_state_dict(state)
-
-
-def save_state(network: torch.nn.Module, file: Path) -> None:
-    """Write a network's state dict as safetensors: a tensor with several names once, its other names in the metadata.
-
-    Raises DataError where the state holds anything but tensors: that could only be pickled.
-    """
-    import torch
-    from safetensors.torch import save_file
-
-    firsts: dict[int, str] = {}
-    tensors: dict[str, torch.Tensor] = {}
-    tied: dict[str, str] = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, torch.Tensor):
-            raise DataError(
-                f"the network keeps {name} in its state dict, a {type(tensor).__name__}; only tensors are kept"
-            )
-        first = firsts.setdefault(id(tensor), name)
-        if first == name:
-            tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)  # a view gets its own storage
-        else:
-            tied[name] = first
-    save_file(tensors, file, {TIED: json.dumps(tied)} if tied else None)
-
-
-def read_state(file: Path) -> dict[str, torch.Tensor]:
-    """The state dict that `save_state` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dictionary
-        tied = json.loads((stored.metadata() or {}).get(TIED, "{}"))
-    return tensors | {name: tensors[first] for name, first in tied.items()}
 
 
 def folded(network: torch.nn.Module) -> torch.nn.Module:

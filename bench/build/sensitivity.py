@@ -5,7 +5,6 @@ All of it uses the training side: the test side judges the result.
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
 from collections.abc import Callable
@@ -13,18 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.build.drop import BATCH, TrainingDrop
 from bench.compress.finetune import layers_of
 from bench.engines.lowered import within
-from bench.errors import BuildError
 from bench.progress import progress
 from bench.spec.dataset import Samples
 from bench.spec.inputs import Inputs
 from bench.spec.interface import TENSOR, Interface
 from bench.spec.model import Source
-from bench.spec.outcome import number
 from bench.spec.recipe import Recipe
-from bench.tasks.inference import answered, outputs_of
-from bench.tasks.task import metric_of
+from bench.tasks.inference import outputs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
     from bench.spec.inputs import Given
     from bench.spec.interface import Predict
 
-ITEMS = 512  # most training items that a drop of quality is judged on
-BATCH = 8  # inputs per call while layers are tried
 SUSPECT_DB = 90.0  # above it a layer costs nothing or was not lowered: the engine is asked which
 
 
@@ -120,51 +115,21 @@ def ranked(trial: Trial, recipe: Recipe) -> list[Layer]:
 def settled(trial: Trial, recipe: Recipe, source: Source, data: Samples) -> Recipe:
     """The recipe with the fewest layers left in FP32, the costliest first, that keeps to `recipe.most_drop`.
 
-    The drop is the fall of the first quality figure from FP32's, on up to 512 items of the training side. Where that
-    side has no targets, it is the fall of the task's agreement with FP32 from 1; the lower of both directions counts.
-
     The number of layers is searched by bisection, which assumes that leaving more in FP32 never hurts. Raises
     BuildError where the training side has nothing to judge by.
     """
     from bench.engines.torch_modules import predictor
-    from bench.tasks import tasks
 
     assert recipe.most_drop is not None
-    limit, task = recipe.most_drop, tasks.get(source.model.task)
-    count = min(ITEMS, len(data.inputs))
-    items, targets = list(itertools.islice(data.inputs, count)), data.targets[:count]
-
-    def answers(predict: Predict) -> list[Any]:
-        return answered(predict, source.model, items, BATCH, trial.interface).answers
-
-    def agreement(left: list[Any], right: list[Any]) -> float:
-        both = (task.fidelity(left, right), task.fidelity(right, left))  # detection's counts boxes lost, not added
-        shares = [number(figures, "agreement") for figures in both]
-        return min((share for share in shares if not math.isnan(share)), default=math.nan)
-
-    reference = answers(predictor(trial.network()))
-    quality = task.quality(reference, targets)
-    metric = next((name for name in quality if math.isfinite(number(quality, name))), None)
-    if metric is None and not agreement(reference, reference) == 1:
-        raise BuildError(
-            f"{source.dataset.name} has no targets on its training side to judge layers of {source.model.name} by, and "
-            f"FP32's answers there show no agreement that could be judged instead"
-        )
+    limit, drop = recipe.most_drop, TrainingDrop(source, data, predictor(trial.network()), trial.interface)
     order = [layer.name for layer in ranked(trial, recipe) if layer.sqnr_db is not None]
-
-    def drop(predict: Predict) -> float:
-        lowered = answers(predict)
-        if metric is None:
-            return 1 - agreement(lowered, reference)
-        fallen = number(quality, metric) - number(task.quality(lowered, targets), metric)
-        return fallen * metric_of(task, metric).sign
 
     def holds(left: int) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            return drop(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
+            return drop.of(trial.lowered(replace(recipe, left=tuple(order[:left])), Path(folder))) <= limit
 
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return replace(recipe, left=tuple(order[:low]), left_by=metric or "agreement with FP32")
+    return replace(recipe, left=tuple(order[:low]), left_by=drop.judged_by)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from bench.build import drop
+from bench.build.drop import TrainingDrop
 from bench.build.fingerprint import fingerprint
 from bench.build.keys import Entry, NetworkFacts, class_digest, data_facts, entry_of
-from bench.build.networks import HUFFMAN, STEPS, architecture, decided_in, save_state, shaped
+from bench.build.networks import HUFFMAN, STEPS, architecture, decided_in, shaped
 from bench.build.weights import load_data, trained_network
 from bench.compress import huffman
+from bench.compress.quantizer import stored_state
+from bench.spec.dataset import Samples
 from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs, tensors_of
+from bench.spec.interface import adapted, interface_of
 from bench.spec.model import Source
+from bench.spec.state import save_state
 from bench.spec.step import Context, Step
 from bench.store import Artifact, Facts, Store, key, versions
 from bench.tasks.inference import inputs_of
@@ -26,7 +33,10 @@ from bench.tasks.inference import inputs_of
 if TYPE_CHECKING:
     import torch
 
+    from bench.spec.interface import Predict
 
+
+USED = (Path(huffman.__file__), Path(drop.__file__))  # code beside the step's that its result is made by
 TRAINING = "training"  # the folder of the store that holds checkpoints
 
 
@@ -60,7 +70,7 @@ def stage_entry(
         "weights": weights.digest,
         "before": None if before is None else [before.digest, key(before.made_from)],
         "step": fingerprint(step),
-        "code": [class_digest(step), source_digest(Path(__file__)), source_digest(Path(huffman.__file__))],
+        "code": [class_digest(step), source_digest(Path(__file__)), *map(source_digest, USED)],
         "versions": versions(["torch", *step.packages]),
         "training": data_facts(source.dataset, source.folder) if step.trains else None,
         **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
@@ -79,18 +89,25 @@ def _make(
     kept: Path,
     folder: Path,
 ) -> None:
-    import numpy as np
-    import torch
+    from bench.engines.torch_modules import predictor
 
     network, teacher = _network(source, start, steps[:-1]), _network(source, original, ())
     samples = load_data(source, "train")
-    items = samples.inputs
+    inputs, targets = items_of(source, samples)
 
-    def inputs(places: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        return tensors_of(Inputs.joined([inputs_of(source.model, items[place])[1][0] for place in places]))
+    @cache
+    def judge() -> tuple[TrainingDrop, Callable[[torch.nn.Module], Predict]]:
+        example = inputs_of(source.model, samples.inputs[0])[1][0]
+        interface = interface_of(teacher, example.given())
 
-    def targets(places: Sequence[int]) -> torch.Tensor:
-        return torch.as_tensor(np.stack([samples.targets[place] for place in places]))
+        def predict(judged: torch.nn.Module) -> Predict:
+            return predictor(adapted(copy.deepcopy(judged).eval(), interface, len(example.names)))
+
+        return TrainingDrop(source, samples, predict(teacher), interface), predict
+
+    def fallen(judged: torch.nn.Module) -> float:
+        known, predict = judge()
+        return known.of(predict(judged))
 
     def bare(seed: int) -> torch.nn.Module:
         return shaped(cast("torch.nn.Module", architecture(source, seed)), steps[:-1], start.folder)
@@ -98,19 +115,37 @@ def _make(
     context = Context(
         source.model.training,
         teacher,
-        len(items),
+        len(samples.inputs),
         inputs,
         tuple(steps[:-1]),
         targets,
         bare,
         None if tutor is None else _network(tutor.source, tutor.weights, ()),
         (kept / f"{count}.pt" for count in itertools.count()),
+        fallen,
     )
     network, decided = steps[-1].make(network, context)
     save_state(network, folder / "weights.safetensors")
-    size = {HUFFMAN: huffman.huffman_bytes(network.state_dict())}
+    size = {HUFFMAN: huffman.huffman_bytes(stored_state(network))}
     (folder / STEPS).write_text(json.dumps([*decided_in(start.folder), {**decided, **size}]))
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def items_of(
+    source: Source, samples: Samples
+) -> tuple[Callable[[Sequence[int]], tuple[torch.Tensor, ...]], Callable[[Sequence[int]], torch.Tensor]]:
+    """Functions of places among the training items: their inputs as tensors of a call, and their targets (n, ...)."""
+    import numpy as np
+    import torch
+
+    def inputs(places: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        some = [inputs_of(source.model, samples.inputs[place])[1][0] for place in places]
+        return tensors_of(Inputs.joined(some))
+
+    def targets(places: Sequence[int]) -> torch.Tensor:
+        return torch.as_tensor(np.stack([samples.targets[place] for place in places]))
+
+    return inputs, targets
 
 
 def _network(source: Source, kept: Artifact, steps: Sequence[Step]) -> torch.nn.Module:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from bench.build.file_inputs import digest_of
 from bench.build.keys import Entry, NetworkFacts, data_facts, followed
 from bench.build.network_files import files_of
-from bench.build.networks import SEED, architecture, folded, load_state, read_state, save_state, shaped
+from bench.build.networks import SEED, architecture, folded, load_state, shaped
 from bench.engines.onnx_graphs import copied
 from bench.errors import DataError
 from bench.spec.dataset import Samples
 from bench.spec.inputs import Inputs
 from bench.spec.model import Source
 from bench.spec.network import NetworkFile
+from bench.spec.state import read_state, save_state
 from bench.spec.step import Step
 from bench.store import Artifact, Facts, Store, Used
 from bench.tasks.inference import inputs_of, preprocessed

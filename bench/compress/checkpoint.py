@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.errors import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +19,7 @@ class Checkpoint:
     file        its place; None: nothing is kept.
     parts       what has a `state_dict`: optimizer, schedule.
     generators  the random numbers that the training draws, beside PyTorch's own.
+    plan        what else tells this training from others, such as its epochs.
     """
 
     def __init__(
@@ -24,14 +28,15 @@ class Checkpoint:
         network: torch.nn.Module,
         parts: dict[str, Any],
         generators: dict[str, torch.Generator],
+        plan: Sequence[int] = (),
     ) -> None:
         self._file, self._network, self._parts, self._generators = file, network, parts, generators
-        self._began_from = None if file is None else digest(network)
+        self._began_from = None if file is None else beginning(network, plan)
 
     def restored(self) -> int:
         """Bring all to the last kept state, and return how many epochs are done.
 
-        A state that another network began from is left alone, and so is a damaged file.
+        A state of another training is left alone, and so is a damaged file.
         """
         import torch
 
@@ -69,6 +74,29 @@ class Checkpoint:
         half = self._file.with_suffix(".half")
         torch.save(state, half)
         half.replace(self._file)
+
+
+def beginning(network: torch.nn.Module, plan: Sequence[int]) -> list[str]:
+    """What tells a training from others: the digest of the network before it, and its plan."""
+    return [digest(network), *map(str, plan)]
+
+
+def refuse_others(file: Path, network: torch.nn.Module, plan: Sequence[int]) -> None:
+    """Raise DataError where a file is there and is no checkpoint of this training, which would overwrite it."""
+    import torch
+
+    if not file.exists():
+        return
+    try:
+        state = torch.load(file, weights_only=True)
+        same = state["began from"] == beginning(network, plan)
+    except Exception as error:  # whatever the reader raises
+        raise DataError(f"{file} is no checkpoint of this training; name another file, or move it away") from error
+    if not same:
+        raise DataError(
+            f"{file} is the checkpoint of another training, with other epochs, batch or code; name another file, or "
+            "move it away"
+        )
 
 
 def digest(network: torch.nn.Module) -> str:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.compress.checkpoint import Checkpoint
+from bench.errors import BuildError
 from bench.progress import progress
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def fit(
     torch.manual_seed(seed)
     network.requires_grad_(True).train()
     parts = {"optimizer": optimizer, "schedule": schedule, **more}
-    checkpoint = Checkpoint(next(context.checkpoints), network, parts, {"order": generator})
+    plan = (epochs, batch, seed)
+    checkpoint = Checkpoint(next(context.checkpoints), network, parts, {"order": generator}, plan)
     updates, label = context.items // batch, f"of {epochs}"
     for epoch in range(checkpoint.restored(), epochs):
         places = torch.randperm(context.items, generator=generator)[: updates * batch].split(batch)
@@ -113,6 +115,16 @@ def fit(
             schedule.step()
             restored(keepers)
             total += float(reached.detach())
-        label = f"of {epochs}, loss was {total / updates:.3g}"
+        label = f"of {epochs}, loss was {total / updates:.3g}{_fallen(context, network)}"
         checkpoint.keep(epoch + 1)
     network.requires_grad_(False).eval()
+
+
+def _fallen(context: Context, network: torch.nn.Module) -> str:
+    """How far quality is below the original's, for a label; empty where nothing shows it."""
+    if context.fallen is None:
+        return ""
+    try:
+        return f", quality {-context.fallen(network):+.2%}"
+    except BuildError:  # the training side has nothing to judge by
+        return ""

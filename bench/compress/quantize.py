@@ -15,6 +15,7 @@ from bench.compress.quantizer import (
     fit_activations,
     fit_weights,
     levels,
+    packed_bytes,
     quantizer_class,
     weight_levels,
     weighted_class,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 CALIBRATION, BATCH = 256, 32  # items of the training split that set the first scales; items of a call
 FLOAT = 32  # bits of what is left in FP32
 QUANTIZERS = "quantizers"
+LAYERS, PACKED = "layers", "packed_bytes"  # what is decided: bits of weights by layer; their bytes with all else
 # by class, function and method: what computes values of a range of its own; what passes on values of its input's
 # range; what joins values, which then share a scale
 COMPUTES = (
@@ -91,27 +93,34 @@ class Quantize(Step):
         return True
 
     def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:
-        """Insert quantizers, calibrate them, and train; where they are is decided."""
+        """Insert quantizers, calibrate them, and train; where they are, their bits and the size by bits are decided."""
+        traced = _traced(network, self.fused)
+        decided = self.decided(traced, context)
+        quantized = self.calibrated(traced, decided, context)
+        if self.epochs:
+            finetune(quantized, context, self.epochs, (*context.keepers(quantized), self.keeper(quantized)), self.rate)
+        return quantized, {**decided, PACKED: packed_bytes(quantized)}
+
+    def decided(self, traced: torch.fx.GraphModule, context: Context) -> dict[str, Any]:
+        """The values that are quantized, and the layers, each with the bits that it has."""
+        return self._places(traced, context.inputs([0]))
+
+    def calibrated(self, traced: torch.fx.GraphModule, decided: Decided, context: Context) -> torch.fx.GraphModule:
+        """The traced network, which is changed in place, with quantizers whose scales are set."""
         import torch
 
-        traced = _traced(network, self.fused)
-        decided = self._places(traced, context.inputs([0]))
         quantized = _inserted(traced, decided)
         for part in quantized.modules():
             if isinstance(part, weighted_class()):
                 fit_weights(part.quantizer, cast(Any, part).layer.weight, self.clip)
-        places = torch.randperm(context.items, generator=torch.Generator().manual_seed(SEED))[:CALIBRATION]
 
         def run() -> None:
-            for some in places.split(BATCH):
-                quantized(*context.inputs(some.tolist()))
+            for some in places_of(context, CALIBRATION):
+                quantized(*context.inputs(some))
 
         with torch.no_grad():
             fit_activations(dict(cast(Any, quantized.get_submodule(QUANTIZERS)).named_children()), run, self.clip)
-        quantized.requires_grad_(False)
-        if self.epochs:
-            finetune(quantized, context, self.epochs, (*context.keepers(quantized), self.keeper(quantized)), self.rate)
-        return quantized, decided
+        return cast("torch.fx.GraphModule", quantized.requires_grad_(False))
 
     def shape(self, network: torch.nn.Module, decided: Decided) -> torch.nn.Module:
         """Insert quantizers whose scales are unset."""
@@ -127,7 +136,7 @@ class Quantize(Step):
 
         return keep
 
-    def _places(self, traced: torch.fx.GraphModule, example: tuple[torch.Tensor, ...]) -> Decided:
+    def _places(self, traced: torch.fx.GraphModule, example: tuple[torch.Tensor, ...]) -> dict[str, Any]:
         """Values of a traced network that share a quantizer, and its layers, each with the bits they have."""
         layers = [str(node.target) for node in traced.graph.nodes if _name(traced, node) in WEIGHTED]
         if not layers:
@@ -146,7 +155,21 @@ class Quantize(Step):
                 wanted = FLOAT  # what comes out of the last layer
             if wanted != FLOAT:
                 values.append({"nodes": [node.name for node in group], "bits": wanted})
-        return {"values": values, "layers": {name: count for name, count in bits.items() if count != FLOAT}}
+        return {"values": values, LAYERS: {name: count for name, count in bits.items() if count != FLOAT}}
+
+
+def layers_by_bits(decided: Decided) -> dict[str, tuple[str, ...]]:
+    """The layers whose weights have so many bits, fewest first; empty of a step that is no quantization."""
+    bits = cast("dict[str, int]", decided[LAYERS]) if PACKED in decided else {}
+    return {str(count): tuple(name for name in bits if bits[name] == count) for count in sorted(set(bits.values()))}
+
+
+def places_of(context: Context, count: int) -> Iterator[list[int]]:
+    """The places of so many training items, drawn under SEED, in batches."""
+    import torch
+
+    drawn = torch.randperm(context.items, generator=torch.Generator().manual_seed(SEED))[:count]
+    return (some.tolist() for some in drawn.split(BATCH))
 
 
 def _traced(network: torch.nn.Module, fused: bool) -> torch.fx.GraphModule:
@@ -175,7 +198,7 @@ def _inserted(traced: torch.fx.GraphModule, decided: Decided) -> torch.fx.GraphM
             with traced.graph.inserting_after(node):
                 rounded = traced.graph.call_module(f"{QUANTIZERS}.{name}", (node,))
             node.replace_all_uses_with(rounded, lambda user, rounded=rounded: user is not rounded)
-    for name, bits in cast("dict[str, int]", decided["layers"]).items():
+    for name, bits in cast("dict[str, int]", decided[LAYERS]).items():
         owner, _, leaf = name.rpartition(".")
         layer = traced.get_submodule(name)
         quantizer = quantizer_class()(*weight_levels(bits), len(cast(Any, layer).weight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,10 @@ def quantizer_class() -> Any:
         @property
         def by_channel(self) -> bool:
             return self.lowest < 0
+
+        @property
+        def bits(self) -> int:
+            return int(self.highest - self.lowest).bit_length()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             scale, zero = self.scale, self.zero_point
@@ -83,6 +87,28 @@ def applied(layer: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight, layer.bias)
     output: torch.Tensor = layer._conv_forward(x, weight, layer.bias)
     return output
+
+
+def stored_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of a network as a file would hold it: weights rounded, without the zero points that are zero."""
+    state = dict(network.state_dict())
+    for name, part in network.named_modules():
+        if isinstance(part, weighted_class()):
+            weighted = cast(Any, part)
+            state[f"{name}.layer.weight"] = weighted.quantizer(weighted.layer.weight).detach()
+            del state[f"{name}.quantizer.zero_point"]
+    return state
+
+
+def packed_bytes(network: torch.nn.Module) -> int:
+    """The bytes of a network's state with the weights of quantized layers packed by their bits, all else as it is."""
+    bits: dict[str, int] = {
+        f"{name}.layer.weight": cast(Any, part).quantizer.bits
+        for name, part in network.named_modules()
+        if isinstance(part, weighted_class())
+    }
+    state = stored_state(network).items()
+    return sum(-(-tensor.numel() * bits.get(name, 8 * tensor.element_size()) // 8) for name, tensor in state)
 
 
 def levels(bits: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.compress.quantizer import applied, quantizer_class, weighted_class
+from bench.compress.quantizer import applied, quantizer_class, weight_levels, weighted_class
 from bench.engines.engine import quiet
 from bench.spec.inputs import tensors_of
 
@@ -44,14 +44,15 @@ def decomposed(network: torch.nn.Module, signed: bool = False) -> torch.nn.Modul
             return operators.dequantize_per_tensor(whole, *self.settings)
 
     class Held(torch.nn.Module):
+        ends = (*weight_levels(8), torch.int8)  # weights of fewer bits are held in 8
         weight: torch.Tensor
 
         def __init__(self, weighted: Any) -> None:
             super().__init__()
             self.layer, quantizer = weighted.layer, weighted.quantizer
             scales, zeros = quantizer.scale.detach().clone(), quantizer.zero_point.to(torch.int64)
-            self.ends = (quantizer.lowest, quantizer.highest, torch.int8)
-            whole = operators.quantize_per_channel(self.layer.weight, scales, zeros, 0, *self.ends)
+            rounded = quantizer(self.layer.weight).detach()  # cut off at its own ends, if it has fewer bits
+            whole = operators.quantize_per_channel(rounded, scales, zeros, 0, *self.ends)
             self.register_buffer("weight", whole)
             self.register_buffer("scales", scales)
             self.register_buffer("zeros", zeros)
@@ -99,8 +100,9 @@ def observed(network: torch.nn.Module, example: Given, patterns: Callable[[], An
             """Gives the scales of a layer's channels, whatever it sees."""
 
             def __init__(self, quantizer: Any) -> None:
+                lowest, highest = weight_levels(8)
                 kind = {"dtype": torch.qint8, "qscheme": torch.per_channel_symmetric}
-                super().__init__(**kind, quant_min=quantizer.lowest, quant_max=quantizer.highest)
+                super().__init__(**kind, quant_min=lowest, quant_max=highest)
                 self.ch_axis, self.scales = 0, quantizer.scale.detach()
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,6 +118,7 @@ def observed(network: torch.nn.Module, example: Given, patterns: Callable[[], An
             if not list(part.children()) and hasattr(part, "weight"):
                 mapping.set_module_name(name, None)  # it stays in FP32
         for name, part in layers.items():
+            part.layer.weight.data = part.quantizer(part.layer.weight).detach()
             network.set_submodule(name, part.layer)
             mapping.set_module_name(name, QConfig(anything, lambda quantizer=part.quantizer: Scales(quantizer)))
         custom = PrepareCustomConfig().set_non_traceable_module_classes([quantizer_class()])

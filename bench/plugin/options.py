@@ -11,6 +11,7 @@ import pytest
 
 from bench.spec import options
 from bench.spec.case import COUNTED_AXES
+from bench.spec.limits import Limits
 
 if TYPE_CHECKING:
     from bench.build.network_files import GivenFile
@@ -113,7 +114,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bench-max-drop",
         type=options.percent,
         metavar="PERCENT",
-        help="the most that int8_auto may let quality fall, on the training side (default 1%%)",
+        help="the most that int8_auto and mixed_int8 may let quality fall, on the training side (default 1%%)",
+    )
+    group.addoption(
+        "--bench-max-size",
+        type=options.size,
+        metavar="SIZE",
+        help="the most that the weights of mixed_int8 may take, packed by their bits: 60KB, 1.5MB, or 20%% of FP32's",
     )
     group.addoption(
         "--bench-explain",
@@ -215,7 +222,7 @@ def bench_of(config: pytest.Config) -> Bench:
         timeout_s=option.bench_timeout,
         baseline_python=_interpreter(option.bench_baseline_python),
         memory_bytes=None if option.bench_memory is None else int(option.bench_memory * 1e9),
-        most_drop=option.bench_max_drop,
+        limits=Limits(option.bench_max_drop, option.bench_max_size),
         device_index=option.bench_device_index,
         explain=option.bench_explain,
         files=config.stash[FILES],

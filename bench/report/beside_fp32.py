@@ -41,7 +41,8 @@ def gains(row: Any, fp32: Any) -> str:
     same = baseline_of(row) == baseline_of(fp32)
     faster = same and is_number(slow) and is_number(fast) and fast > slow
     smaller = row["artifact.bytes"] < SMALLER * stored
-    shorter = not smaller and row["artifact.huffman_bytes"] < SMALLER * stored
+    coded = [row.get(f"artifact.{way}_bytes") for way in ("huffman", "packed")]
+    shorter = not smaller and min(filter(is_number, coded)) < SMALLER * stored
     parts = (("speed", faster), ("size", smaller), ("size as compressed", shorter))
     return ", ".join(name for name, gained in parts if gained) or "quality only"
 

@@ -12,10 +12,11 @@ from bench.statistics import is_number, unlike
 
 # the figures that decide whether kernels err
 KERNEL = ("kernel_db", "quantized_db", "agreement", "quantized_agreement")
+BITS = [f"artifact.layers_by_bits.{bits}" for bits in range(2, 17)]
 NOTED = (  # the columns of a frame that notes are made from
     *("name", "status", "fidelity.sqnr_db", "fidelity.agreement", *(f"kernel.{figure}" for figure in KERNEL)),
     *("lowered.of", "lowered.format", "lowered.share", "lowered.promised", "lowered.left"),
-    *("artifact.left_in_fp32", "artifact.left_by"),
+    *("artifact.left_in_fp32", "artifact.left_by", "artifact.packed_bytes", *BITS),
     *("noise.why", "warnings", "speedup.reason"),
 )
 NAMED = 3  # layers that a note names
@@ -43,6 +44,7 @@ def doubts(row: Mapping[Any, Any]) -> list[str]:
     layers, by = row.get("artifact.left_in_fp32"), row.get("artifact.left_by")
     if isinstance(by, str) and isinstance(layers, list):
         lines.append(f"{len(layers)} layers were left in FP32, by {by} on the training side")
+    lines += _widths(row)
     lines += [f"no speed-up: {row['speedup.reason']}"] if isinstance(row.get("speedup.reason"), str) else []
     return lines
 
@@ -71,11 +73,27 @@ def _below(row: Mapping[Any, Any]) -> list[str]:
     layers = [layer for layer in left if isinstance(layer, dict)] if isinstance(left, list) else []
     layers.sort(key=lambda layer: -layer["macs"] if is_number(layer.get("macs")) else 0.0)
     names = [f"{layer.get('name')}{f' ({reason})' if (reason := layer.get('reason')) else ''}" for layer in layers]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    rest = f"; not so: {', '.join(names[:NAMED])}{more}" if names else ""
+    rest = f"; not so: {_named(names)}" if names else ""
     wanted = "" if promised == 1 else f", of {promised:.1%} promised"
     what = "weights" if row.get("lowered.of") == "weights" else "multiply-accumulates"
     return [f"{share:.1%} of its {what} are in {str(row['lowered.format']).upper()}{wanted}{rest}"]
+
+
+def _widths(row: Mapping[Any, Any]) -> list[str]:
+    """A line on the layers by their bits, where these differ."""
+    layers = {column.rpartition(".")[2]: _texts(row.get(column)) for column in BITS}
+    layers = {bits: names for bits, names in layers.items() if names}
+    if len(layers) < 2 or not is_number(row.get("artifact.packed_bytes")):
+        return []
+    parts = [
+        f"{len(names)} layer{'s' * (len(names) > 1)} in {bits} bits ({_named(names)})" for bits, names in layers.items()
+    ]
+    return [f"weights take {row['artifact.packed_bytes'] / 1e3:,.1f} KB packed: {', '.join(parts)}"]
+
+
+def _named(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _texts(value: Any) -> list[str]:

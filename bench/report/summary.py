@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 GENERAL, PIVOT = "cases", "pivot"  # names of tables that no folder defines
 # columns left out where no case has them
 LOWERED, TIME, COLD, GZIP = "lowered", "time in INT8", "first call cold ms", "gzip MB"
-HUFFMAN, GAINS = "Huffman MB", "gains"
+HUFFMAN, PACKED, GAINS = "Huffman MB", "packed MB", "gains"
 ON_DEVICE, DEVICE_MB, DEVICE_J = "on device ms", "device MB", "device J"
 CPU = "cpu"
 NAMED = 6  # cases that a line on several names
@@ -196,6 +196,7 @@ def general(table: pd.DataFrame) -> str:
         "size MB": lambda row: _number(row["artifact.bytes"], lambda b: f"{b / 1e6:.3f}"),
         GZIP: lambda row: _number(row.get("artifact.gzip_bytes"), lambda b: f"{b / 1e6:.3f}"),
         HUFFMAN: lambda row: _number(row.get("artifact.huffman_bytes"), lambda b: f"{b / 1e6:.3f}"),
+        PACKED: lambda row: _number(row.get("artifact.packed_bytes"), lambda b: f"{b / 1e6:.3f}"),
         GAINS: lambda row: gains(row, fp32_of(good, row, {"engine": row["engine"]})),
         "peak RSS MB": lambda row: _number(row["peak_rss_bytes"], lambda b: f"{b / 1e6:.0f}"),
         DEVICE_MB: lambda row: _number(row.get("on_device.used_bytes"), lambda b: f"{b / 1e6:.0f}"),
@@ -216,6 +217,8 @@ def general(table: pd.DataFrame) -> str:
         del columns[GZIP]
     if not any(map(is_number, measured.get("artifact.huffman_bytes", ()))):
         del columns[HUFFMAN], columns[GAINS]
+    if not any(map(is_number, measured.get("artifact.packed_bytes", ()))):
+        del columns[PACKED]
     lines = ["### All cases"]
     if len(measured):
         rows = [{name: cell(row) for name, cell in columns.items()} for _, row in measured.iterrows()]
@@ -311,6 +314,7 @@ def _footnotes(measured: pd.DataFrame, columns: Iterable[str]) -> list[str]:
             "Huffman's code, before an engine lowered them. Their SQNR and likeness to FP32 are "
             "to the network after its steps in FP32; quality and speed-up are against the original network."
         )
+    lines += [f"{PACKED}: the same with weights at the bits that their scales give them."] * (PACKED in columns)
     if ON_DEVICE in columns:
         lines.append(
             f"{ON_DEVICE}: a call with its inputs and outputs on the device, by the device's clock; p50 and p90 are "

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.errors import DataError, LackingData
 from bench.spec.dataset import Dataset, datasets
+from bench.spec.limits import NO_LIMITS, Limits
 from bench.spec.padding import Padded
 from bench.spec.recipe import Recipe, recipes
 from bench.spec.registry import Registry
+from bench.spec.state import read_state
 from bench.spec.tiling import Tile
 from bench.spec.training import Training
 
@@ -73,8 +75,8 @@ class Model:
     task         name of the task that judges it.
     network      () -> torch.nn.Module, or a NetworkFile that runs as it is; called under seed 0. It holds the weights
                  where `weights` neither read nor train. None where the weights' files hold it.
-    weights      the sets it can run with. The first that the user's folder serves is taken; without a folder, the
-                 first that needs none.
+    weights      the sets it can run with. The first that the user's folder serves is taken, those of `bench train`
+                 before all; without a folder, the first that needs none.
     preprocess   inputs (n, ...) as the data set keeps them -> what the network takes: one array (n, ...), (n, channels,
                  height, width) for pictures, or a dict of several by the names in the network's forward, in its order.
                  Floating numbers become float32; whole numbers stay, such as word indices. An item that the data set
@@ -106,6 +108,14 @@ class Model:
     training: Training | None = None
 
     @property
+    def trained(self) -> Weights | None:
+        """What `bench train` writes, for the data set of the first weights; None where it cannot train the model."""
+        if self.training is None or self.training.loss is None or not self.weights:
+            return None
+        name = f"{self.name}-trained"
+        return Weights(name, self.weights[0].dataset, f"weights/{name}.safetensors", read_state)
+
+    @property
     def is_file(self) -> bool:
         """Whether the network is a file that runs as it is."""
         return self.format != "torch"
@@ -114,11 +124,9 @@ class Model:
 models: Registry[Model] = Registry("model")
 
 
-def recipe_for(model: Model, precision: str, most_drop: float | None = None) -> Recipe:
-    """The named recipe, with the model's part names and the caller's `most_drop` filled in where it uses them."""
-    recipe = recipes.get(precision)
-    if recipe.most_drop is not None and most_drop is not None:
-        recipe = replace(recipe, most_drop=most_drop)
+def recipe_for(model: Model, precision: str, limits: Limits = NO_LIMITS) -> Recipe:
+    """The named recipe, with the model's part names and the caller's limits filled in where it uses them."""
+    recipe = recipes.get(precision).within(limits)
     return recipe if recipe.part is None else replace(recipe, only=model.parts[recipe.part])
 
 
@@ -177,7 +185,9 @@ def source(model: Model, folder: Path | None) -> Source:
         raise DataError(
             f"no data folder at {folder}; name one that exists by --bench-data or BENCH_DATA, or unset both"
         )
-    lacking = []
+    trained, lacking = model.trained, []
+    if trained is not None and (folder / str(trained.file)).is_file():
+        filed.insert(0, trained)
     for weights in filed:
         dataset = datasets.get(weights.dataset)
         try:

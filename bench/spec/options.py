@@ -9,7 +9,9 @@ import argparse
 import math
 
 from bench.spec.case import AXES, COUNTED_AXES, MOST, Axes
+from bench.spec.limits import Size
 
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "B": 1.0}  # bytes; the longer names first
 LARGEST = 1e6  # seconds or gigabytes; the system's clocks and limits refuse a hundred times that
 
 
@@ -100,6 +102,18 @@ def percent(text: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"wants a percentage above 0 and below 100, not {text!r}")
     return share
+
+
+def size(text: str) -> Size:
+    """`60KB`, `1.5MB` or `20%` as a size; a KB is 1,000 bytes."""
+    word = text.strip().upper()
+    if word.endswith("%"):
+        return Size(share=percent(text))
+    unit = next((unit for unit in UNITS if word.endswith(unit)), "")
+    number = _number(word.removesuffix(unit)) * UNITS.get(unit, math.nan)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"wants a size such as 60KB, 1.5MB or 20% of FP32's, not {text!r}")
+    return Size(bytes=int(number))
 
 
 def _number(text: str) -> float:

@@ -130,6 +130,7 @@ class ArtifactFacts:
     steps         the recipe's steps, each with its settings.
     gzip_bytes    with steps: the size of its files as gzip compresses them.
     huffman_bytes with steps: the size of the network's weights in Huffman's code, before an engine lowered them.
+    packed_bytes  with own scales: its state's size with weights packed by their bits; layers_by_bits  these layers.
     """
 
     digest: str | None = None
@@ -141,6 +142,8 @@ class ArtifactFacts:
     steps: tuple[str, ...] = ()
     gzip_bytes: int | None = None
     huffman_bytes: int | None = None
+    packed_bytes: int | None = None
+    layers_by_bits: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.spec.limits import Limits
 from bench.spec.registry import Registry
 from bench.spec.step import Step
 
@@ -59,6 +60,11 @@ class Recipe:
     def partial(self) -> bool:
         """Whether an engine must be able to leave modules in FP32."""
         return bool(self.part or self.only or self.left) or self.most_drop is not None
+
+    def within(self, limits: Limits) -> Recipe:
+        """The recipe with the caller's limits in place of its own and its steps', where these have some."""
+        most = self.most_drop if self.most_drop is None or limits.drop is None else limits.drop
+        return replace(self, most_drop=most, steps=tuple(step.within(limits) for step in self.steps))
 
     def left_alone(self, network: Any) -> list[str]:
         """The names of the innermost modules of a network that stay in FP32."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from bench.spec.limits import Limits
     from bench.spec.training import Training
 
     Decided = Mapping[str, object]  # plain JSON
@@ -29,6 +30,8 @@ class Context:
     bare      seed -> the network with the weights that it is built with under the seed.
     tutor     the model that `training.teacher` names, in eval mode; None for a step that is not `taught`.
     checkpoints  a file for each training of the step, in order, that keeps its state; None: it is not kept.
+    fallen    a network -> how far its first figure of quality is below the original's on the training side; without
+              targets there, how far its agreement is below 1. Raises BuildError where there is nothing to judge by.
     before    the recipe's earlier steps, whose effects must last: see `keepers`.
     """
 
@@ -41,6 +44,7 @@ class Context:
     bare: Callable[[int], torch.nn.Module] | None = None
     tutor: torch.nn.Module | None = None
     checkpoints: Iterator[Path | None] = field(default_factory=lambda: itertools.repeat(None))
+    fallen: Callable[[torch.nn.Module], float] | None = None
 
     def keepers(self, network: torch.nn.Module) -> tuple[Callable[[], None], ...]:
         """Functions that restore the effects of the earlier steps after each change of parameters.
@@ -87,6 +91,10 @@ class Step(ABC):
     def rounds(self) -> bool:
         """Whether the network rounds its activations: the last digit of a sum may then change an output by a step."""
         return False
+
+    def within(self, limits: Limits) -> Step:
+        """The step with the caller's limits in place of its own, for a step that searches within some."""
+        return self
 
     @abstractmethod
     def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:

@@ -16,7 +16,6 @@ import psutil
 from bench.machine.devices.device import Meter, on_device
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Call, Peak
-from bench.spec.recipe import recipes
 from bench.timing import protocol
 from bench.timing.evaluation import evaluate, explain, kernel_facts, layers
 from bench.timing.opened import Loaded, bind, loaded, open_session
@@ -33,19 +32,19 @@ def _bill(target: protocol.Target) -> Bill:
     from bench.spec.model import models, source
     from bench.store import Store
 
-    return Bill(Store(target.cache), source(models.get(target.case.model), target.data))
+    return Bill(Store(target.cache), source(models.get(target.case.model), target.data), limits=target.limits)
 
 
 def _build(asked: protocol.Build) -> Built:
     bill, case = _bill(asked.target), asked.target.case
-    reference = bill.reference(recipes.get(case.precision).steps)
-    built = bill.artefact(case.engine, case.precision, asked.target.most_drop, case.device)
+    reference = bill.reference(case.precision)
+    built = bill.artefact(case.engine, case.precision, case.device)
     gc.collect()  # exported programs hold reference cycles: a session that built 200 artefacts had 15 GB
     return Built(built.folder, reference.folder)
 
 
 def _refer(asked: protocol.Refer) -> Path:
-    reference = _bill(asked.target).reference(recipes.get(asked.target.case.precision).steps)
+    reference = _bill(asked.target).reference(asked.target.case.precision)
     gc.collect()
     return reference.folder
 
@@ -54,10 +53,9 @@ def _rank(asked: protocol.Rank) -> tuple[Layer, ...]:
     from bench.build import sensitivity
     from bench.build.artefact import trial
     from bench.engines import engine_of
-    from bench.spec.model import recipe_for
 
     bill, case = _bill(asked.target), asked.target.case
-    recipe = recipe_for(bill.source.model, case.precision)
+    recipe = bill.recipe(case.precision)
     weights = bill.stage(recipe.steps) or bill.weights
     return tuple(sensitivity.ranked(trial(engine_of(case), recipe, bill.source, weights), recipe))
 

@@ -12,6 +12,7 @@ from bench.errors import BenchError, LackingData
 from bench.machine.devices import devices
 from bench.machine.isa import saturates
 from bench.spec.case import Case
+from bench.spec.limits import NO_LIMITS, Limits
 from bench.spec.model import Model, models, source
 from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe, recipes
@@ -32,8 +33,7 @@ class Bench:
                      while they report progress this often; on CPU use alone, up to BUSY and JUDGING times as long.
     baseline_python  the interpreter of the baselines' workers, None for this process's.
     memory_bytes     a worker's limit of private memory, None for no limit.
-    most_drop        the largest drop of quality, for a precision that leaves layers in FP32 to limit it; None for the
-                     precision's own limit.
+    limits           what replaces the limits of precisions that search within some.
     device_index     which of the devices of a kind: the first is 0.
     explain          whether to record what each case executed.
     pictures         the folder for strips of pictures, None for none.
@@ -48,7 +48,7 @@ class Bench:
     timeout_s: float = 120.0
     baseline_python: str | None = None
     memory_bytes: int | None = None
-    most_drop: float | None = None
+    limits: Limits = NO_LIMITS
     device_index: int = 0
     explain: bool = False
     pictures: Path | None = None
@@ -65,7 +65,7 @@ class Bench:
         """What the store has of a case's model; it builds nothing. Raises LackingData and DataError."""
         given = source(models.get(case.model), self.data)
         if case.model not in self.bills or self.bills[case.model].source != given:
-            self.bills[case.model] = Bill(self.store, given, build=False)
+            self.bills[case.model] = Bill(self.store, given, build=False, limits=self.limits)
         return self.bills[case.model]
 
 

@@ -29,8 +29,8 @@ def find(case: Case, bench: Bench) -> tuple[Artifact, Artifact] | None:
     """The case's artefact and its reference outputs; None where either is yet to be built."""
     bill = bench.bill(case)
     try:
-        reference = bill.reference(recipes.get(case.precision).steps)
-        return bill.artefact(case.engine, case.precision, bench.most_drop, case.device), reference
+        reference = bill.reference(case.precision)
+        return bill.artefact(case.engine, case.precision, case.device), reference
     except NotBuilt:
         return None
 
@@ -80,7 +80,7 @@ class Builder:
 
     def refer(self, case: Case) -> None:
         """Make the reference outputs of the case's model after the recipe's steps, with the weights they need."""
-        about = stage_of(case)
+        about = stage_of(case, self._bench)
         if about in self._referred:
             return
         if self._python != sys.executable or not self._has_reference(case):
@@ -90,7 +90,7 @@ class Builder:
 
     def _has_reference(self, case: Case) -> bool:
         try:
-            self._bench.bill(case).reference(recipes.get(case.precision).steps)
+            self._bench.bill(case).reference(case.precision)
         except NotBuilt:
             return False
         return True
@@ -124,9 +124,9 @@ class Builder:
         return self._worker
 
 
-def stage_of(case: Case) -> tuple[str, ...]:
+def stage_of(case: Case, bench: Bench) -> tuple[str, ...]:
     """What cases share that have the same reference outputs: the model, and the recipe's steps as text."""
-    return (case.model, *map(repr, recipes.get(case.precision).steps))
+    return (case.model, *map(repr, recipes.get(case.precision).within(bench.limits).steps))
 
 
 def origins() -> list[Origin]:
@@ -140,7 +140,7 @@ def origins() -> list[Origin]:
 
 def target_of(case: Case, bench: Bench) -> Target:
     """The Target of a case: what a worker needs to build or open it."""
-    return Target(case, bench.cache, bench.data, bench.most_drop)
+    return Target(case, bench.cache, bench.data, bench.limits)
 
 
 def worker_for(

@@ -23,7 +23,7 @@ def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int],
     """
     wanted = dict.fromkeys(replace(case, batch=1, threads=1) for case in cases if unsupported(case, bench) is None)
     missing = [case for case in wanted if find(case, bench) is None]
-    stages = {stage_of(case): case for case in missing}
+    stages = {stage_of(case, bench): case for case in missing}
     alike: dict[tuple[tuple[str, str], ...], list[Case]] = {}
     for case in missing:
         environment = environment_of(case, bench, os.cpu_count() or 1)

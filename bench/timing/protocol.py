@@ -16,6 +16,7 @@ from bench.machine.devices.device import Meter, Spell
 from bench.machine.interpreter import Interpreter
 from bench.machine.probes import Peak
 from bench.spec.case import Case
+from bench.spec.limits import NO_LIMITS, Limits
 from bench.spec.metric import Metric
 from bench.spec.outcome import Calibration, Explained, Figures, Judged, Kernel, Likeness, Lowered, Setting, Steady
 from bench.spec.registry import Origin
@@ -34,12 +35,12 @@ class Question(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Target:
-    """A case, and the folders and limit that its network is built with."""
+    """A case, and the folders and limits that its network is built with."""
 
     case: Case
     cache: Path
     data: Path | None = None
-    most_drop: float | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)
