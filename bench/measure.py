@@ -42,13 +42,14 @@ from bench.spec.recipe import recipes
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
 from bench.store import Artifact, Facts
 from bench.timing.baseline import Shared
-from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import built_by, find, folders_of, origins
 from bench.timing.on_device import on_device
 from bench.timing.pairs import Pairs
 from bench.timing.protocol import AskKernel, AskLayers, AskUsage, Evaluate, Explain, Opened, Usage
 from bench.timing.sampling import Launch, Plan, two_stages
 from bench.timing.session import JUDGING, WorkerSession, compiled
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
 
 
 def check(case: Case, data: Path | None) -> None:

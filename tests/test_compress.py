@@ -22,7 +22,8 @@ from bench.errors import BadCase
 from bench.spec.model import Source
 from bench.spec.step import Context
 from bench.store import Store
-from bench.timing.bench import Bench, unsupported
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
 
 
 def network():

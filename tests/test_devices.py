@@ -330,7 +330,8 @@ def test_whole_numbers_summed_in_a_wider_type_are_a_product_in_int8():
 def test_a_precision_that_a_device_does_not_have_is_unsupported(precision, device, reason, monkeypatch):
     import toy  # noqa: F401 - registers the model
 
-    from bench.timing.bench import Bench, unsupported
+    from bench.timing.settings import Bench
+    from bench.timing.unsupported import unsupported
 
     monkeypatch.setattr(importlib.import_module("bench.engines.torch_devices"), "built_without", lambda device: None)
     assert unsupported(Case("linear", precision, "torch", device=device), Bench(Path("cache"))) == reason
@@ -447,9 +448,9 @@ def test_the_environment_for_gpus_installs_one_of_the_two_builds_of_onnxruntime(
 
 
 def test_launches_fit_in_a_device_s_memory_beside_the_baseline_s(tmp_path, fake, monkeypatch):
-    from bench.timing.bench import Bench
     from bench.timing.pairs import Pairs
     from bench.timing.protocol import Usage
+    from bench.timing.settings import Bench
 
     free = iter([10e9, 8e9, 8e9])
     monkeypatch.setattr(fake, "free_bytes", lambda index: next(free))

@@ -16,9 +16,10 @@ from bench.measure import measure
 from bench.spec.recipe import Recipe
 from bench.statistics import sqnr_db
 from bench.timing.baseline import Shared
-from bench.timing.bench import Bench, unsupported
 from bench.timing.prepare import prepare
 from bench.timing.sampling import Plan
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
 
 pytest_plugins = "pytester"
 

@@ -17,7 +17,7 @@ from bench import Case
 from bench.errors import BaselineError
 from bench.machine.interpreter import Interpreter
 from bench.timing.baseline import examined
-from bench.timing.bench import Bench
+from bench.timing.settings import Bench
 
 SUITE = """
 import pytest

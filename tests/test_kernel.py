@@ -13,8 +13,8 @@ from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.measure import measure
 from bench.statistics import sqnr_db
-from bench.timing.bench import Bench
 from bench.timing.sampling import Plan
+from bench.timing.settings import Bench
 
 QUICK = Plan(least_launches=1, most_launches=1, pass_s=0.01, slice_s=0.001)
 LAYERS = ("convolution", "depthwise", "linear", "transposed", "prelu")

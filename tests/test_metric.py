@@ -136,8 +136,8 @@ def test_a_task_whose_figure_is_no_number_fails_in_one_line(tmp_path, monkeypatc
 
     from bench import Case
     from bench.measure import measure
-    from bench.timing.bench import Bench
     from bench.timing.sampling import Plan
+    from bench.timing.settings import Bench
 
     (tmp_path / "wordy.py").write_text(
         "from bench.tasks import tasks\n"

@@ -10,7 +10,7 @@ from bench.machine.noise import Counters, Watch, snapshot
 from bench.machine.pace import Pace
 from bench.machine.probes import Peak, _kernels, _layers, peaks, probe
 from bench.timing.baseline import Shared
-from bench.timing.bench import Bench
+from bench.timing.settings import Bench
 
 QUIET = Counters(at_s=0.0, busy_s=100.0, steal_s=1.0, own_s=10.0, throttled=0, mhz=3000.0)
 

@@ -12,7 +12,8 @@ from bench.spec import packages
 from bench.spec.case import Case
 from bench.spec.model import source
 from bench.spec.packages import lacking
-from bench.timing.bench import Bench, unsupported
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from bench import Case
 from bench.timing.baseline import Baseline
-from bench.timing.bench import Bench
 from bench.timing.pairs import Pairs, in_turn
 from bench.timing.protocol import Usage
 from bench.timing.sampling import Launch
+from bench.timing.settings import Bench
 
 
 class Session:

@@ -14,10 +14,10 @@ from bench.spec.case import Case
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.model import Model, Weights, models
 from bench.timing import builder
-from bench.timing.bench import Bench
 from bench.timing.builder import built_by
 from bench.timing.prepare import prepare
 from bench.timing.protocol import Built
+from bench.timing.settings import Bench
 
 
 class Plain(Engine):

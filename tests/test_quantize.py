@@ -26,7 +26,8 @@ from bench.machine.isa import saturates
 from bench.spec.model import Source
 from bench.spec.step import Context
 from bench.store import Store
-from bench.timing.bench import Bench, unsupported
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
 
 SCALED = ("torch", "torchscript", "inductor", "onnxruntime", "onnxruntime_mobile", "openvino", "executorch")
 
@@ -383,9 +384,9 @@ def test_other_bits_are_computed_in_floating_point(engine, bill):
 
 def test_engines_and_processors_that_cannot_take_the_scales_say_so(bill, monkeypatch):
     case, bench = Case("scaled", "own_int8", "onnxruntime"), Bench(bill._store.root)
-    monkeypatch.setattr("bench.timing.bench.saturates", lambda: False)
+    monkeypatch.setattr("bench.timing.unsupported.saturates", lambda: False)
     assert unsupported(case, bench) is None
-    monkeypatch.setattr("bench.timing.bench.saturates", lambda: True)
+    monkeypatch.setattr("bench.timing.unsupported.saturates", lambda: True)
     assert "own_int8 has 8 bits, whose products saturate" in unsupported(case, bench)
     monkeypatch.setattr(type(engines.get("onnxruntime")), "scaled", False)
     assert unsupported(case, bench) == "onnxruntime finds its own scales here, and own_int8 brings some"

@@ -8,8 +8,8 @@ import toy  # noqa: F401 - registers the model
 from bench.errors import BenchError, UnknownMember
 from bench.selftest.coverage import DEVIATIONS
 from bench.selftest.trials import TRIALS, loaded, selftest
-from bench.timing.bench import Bench
 from bench.timing.sampling import Plan
+from bench.timing.settings import Bench
 
 SHORT = Plan(least_launches=3, most_launches=3, pass_s=0.05, slice_s=0.005, budget_s=0.1)
 TOLD = {

@@ -28,13 +28,13 @@ from bench.spec.outcome import ArtifactFacts, BaselineFacts, Calibration, Effici
 from bench.spec.registry import Origin
 from bench.store import Store
 from bench.timing.baseline import Shared
-from bench.timing.bench import Bench
 from bench.timing.builder import find
-from bench.timing.handle import Patience, Worker, cpu_s
 from bench.timing.prepare import prepare
 from bench.timing.protocol import AskUsage, Opened
 from bench.timing.sampling import Plan, Slice
 from bench.timing.session import Energy
+from bench.timing.settings import Bench
+from bench.timing.worker import Patience, Worker, cpu_s
 
 CASE = Case("linear", "fp32", "toy", batch=4)
 ODD = Origin.of(questions.__name__)
@@ -398,7 +398,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import toy
 from bench import Case
-from bench.timing.bench import Bench
+from bench.timing.settings import Bench
 from bench.timing.builder import built_by
 from bench.timing.session import WorkerSession
 bench = Bench(Path({str(bench.cache)!r}))

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.build.calibration import PICTURES, picture_of
-from bench.build.exported_programs import roles_of_program
-from bench.engines.onnx_graphs import Role, roles
+from bench.engines.onnx_graphs import Role
 from bench.errors import DataError
 from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs
@@ -176,22 +175,14 @@ def with_rank(array: np.ndarray, rank: int | None) -> np.ndarray:
     return array[None] if rank is not None and array.ndim == rank - 1 else array
 
 
-def roles_of(network: NetworkFile) -> dict[str, Role]:
-    """What a network file's graph does with its inputs, where its format is read for that."""
-    if network.format == "onnx":
-        return roles(network.file, network.signature)
-    return roles_of_program(network.file) if network.format == "torch" else {}
-
-
-def drawn(network: NetworkFile, split: str) -> Iterator[dict[str, np.ndarray]]:
-    """Arrays for the items of a split, drawn by type and by what the graph does with each input, see `Role`."""
+def drawn(network: NetworkFile, split: str, roles: Mapping[str, Role]) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays for the items of a split, drawn by type and by what the network does with each input."""
     import numpy as np
 
     rng = np.random.default_rng(list(ITEMS).index(split))
-    known = roles_of(network)
     for _ in range(ITEMS[split]):
         yield {
-            port.name: _drawn(rng, port, network.sizes[port.name], known.get(port.name, Role()))
+            port.name: _drawn(rng, port, network.sizes[port.name], roles.get(port.name, Role()))
             for port in network.signature.inputs
         }
 

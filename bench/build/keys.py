@@ -26,7 +26,7 @@ from bench.spec.registry import Origin
 from bench.store import FOLLOWED, Artifact, Facts, Store, Used, key, versions
 
 NETWORK = "network.json"
-SEARCH = ("sensitivity.py", "drop.py")  # of layers that stay in FP32
+SEARCH = ("sensitivity.py", "quality_drop.py")  # of layers that stay in FP32
 
 
 # the harness's files that shape what is built: their digests are in every network's key

@@ -9,21 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.build.exported_programs import (
-    check_program,
-    is_quantized_program,
-    module_of,
-    program_of,
-    signature_of_program,
-)
 from bench.build.file_inputs import DRAWN, ITEMS, NO_TARGETS, RealInputs, digest_of, drawn, item_of
-from bench.engines.onnx_graphs import data_files, quantized, signature_of_onnx
+from bench.build.file_readers import reader_of
 from bench.errors import DataError
 from bench.spec.dataset import Dataset, Samples, datasets
 from bench.spec.inputs import Inputs
 from bench.spec.interface import Interface
 from bench.spec.model import Model, Weights, models
-from bench.spec.network import FORMATS, NetworkFile, Port, Signature, Sizes, sized
+from bench.spec.network import NetworkFile, Sizes, format_of, place_of, sized
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,59 +25,6 @@ if TYPE_CHECKING:
     from bench.spec.model import Network
 
 TOLERANCE = 1e-3  # of outputs of two items in one call against each alone: absolute and relative
-# of an IR with static scales, and of one whose weights are INT8, with activations quantized at run time
-IN_INT8 = (b'type="FakeQuantize"', b'<data element_type="i8"')
-OF_IR = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "bool"} | {
-    f"{sign}{bits}": f"{'u' * (sign == 'u')}int{bits}" for sign in "iu" for bits in (8, 16, 32, 64)
-}
-
-
-def signature_of(file: Path) -> Signature:
-    """What a network file takes and gives. Raises DataError where it cannot be read."""
-    readers = {".onnx": signature_of_onnx, ".xml": _signature_of_ir, ".pt2": signature_of_program}
-    return readers[file.suffix](file)
-
-
-def files_of(file: Path) -> list[Path]:
-    """A network file and the files beside it that hold its weights. Raises DataError where one is missing."""
-    if file.suffix == ".pt2":
-        return [file]
-    beside = [file.with_suffix(".bin")] if file.suffix == ".xml" else sorted(data_files(file))
-    for data in beside:
-        if not data.is_file():
-            raise DataError(f"{file} keeps its weights in {data}, which is not there; put it beside the file")
-    return [file, *beside]
-
-
-def _signature_of_ir(file: Path) -> Signature:
-    from xml.etree import ElementTree
-
-    try:
-        layers = list(ElementTree.parse(file).iterfind("layers/layer"))
-    except ElementTree.ParseError as error:
-        raise DataError(f"{file} cannot be read as OpenVINO's IR: {error}") from error
-
-    def port(layer: ElementTree.Element, value: ElementTree.Element) -> Port:
-        names = (value.get("names") or layer.get("name") or "").split(",")
-        extents = [int(extent.text or -1) for extent in value.iterfind("dim")]
-        kind = (value.get("precision") or "").lower().replace("fp", "f")
-        return Port(names[0], OF_IR.get(kind, kind), tuple(extent if extent >= 0 else "?" for extent in extents))
-
-    inputs = [
-        port(layer, value)
-        for layer in layers
-        if layer.get("type") == "Parameter"
-        for value in layer.iterfind("output/port")
-    ]
-    outputs = [
-        port(layer, value)
-        for layer in layers
-        if layer.get("type") == "Result"
-        for value in layer.iterfind("input/port")
-    ]
-    if not inputs or not outputs:
-        raise DataError(f"{file} is no IR of OpenVINO with inputs and outputs")
-    return Signature(tuple(inputs), tuple(outputs))
 
 
 @dataclass(frozen=True)
@@ -118,7 +58,7 @@ class GivenFile:
                 (Weights(self.file.name, self.name),),
                 preprocess=as_they_are,
                 answer=joined,
-                format=FORMATS[self.file.suffix],
+                format=format_of(self.file),
                 quantized=self.quantized,
                 calibration=ITEMS["train"] if self.inputs is None else Model.calibration,
             ),
@@ -130,17 +70,18 @@ def given_files(file: Path, choices: Sequence[Sizes], inputs: RealInputs | None,
 
     Raises DataError where the file cannot be read, or leaves sizes free that are in no choice and no input.
     """
-    signature = signature_of(file)
+    reader = reader_of(file)
+    signature = reader.signature(file)
     if inputs is not None:
         first = next(iter(inputs.items(signature, file)), None)
         if first is None:
             raise DataError(f"the inputs at {inputs.place} hold no item; give at least one")
         choices = [*choices, {port: array.shape for port, array in first.items()}]
     every = sized(signature, file, choices)
-    digest = digest_of(files_of(file))
-    quantized = is_quantized(file)
-    if file.suffix == ".pt2":
-        check_program(file, signature, quantized)
+    digest = digest_of(reader.files(file))
+    quantized = reader.quantized(file)
+    if reader.check is not None:
+        reader.check(file, signature, quantized)
     varied = [port.name for port in signature.inputs if len({sizes[port.name] for sizes in every}) > 1]
     made = []
     for sizes in every:
@@ -148,7 +89,7 @@ def given_files(file: Path, choices: Sequence[Sizes], inputs: RealInputs | None,
         made.append(
             GivenFile(
                 f"{name}_{shapes}" if shapes else name,
-                file.absolute(),
+                place_of(file),
                 digest,
                 tuple(sizes.items()),
                 inputs,
@@ -163,33 +104,24 @@ def taken(files: Sequence[GivenFile], registered: Mapping[str, GivenFile]) -> li
     return [given.name for given in files if given.name in models.names() and registered.get(given.name) != given]
 
 
-def is_quantized(file: Path) -> bool:
-    """Whether a network file computes in INT8 already."""
-    if file.suffix == ".pt2":
-        return is_quantized_program(file)
-    if FORMATS[file.suffix] == "onnx":
-        return quantized(file)
-    text = file.read_bytes()
-    return any(mark in text for mark in IN_INT8)
-
-
 def network_of(given: GivenFile) -> Network:
-    """The network of a given file: an exported program as a PyTorch module, any other file as it is.
+    """The network of a given file: a PyTorch module where its reader makes one, else the file as it is.
 
     Raises DataError where the file has changed since the session began.
     """
-    if given.file.suffix != ".pt2":
+    reader = reader_of(given.file)
+    if reader.module is None:
         return file_of(given)
-    program = program_of(given.file)
-    if digest_of([given.file]) != given.digest:
+    module = reader.module(given.file)
+    if digest_of(reader.files(given.file)) != given.digest:
         raise DataError(f"{given.file} was changed since this session began; start again")
-    return module_of(program)
+    return module
 
 
 def file_of(given: GivenFile) -> NetworkFile:
     """A given file with what it takes and gives."""
-    format = FORMATS[given.file.suffix]
-    return NetworkFile(given.file, format, signature_of(given.file), dict(given.sizes), given.digest)
+    signature = reader_of(given.file).signature(given.file)
+    return NetworkFile(given.file, format_of(given.file), signature, dict(given.sizes), given.digest)
 
 
 def as_they_are(inputs: Inputs) -> Inputs:
@@ -208,7 +140,10 @@ def joined(outputs: Outputs | np.ndarray, item: Any) -> np.ndarray:
 def samples_of(given: GivenFile, split: str, folder: Path | None = None) -> Samples:
     """A split of a given file's inputs, without targets. What calibrates does not judge, where there are two."""
     network = file_of(given)
-    parts = drawn(network, split) if given.inputs is None else given.inputs.items(network.signature, given.file)
+    if given.inputs is None:
+        parts = drawn(network, split, reader_of(given.file).roles(given.file, network.signature))
+    else:
+        parts = given.inputs.items(network.signature, given.file)
     items = [item_of(network, part) for part in parts]
     if given.inputs is not None and len(items) > 1:
         items = items[::2] if split == "train" else items[1::2]
@@ -260,4 +195,4 @@ def _axis(both: np.ndarray, alone: list[np.ndarray]) -> int | None:
 
 def model_name(file: Path) -> str:
     """A model's name for a network file: its stem, with letters that stand in an id and on a command line."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", file.stem) or "network"
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", file.stem.rpartition(":")[2]) or "network"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.build.drop import BATCH, TrainingDrop
+from bench.build.quality_drop import BATCH, TrainingDrop
 from bench.compress.finetune import layers_of
 from bench.engines.lowered import within
 from bench.progress import progress

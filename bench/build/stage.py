@@ -12,11 +12,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from bench.build import drop
-from bench.build.drop import TrainingDrop
+from bench.build import quality_drop
 from bench.build.fingerprint import fingerprint
 from bench.build.keys import Entry, NetworkFacts, class_digest, data_facts, entry_of
 from bench.build.networks import HUFFMAN, STEPS, architecture, decided_in, shaped
+from bench.build.quality_drop import TrainingDrop
 from bench.build.weights import load_data, trained_network
 from bench.compress import huffman
 from bench.compress.quantizer import stored_state
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bench.spec.interface import Predict
 
 
-USED = (Path(huffman.__file__), Path(drop.__file__))  # code beside the step's that its result is made by
+USED = (Path(huffman.__file__), Path(quality_drop.__file__))  # code beside the step's that its result is made by
 TRAINING = "training"  # the folder of the store that holds checkpoints
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from bench.errors import BadCase, DataError, RunFileError
 
 if TYPE_CHECKING:
-    from bench.timing.bench import Bench
     from bench.timing.sampling import Plan
+    from bench.timing.settings import Bench
 
 PYTEST_FILES = ("pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")  # they mark a project's root
 PATIENCE = 100  # a build for one layer may compute for this many times the limit without a message
@@ -127,7 +127,7 @@ def _bench(args: argparse.Namespace, plan: Plan) -> Bench:
     """The Bench that a command's options describe."""
     from platformdirs import user_cache_path
 
-    from bench.timing.bench import Bench
+    from bench.timing.settings import Bench
 
     load_conftest(Path.cwd())
     cache = Path(args.bench_cache or user_cache_path("bench-harness", appauthor=False)).expanduser().absolute()
@@ -140,10 +140,10 @@ def sensitivity(args: argparse.Namespace) -> int:
     from bench.report import ranking
     from bench.spec.case import Case
     from bench.spec.recipe import recipes
-    from bench.timing.bench import unsupported
     from bench.timing.builder import target_of, worker_for
     from bench.timing.protocol import Rank
     from bench.timing.sampling import QUICK
+    from bench.timing.unsupported import unsupported
 
     bench, case = _bench(args, QUICK), Case.named(args.case)
     recipe = recipes.get(case.precision)

@@ -1,4 +1,4 @@
-"""Facts of the machine that change figures; null where the system does not say."""
+"""Facts of the machine, without its devices, that change figures; null where the system does not say."""
 
 from __future__ import annotations
 

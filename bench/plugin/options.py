@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bench.build.network_files import GivenFile
     from bench.records.journal import Journal
     from bench.records.record import Record
-    from bench.timing.bench import Bench
+    from bench.timing.settings import Bench
 
 BENCHMARKS = "pytest-benchmark"  # its name among pytest's plugins
 
@@ -211,8 +211,8 @@ def bench_of(config: pytest.Config) -> Bench:
         return config.stash[BENCH]
     from platformdirs import user_cache_path
 
-    from bench.timing.bench import Bench
     from bench.timing.sampling import QUICK, Plan
+    from bench.timing.settings import Bench
 
     option = config.option
     config.stash[BENCH] = Bench(

@@ -162,7 +162,7 @@ def measure(
     from bench import measure as room
     from bench.records.gate import shortfalls
     from bench.records.record import Record
-    from bench.timing.bench import unsupported
+    from bench.timing.unsupported import unsupported
 
     node, stash = request.node, request.config.stash
     bench = bench_of(request.config)

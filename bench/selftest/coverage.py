@@ -16,8 +16,8 @@ from bench.timing.sampling import Launch, two_stages
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.timing.bench import Bench
     from bench.timing.sampling import Plan
+    from bench.timing.settings import Bench
 
 TRUTH = 2.0
 DEVIATIONS = (0.002, 0.003, 0.004, 0.006, 0.008, 0.012)

@@ -31,7 +31,7 @@ from bench.timing.prepare import prepare
 from bench.timing.sampling import QUICK
 
 if TYPE_CHECKING:
-    from bench.timing.bench import Bench
+    from bench.timing.settings import Bench
 
 REASONS = {
     "segfault": r"the worker was ended by signal 11 while it answered 'open'",

@@ -36,7 +36,7 @@ from bench.timing.prepare import prepare
 from bench.timing.sampling import call_overhead_s
 
 if TYPE_CHECKING:
-    from bench.timing.bench import Bench
+    from bench.timing.settings import Bench
 
 PLAIN = """
 import json, os

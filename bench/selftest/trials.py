@@ -20,7 +20,7 @@ from bench.selftest.faults import broken, killed
 from bench.selftest.figures import compared, grid, overhead, ranged, same, slowed
 
 if TYPE_CHECKING:
-    from bench.timing.bench import Bench
+    from bench.timing.settings import Bench
 
     Trial = Callable[[str, Bench, int, Callable[[str], None]], None]
 

@@ -92,6 +92,23 @@ class NetworkFile:
 
 # of a network file, by its ending; an exported program becomes a PyTorch network
 FORMATS = {".onnx": "onnx", ".xml": "openvino-ir", ".pt2": "torch"}
+# of a network by its name, such as hf:NAME, by what comes before it; all become PyTorch networks
+NAMED = {"hf:": "torch", "timm:": "torch", "torchvision:": "torch"}
+
+
+def kind_of(file: Path) -> str:
+    """The ending of a network file, or the library of a network's name."""
+    return next((library for library in NAMED if str(file).startswith(library)), file.suffix)
+
+
+def format_of(file: Path) -> str:
+    """What an engine must read to run a network file, or a network by its name."""
+    return (FORMATS | NAMED)[kind_of(file)]
+
+
+def place_of(file: Path) -> Path:
+    """The absolute path of a network file; a network's name as it is."""
+    return file if kind_of(file) in NAMED else file.absolute()
 
 
 def sized(signature: Signature, file: Path, given: Sequence[Sizes]) -> list[dict[str, tuple[int, ...]]]:

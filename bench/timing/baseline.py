@@ -15,12 +15,13 @@ from bench.machine.interpreter import Interpreter
 from bench.machine.pace import Pace
 from bench.machine.probes import Peak
 from bench.spec.case import Case
-from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import BUSY, built_by, worker_for
-from bench.timing.handle import Worker
 from bench.timing.protocol import AskInstalled, Built, MeasurePeaks, Probe
 from bench.timing.sampling import Slice
 from bench.timing.session import WorkerSession, compiled
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
+from bench.timing.worker import Worker
 
 
 class Shared:

@@ -18,9 +18,9 @@ from bench.spec.recipe import recipes
 from bench.spec.registry import Origin
 from bench.store import Artifact
 from bench.tasks import tasks
-from bench.timing.bench import Bench
-from bench.timing.handle import Worker
 from bench.timing.protocol import Answer, Build, Built, Question, Refer, Target
+from bench.timing.settings import Bench
+from bench.timing.worker import Worker
 
 BUSY = 30  # how many times `timeout_s` a build may compute without reporting progress: an hour at the default of 120 s
 

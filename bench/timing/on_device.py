@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from bench.errors import BenchError
 from bench.machine.devices import DeviceCounters, devices
 from bench.spec.outcome import OnDevice
-from bench.timing.bench import Bench
 from bench.timing.protocol import AskDevice, OnDeviceTimes
 from bench.timing.sampling import QUICK
 from bench.timing.session import JUDGING, WorkerSession
+from bench.timing.settings import Bench
 
 METERED_S = 5.0  # of calls whose energy is read: NVML's counter moves every 0.1 s
 

@@ -12,10 +12,10 @@ from bench.machine.facts import available_bytes
 from bench.machine.noise import Watch, snapshot
 from bench.spec.case import Case
 from bench.timing.baseline import Baseline, Shared
-from bench.timing.bench import Bench
 from bench.timing.protocol import AskUsage, Built, Usage
 from bench.timing.sampling import Launch, paired
 from bench.timing.session import Energy, Metered, Openable, WorkerSession, open_all
+from bench.timing.settings import Bench
 
 
 class Pairs:

@@ -9,8 +9,9 @@ from typing import Any
 
 from bench.errors import BenchError, CacheError
 from bench.spec.case import Case
-from bench.timing.bench import Bench, unsupported
 from bench.timing.builder import Builder, environment_of, find, stage_of
+from bench.timing.settings import Bench
+from bench.timing.unsupported import unsupported
 
 
 def prepare(cases: Iterable[Case], bench: Bench, told: Callable[[str, int, int], None] | None = None) -> None:

@@ -17,10 +17,10 @@ from bench.errors import refusals
 from bench.machine.facts import cores_for, describe
 from bench.spec.case import Case
 from bench.store import key
-from bench.timing.bench import Bench
 from bench.timing.builder import BUSY, target_of, worker_for
 from bench.timing.protocol import Answer, Built, Open, Opened, Question, TakeSlice
 from bench.timing.sampling import Slice
+from bench.timing.settings import Bench
 
 JUDGING = 10  # how many times `timeout_s` judging may compute without reporting progress
 
