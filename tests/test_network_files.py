@@ -9,13 +9,12 @@ import pytest
 
 from bench.build.bill import Bill
 from bench.build.file_inputs import RealInputs
+from bench.build.file_readers import reader_of
 from bench.build.network_files import (
     given_files,
     interface_of_file,
-    is_quantized,
     network_of,
     samples_of,
-    signature_of,
 )
 from bench.engines import engines
 from bench.engines.engine import session_of
@@ -169,7 +168,7 @@ def test_a_file_becomes_int8_and_stays_like_itself(engine, tmp_path):
 
 def test_drawn_numbers_are_what_the_graph_can_take(tmp_path):
     sentences(tmp_path / FILE)
-    signature = signature_of(tmp_path / FILE)
+    signature = reader_of(tmp_path / FILE).signature(tmp_path / FILE)
     assert roles(tmp_path / FILE, signature) == {"ids": Role(below=20), "mask": Role()}
     (given,) = given_files(tmp_path / FILE, [], None, "net")
     arrays = items_of(given).arrays
@@ -203,16 +202,16 @@ def test_the_axis_of_the_items_is_found_and_checked(tmp_path):
 
 def test_files_of_other_formats_are_recognised_as_int8_already(tmp_path):
     sentences(tmp_path / FILE)
-    assert not is_quantized(tmp_path / FILE)
+    assert not reader_of(tmp_path / FILE).quantized(tmp_path / FILE)
     (given,) = given_files(tmp_path / FILE, [], None, "net")
     inputs = items_of(given)
     for precision in ("int8_static", "int8_dynamic"):
         opened(network_of(given), "onnxruntime", tmp_path / precision, inputs, precision)
-        assert is_quantized(tmp_path / precision / "model.onnx")
+        assert reader_of(tmp_path / precision / "model.onnx").quantized(tmp_path / precision / "model.onnx")
     opened(network_of(given), "openvino", tmp_path / "ov", inputs, "int8_static")
-    assert is_quantized(tmp_path / "ov" / "model.xml")
+    assert reader_of(tmp_path / "ov" / "model.xml").quantized(tmp_path / "ov" / "model.xml")
     opened(network_of(given), "openvino", tmp_path / "fp32", inputs)
-    assert not is_quantized(tmp_path / "fp32" / "model.xml")
+    assert not reader_of(tmp_path / "fp32" / "model.xml").quantized(tmp_path / "fp32" / "model.xml")
 
 
 def test_an_ir_with_weights_in_int8_is_recognised_as_int8_already(tmp_path):
@@ -225,15 +224,15 @@ def test_an_ir_with_weights_in_int8_is_recognised_as_int8_already(tmp_path):
     model = openvino.Model([op.matmul(given, op.constant(weights), False, False)], [given])
     openvino.save_model(model, tmp_path / "fp32.xml", compress_to_fp16=False)
     openvino.save_model(nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM), tmp_path / "int8.xml")
-    assert not is_quantized(tmp_path / "fp32.xml")
-    assert is_quantized(tmp_path / "int8.xml")
+    assert not reader_of(tmp_path / "fp32.xml").quantized(tmp_path / "fp32.xml")
+    assert reader_of(tmp_path / "int8.xml").quantized(tmp_path / "int8.xml")
 
 
 def test_openvinos_ir_is_read_with_its_inputs_types_and_free_sizes(tmp_path):
     sentences(tmp_path / FILE)
     (given,) = given_files(tmp_path / FILE, [], None, "net")
     opened(network_of(given), "openvino", tmp_path / "ov", items_of(given))
-    signature = signature_of(tmp_path / "ov" / "model.xml")
+    signature = reader_of(tmp_path / "ov" / "model.xml").signature(tmp_path / "ov" / "model.xml")
     assert signature.inputs == (Port("ids", "int64", ("?", 6)), Port("mask", "int64", ("?", 6)))
     (ir,) = given_files(tmp_path / "ov" / "model.xml", [], None, "ir")
     inputs = items_of(ir)[:2]

@@ -18,7 +18,7 @@ from bench.build.exported_programs import (
 )
 from bench.engines.onnx_graphs import Role, data_files, quantized, roles, signature_of_onnx
 from bench.errors import DataError
-from bench.spec.network import Port, Signature, kind_of
+from bench.spec.network import NAMED, Port, Signature, kind_of
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ READERS = {
         check_program,
     ),
     **{
-        f"{library}:": Reader(named.signature_of, named.files_of, lambda file: False, named.roles_of, named.module_of)
-        for library in named.LIBRARIES
+        library: Reader(named.signature_of, named.files_of, lambda file: False, named.roles_of, named.module_of)
+        for library in NAMED
     },
 }

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.build.file_readers import reader_of
 from bench.build.following import note
-from bench.build.network_files import files_of
 from bench.engines.onnx_graphs import reason_of
 from bench.errors import DataError
 
@@ -74,7 +74,7 @@ def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "folded.bin")
     try:
-        for data in files_of(file)[1:]:
+        for data in reader_of(file).files(file)[1:]:
             note(data)
         with tempfile.TemporaryDirectory() as place:
             options.optimized_model_filepath = str(Path(place) / "folded.onnx")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.build.file_inputs import digest_of
+from bench.build.file_readers import reader_of
 from bench.build.keys import Entry, NetworkFacts, data_facts, followed
-from bench.build.network_files import files_of
 from bench.build.networks import SEED, architecture, folded, load_state, shaped
 from bench.engines.onnx_graphs import copied
 from bench.errors import DataError
@@ -47,8 +47,9 @@ def weights_entry(store: Store, source: Source, network: NetworkFacts) -> Entry:
         with followed(store, source, used):
             network = architecture(source)
             if isinstance(network, NetworkFile):
-                copied(files_of(network.file), network.file.parent, folder)
-                if digest_of(files_of(folder / network.file.name)) != network.digest:
+                files = reader_of(network.file).files
+                copied(files(network.file), network.file.parent, folder)
+                if digest_of(files(folder / network.file.name)) != network.digest:
                     raise DataError(f"{network.file} was changed since this session began; start again")
                 return used
             if source.weights_file is not None and source.weights.read is not None:

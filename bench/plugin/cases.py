@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.errors import BadCase, BenchError
+from bench.plugin.files import named_tests
 from bench.plugin.options import BENCHMARKS, NAMED_AXES, REFUSED
 from bench.spec.case import COUNTED_AXES, Axes, Case, Grid, baseline_of
 
@@ -80,11 +81,13 @@ class Replay:
         self._readings = (reading for sample_s in samples_s for reading in (0.0, sample_s))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort cases with the same baseline together, and give each item its clock and group.
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add the networks by name, sort cases with the same baseline together, and give each item its clock and group.
 
     Sorted so, a baseline's workers are started once. pytest-benchmark shows a case in the group that its suite names.
     """
+    for tests in named_tests(session):
+        items += session.genitems(tests)
     positions = [position for position, item in enumerate(items) if case_of(item) is not None]
     order: dict[Case, int] = {}
     try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.errors import BenchError, DataError
-from bench.plugin.options import FILES, REFUSED, folder_of
+from bench.plugin.options import FILES, NETWORKS, REFUSED, folder_of
 from bench.spec.case import Axes, Grid
-from bench.spec.network import FORMATS
+from bench.spec.network import FORMATS, format_of
 
 PRECISIONS = ("fp32", "int8_dynamic", "int8_static")
 
@@ -54,8 +55,20 @@ def _is_network(file: Path) -> bool:
         return b"<net " in opened.read(512)
 
 
+def named_tests(session: pytest.Session) -> Iterator[pytest.Module]:
+    """The tests of the networks that are named on the command line, such as hf:NAME."""
+    for network in session.config.stash[NETWORKS]:
+        made: NetworkFileTests = NetworkFileTests.from_parent(session, path=session.config.rootpath / network)
+        made.network = network
+        yield made
+
+
 class NetworkFileTests(pytest.Module):
-    """A network file as a module of one test with a grid; the test fails where the file cannot be measured."""
+    """A network file, or a network by its name, as a module of one test with a grid; the test fails where it cannot be
+    measured.
+    """
+
+    network: Path | None = None  # by its name
 
     def _getobj(self) -> types.ModuleType:
         module = types.ModuleType(self.path.stem)
@@ -79,7 +92,7 @@ class NetworkFileTests(pytest.Module):
         from bench.build.network_files import given_files, model_name, taken
         from bench.engines import engines, engines_on, native_to
 
-        config, file = self.config, self.path.resolve()
+        config, file = self.config, self.network or self.path.resolve()
         place, preprocess = folder_of(config, "inputs"), config.option.bench_preprocess
         if preprocess is not None and place is None:
             raise DataError("--bench-preprocess makes inputs of pictures: name their folder by --bench-inputs")
@@ -94,7 +107,7 @@ class NetworkFileTests(pytest.Module):
         for given in made:
             given.register()
             registered[given.name] = given
-        given_already, format = made[0].quantized, FORMATS[file.suffix]
+        given_already, format = made[0].quantized, format_of(file)
         native = native_to(format)
         baseline: Axes = {"engine": native, "precision": "as_given" if given_already else "fp32"}
         grid = Grid(

@@ -12,6 +12,7 @@ import pytest
 from bench.spec import options
 from bench.spec.case import COUNTED_AXES
 from bench.spec.limits import Limits
+from bench.spec.network import NAMED
 
 if TYPE_CHECKING:
     from bench.build.network_files import GivenFile
@@ -26,6 +27,7 @@ JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()  # None until cases
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of interrupted runs, by test; --bench-resume
 BENCH: pytest.StashKey[Bench] = pytest.StashKey()  # one a session: it remembers what failed
 FILES: pytest.StashKey[dict[str, GivenFile]] = pytest.StashKey()  # network files that are models here
+NETWORKS: pytest.StashKey[list[Path]] = pytest.StashKey()  # networks by name on the command line, such as hf:NAME
 REFUSED: pytest.StashKey[list[str]] = pytest.StashKey()  # why network files cannot be measured
 RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of this session, by test
 
@@ -178,11 +180,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = {}
     config.stash[FILES] = {}
     config.stash[REFUSED] = []
+    config.stash[NETWORKS] = [_network(name, config) for name in config.args if name.startswith(tuple(NAMED))]
+    config.args = [name for name in config.args if not name.startswith(tuple(NAMED))]  # pytest would look for a file
     config.stash[JOURNAL] = None
     config.stash[FINISHED] = {}
     config.stash[COMPARED] = None if beside_others(config) else getattr(config.option, "benchmark_compare", None)
     if config.stash[COMPARED]:  # looked up once the machine's id is set
         config.option.benchmark_compare = []
+
+
+def _network(name: str, config: pytest.Config) -> Path:
+    """A network by its name; a folder in it by its absolute path."""
+    library, _, rest = name.partition(":")
+    folder = config.invocation_params.dir / Path(rest).expanduser()
+    return Path(f"{library}:{folder}" if folder.is_dir() else name)
 
 
 def benchmarks_of(config: pytest.Config) -> Any:
