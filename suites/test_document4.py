@@ -10,6 +10,9 @@ THREADS = min(2, os.cpu_count() or 1)
 PRECISIONS = ["fp32", "int8_static"]
 FACES = Grid(["scrfd_500m", "scrfd_500m_onnx"], PRECISIONS, engines_on("cpu"), threads=sorted({1, THREADS}))
 CLASSIFIERS = Grid(["mobilenet_v2", "mobilenet_v2_10", "vit_b16"], PRECISIONS, engines_on("cpu"), threads=THREADS)
+LEVELS = Grid(
+    "vit_b16", "fp32", [f"onnxruntime{level}" for level in ("_unoptimized", "_basic", "_transformers")], threads=THREADS
+)
 
 
 @pytest.mark.grid(FACES)
@@ -18,7 +21,7 @@ def test_faces(case, measure):
     assert record.fidelity["agreement"] > 0.5, "faces that sure must be found again"
 
 
-@pytest.mark.grid(CLASSIFIERS)
+@pytest.mark.grid(CLASSIFIERS, LEVELS)
 def test_classifier(case, measure):
     record = measure(case)
     assert record.quality["top1"] > 0.15, "no better than chance"

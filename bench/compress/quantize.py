@@ -5,18 +5,20 @@ INT8 gains speed on every engine here. Fewer or more bits are simulated: compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.compress.finetune import SEED, finetune
 from bench.compress.quantizer import (
     LEAST,
+    as_standard,
     fit_activations,
     fit_weights,
     levels,
     packed_bytes,
     quantizer_class,
+    restore,
     weight_levels,
     weighted_class,
 )
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 CALIBRATION, BATCH = 256, 32  # items of the training split that set the first scales; items of a call
 FLOAT = 32  # bits of what is left in FP32
-QUANTIZERS = "quantizers"
+QUANTIZERS, STANDING, OWN = "quantizers", "standing", "own classes"
+TOLERANCE = 1e-3  # of the outputs, where layers of a user's stand for PyTorch's
 LAYERS, PACKED = "layers", "packed_bytes"  # what is decided: bits of weights by layer; their bytes with all else
 # by class, function and method: what computes values of a range of its own; what passes on values of its input's
 # range; what joins values, which then share a scale
@@ -94,8 +97,9 @@ class Quantize(Step):
 
     def make(self, network: torch.nn.Module, context: Context) -> tuple[torch.nn.Module, Decided]:
         """Insert quantizers, calibrate them, and train; where they are, their bits and the size by bits are decided."""
-        traced = _traced(network, self.fused)
-        decided = self.decided(traced, context)
+        standing = _standing(network, context.inputs([0]))
+        traced = _traced(network, self.fused, standing)
+        decided = {**self.decided(traced, context), STANDING: standing}
         quantized = self.calibrated(traced, decided, context)
         if self.epochs:
             finetune(quantized, context, self.epochs, (*context.keepers(quantized), self.keeper(quantized)), self.rate)
@@ -124,7 +128,7 @@ class Quantize(Step):
 
     def shape(self, network: torch.nn.Module, decided: Decided) -> torch.nn.Module:
         """Insert quantizers whose scales are unset."""
-        return _inserted(_traced(network, self.fused), decided)
+        return _inserted(_traced(network, self.fused, cast("list[str]", decided[STANDING])), decided)
 
     def keeper(self, network: torch.nn.Module) -> Callable[[], None]:
         """Scales stay above zero."""
@@ -172,16 +176,40 @@ def places_of(context: Context, count: int) -> Iterator[list[int]]:
     return (some.tolist() for some in drawn.split(BATCH))
 
 
-def _traced(network: torch.nn.Module, fused: bool) -> torch.fx.GraphModule:
-    """The network as a graph, its normalization folded into convolutions if `fused`. Raises Unsupported."""
+def _standing(network: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> list[str]:
+    """The layers of a user's classes that compute what the layers of PyTorch's that they extend do, for the example.
+
+    All or none: a network whose outputs differ keeps them, and they stay in FP32.
+    """
+    import torch
+    from torch.utils import _pytree
+
+    with torch.no_grad():
+        known = _pytree.tree_leaves(network.eval()(*example))
+        own = as_standard(network)
+        outputs = _pytree.tree_leaves(network(*example)) if own else known
+    restore(network, own)
+    pairs = zip(outputs, known, strict=True)
+    limits = [(value, right, TOLERANCE * float(right.abs().max())) for value, right in pairs]
+    return list(own) if all(torch.allclose(value, right, TOLERANCE, least) for value, right, least in limits) else []
+
+
+def _traced(network: torch.nn.Module, fused: bool, standing: Sequence[str]) -> torch.fx.GraphModule:
+    """The network as a graph, its normalization folded into convolutions if `fused`. Raises Unsupported.
+
+    standing  layers that are taken for PyTorch's; their own classes are in the graph's `meta`.
+    """
     from torch.fx import symbolic_trace
     from torch.fx.experimental.optimization import fuse
 
+    own = as_standard(network.eval(), standing)
     try:
-        return cast("torch.fx.GraphModule", fuse(network.eval()) if fused else symbolic_trace(network.eval()))
+        traced = cast("torch.fx.GraphModule", fuse(network) if fused else symbolic_trace(network))
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise Unsupported(f"torch.fx cannot trace this network: {type(error).__name__}: {line}") from error
+    traced.meta[OWN] = own
+    return traced
 
 
 def _inserted(traced: torch.fx.GraphModule, decided: Decided) -> torch.fx.GraphModule:
@@ -203,6 +231,7 @@ def _inserted(traced: torch.fx.GraphModule, decided: Decided) -> torch.fx.GraphM
         layer = traced.get_submodule(name)
         quantizer = quantizer_class()(*weight_levels(bits), len(cast(Any, layer).weight))
         setattr(traced.get_submodule(owner), leaf, weighted_class()(layer, quantizer))
+    restore(traced, traced.meta.get(OWN, {}))
     traced.recompile()
     return traced.eval()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,6 +65,7 @@ def quantizer_class() -> Any:
 def weighted_class() -> Any:
     """The class of layers whose weights are rounded at each call, made at its first use."""
     from torch import nn
+    from torch.func import functional_call
 
     class Weighted(nn.Module):
         """A convolution or linear layer with a quantizer for its weights."""
@@ -74,9 +75,41 @@ def weighted_class() -> Any:
             self.layer, self.quantizer = layer, quantizer
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return applied(self.layer, x, self.quantizer(self.layer.weight))
+            weight = self.quantizer(self.layer.weight)
+            if standing_for(self.layer) is not None:
+                return functional_call(self.layer, {"weight": weight}, (x,))
+            return applied(self.layer, x, weight)
 
     return Weighted
+
+
+def standing_for(layer: torch.nn.Module) -> type[torch.nn.Module] | None:
+    """The class of PyTorch's that a user's convolution or linear layer stands for; None of PyTorch's own."""
+    import torch
+
+    kinds = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear)
+    own = not type(layer).__module__.startswith("torch.")
+    return next((kind for kind in kinds if own and isinstance(layer, kind)), None)
+
+
+def as_standard(network: torch.nn.Module, names: Sequence[str] | None = None) -> dict[str, type[torch.nn.Module]]:
+    """Have layers that stand for PyTorch's, or those of them with these names, be computed by PyTorch's, in place.
+
+    Returns their own classes by name, for `restore`.
+    """
+    own: dict[str, type[torch.nn.Module]] = {}
+    for name, part in network.named_modules():
+        standard = standing_for(part) if names is None or name in names else None
+        if standard is not None:
+            own[name], part.__class__ = type(part), standard
+    return own
+
+
+def restore(network: torch.nn.Module, own: Mapping[str, type[torch.nn.Module]]) -> None:
+    """Give layers their own classes back, also inside of `Weighted`."""
+    for name, kind in own.items():
+        part: Any = network.get_submodule(name)
+        (part.layer if isinstance(part, weighted_class()) else part).__class__ = kind
 
 
 def applied(layer: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,8 @@ engines.add("inductor", "bench.engines.inductor:ENGINE")
 engines.add("inductor_graph", "bench.engines.inductor_graph:ENGINE")
 engines.add("onnxruntime", "bench.engines.onnxruntime:ENGINE")
 engines.add("onnxruntime_mobile", "bench.engines.onnxruntime_mobile:ENGINE")
+for name, level in {"unoptimized": "UNOPTIMIZED", "basic": "BASIC", "transformers": "TRANSFORMERS"}.items():
+    engines.add(f"onnxruntime_{name}", f"bench.engines.onnxruntime_levels:{level}")
 engines.add("openvino", "bench.engines.openvino:ENGINE")
 engines.add("executorch", "bench.engines.executorch:ENGINE")
 
@@ -25,8 +27,9 @@ def engine_of(case: Case) -> Engine:
 
 
 def engines_on(device: str) -> tuple[str, ...]:
-    """The names of the engines that run on a device, in the order of their registration."""
-    return tuple(name for name in engines.names() if device in engines.get(name).devices)
+    """The names of the common engines that run on a device, in the order of their registration."""
+    members = {name: engines.get(name) for name in engines.names()}
+    return tuple(name for name, engine in members.items() if engine.common and device in engine.devices)
 
 
 def native_to(format: str) -> str:

@@ -95,6 +95,7 @@ class Engine(ABC):
     dynamic      the kinds of layers, of bench.engines.lowered.KINDS, that INT8 covers with activations quantized
                  at run time.
     unlowered    {kind of layer: why it stays in FP32 under INT8 here}.
+    common       whether grids of all engines, by `engines_on`, have it; False: those alone that name it.
     whole        True where the artefact holds the network; False where it holds the weights alone, beside the model's
                  code.
     """
@@ -115,6 +116,7 @@ class Engine(ABC):
     compiled: str | None = None
     dynamic: tuple[str, ...] = ("linear",)
     unlowered: Mapping[str, str] = MappingProxyType({})
+    common: bool = True
     whole: bool = True
 
     def on(self, device: str) -> Self:

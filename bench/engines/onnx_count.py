@@ -97,15 +97,20 @@ class Graph:
 
 
 def executed(
-    file: Path, overrides: dict[str, int], batch: Batch, providers: Sequence[Any] = ("CPUExecutionProvider",)
+    file: Path,
+    overrides: dict[str, int],
+    batch: Batch,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    level: str = "ORT_ENABLE_ALL",
 ) -> tuple[Graph, list[Node]]:
     """The optimized graph of an ONNX or ORT file and the nodes that a call executes, in order.
 
     overrides  {name of a free dimension: its size}.
     batch      the inputs of the call, by name or in the session's order.
     providers  ONNX Runtime's execution providers.
+    level      which optimizations a session makes, as ONNX Runtime names them.
 
-    Only the optimizations that hold on every machine run; they choose the number formats. Those for this processor's
+    Of all of them only those that hold on every machine run; they choose the number formats. Those for this processor's
     layouts are left out: they pad channels, which would be counted.
     """
     import onnx
@@ -114,7 +119,8 @@ def executed(
     with tempfile.TemporaryDirectory() as work:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        portable = "ORT_ENABLE_EXTENDED" if level == "ORT_ENABLE_ALL" else level
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, portable)
         for name, size in overrides.items():
             options.add_free_dimension_override_by_name(name, size)
         options.optimized_model_filepath = str(Path(work) / "optimized.onnx")

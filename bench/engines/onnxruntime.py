@@ -70,6 +70,7 @@ class OnnxRuntime(Engine):
     activations = ("static", "dynamic")
     scaled = True
     file = MODEL
+    level = "ORT_ENABLE_ALL"  # which optimizations of the graph a session makes, as ONNX Runtime names them
     dynamic = ("conv1d", "conv2d", "conv3d", "depthwise", "transposed", "linear", "lstm")
     unlowered = MappingProxyType(
         {
@@ -173,6 +174,7 @@ class OnnxRuntime(Engine):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.level)
         options.add_free_dimension_override_by_name(BATCH, len(example))
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -246,7 +248,8 @@ class OnnxRuntime(Engine):
 
         count = len(example)
         providers = self._providers(recipe)
-        layers = layers_of(*executed(folder / self.file, {BATCH: count}, batch_of(example), providers), count)
+        call = executed(folder / self.file, {BATCH: count}, batch_of(example), providers, self.level)
+        layers = layers_of(*call, count)
         if self.device != "cpu":
             return as_stated(layers, recipe)
         if recipe.number_format in self.stores:
