@@ -28,6 +28,7 @@ from bench.spec.step import Context
 from bench.store import Store
 from bench.timing.settings import Bench
 from bench.timing.unsupported import unsupported
+from fixtures.models.img2col import convolution, product, replaced
 
 SCALED = ("torch", "torchscript", "inductor", "onnxruntime", "onnxruntime_mobile", "openvino", "executorch")
 
@@ -241,6 +242,71 @@ def test_zeros_stay_where_channels_are_removed_after_them():
     net, _ = Channels(0.5, epochs=1).make(net, after)
     assert net.side.out_channels == 4
     assert int((net.inner.weight == 0).sum()) > 0
+
+
+# layers of a user's class
+
+
+def by_columns():
+    return replaced(small())
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def doubled():
+    net = small()
+    net.side.__class__ = Doubled
+    return net
+
+
+def test_a_users_convolution_is_quantized_as_pytorchs_and_trained_through_its_own_gradients(monkeypatch):
+    calls, backward = [], product().backward
+    monkeypatch.setattr(product(), "backward", lambda *given: calls.append(1) or backward(*given))
+    standard, known = quantized(Quantize(epochs=1))
+    assert not calls
+    own, decided = quantized(Quantize(epochs=1), by_columns)
+    assert calls
+    assert decided["standing"] == ["first", "inner", "side"]
+    assert (decided["layers"], decided["values"]) == (known["layers"], known["values"])
+    assert type(own.inner.layer) is convolution()
+    assert sqnr(own(ITEMS).numpy(), standard(ITEMS).numpy()) > 30
+    bare = Quantize().shape(by_columns(), json.loads(json.dumps(decided)))
+    bare.load_state_dict(own.state_dict())
+    torch.testing.assert_close(bare(ITEMS), own(ITEMS))
+
+
+def test_a_users_convolution_that_computes_something_else_stays_in_fp32():
+    net, decided = quantized(Quantize(), doubled)
+    assert decided["standing"] == []
+    assert list(decided["layers"]) == ["first", "inner", "head"]
+    assert sqnr(net(ITEMS).numpy(), doubled()(ITEMS).numpy()) > 25
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_engines_lower_a_users_convolution_as_pytorchs(engine, tmp_path):
+    if saturates():
+        pytest.skip("sums of 8-bit products saturate on this CPU: such cases are unsupported here")
+    if (reason := engines.get(engine).missing()) is not None:
+        pytest.skip(reason)
+    model = Model("columns", "classification", by_columns, (Weights("as built", "columns"),))
+    models.add("columns", model)
+    data_sets.add("columns", Dataset("columns", "", pictures))
+    bill = Bill(Store(tmp_path), Source(model, model.weights[0], data_sets.get("columns"), None))
+    recipe = bill.recipe("own_int8")
+    artefact, reference = bill.artefact(engine, "own_int8").folder, bill.reference("own_int8").folder
+    known = trained_network(bill.source, bill.stage(recipe.steps), recipe.steps)(ITEMS).numpy()
+
+    def bare():
+        return shaped(architecture(bill.source), recipe.steps, reference).eval()
+
+    loading = (artefact, recipe, bare, ITEMS[:8].numpy(), 1)
+    assert sqnr(engines.get(engine).load(*loading).predict(ITEMS[:8].numpy()), known[:8]) > 30
+    formats = {layer.name: layer.format for layer in engines.get(engine).layers(*loading) if layer.kind != "matmul"}
+    assert list(formats.values()) == ["int8"] * 4, formats
 
 
 # engines
