@@ -251,7 +251,9 @@ def _speedup(launches: list[Launch], first: int, baseline: WorkerSession, plan: 
 def _efficiency(case: Case, macs_per_item: int, median_s: float, shared: Shared) -> Efficiency:
     gops = 2 * macs_per_item * case.batch / median_s / 1e9
     known = gops and case.device == "cpu"  # peaks are the CPU's
-    peak = shared.peak(case.threads, recipes.get(case.precision).number_format, gops) if known else None
+    recipe = recipes.get(case.precision)
+    computed = "fp32" if recipe.weights_alone else recipe.number_format
+    peak = shared.peak(case.threads, computed, gops) if known else None
     if peak is None:
         return Efficiency(macs_per_item, gops)
     return Efficiency(macs_per_item, gops, gops / peak.gops, peak.gops, peak.by)
@@ -290,12 +292,13 @@ def _warnings(case: Case, process: Process, opened: Opened, efficiency: Efficien
 
 
 def _kernel(session: WorkerSession) -> Kernel | None:
-    """Whether the kernels compute what the quantized network says; None where the case is not INT8.
+    """Whether the kernels compute what the quantized network says; None where no kernel computes in INT8.
 
     Asked last, since a failure may end the worker. A failure gives a reason and does not fail the case, which is
     measured by then.
     """
-    if recipes.get(session.case.precision).number_format != "int8":
+    recipe = recipes.get(session.case.precision)
+    if recipe.number_format != "int8" or recipe.weights_alone:
         return None
     try:
         return session.ask(AskKernel())

@@ -81,19 +81,20 @@ class Engine(ABC):
     format       the artefact's format, as the record names it.
     formats      the number formats that it computes in on the CPU, by a recipe's names; any other is unsupported.
     devices      the devices that it runs on; any other is unsupported.
-    stores       those of `formats` that it stores weights in on the CPU while it computes in another.
+    stores       those of `formats` that it only stores weights in on the CPU, for any recipe: it computes in another.
     formats_on   {device: its number formats there}, where they are not `formats`.
     autocasts    the devices on which it computes in mixed precision (`Recipe.autocast`).
     device       the device that this engine builds for and runs on; see `on`.
     reads        the formats of networks that it builds from, see `Model.format`; any other is unsupported.
     native       the one of these that is its own: it computes the reference of such a file.
-    activations  when its INT8 can set the scales of activations: "static", "dynamic".
+    activations  when its INT8 can set the scales of activations: "static", "dynamic"; "float": it leaves them.
     widths       the bit widths of its INT8: 8, and fewer where it can simulate them.
     scaled       whether its INT8 takes a network's own scales, see bench.engines.own_scales.
     compiled     the environment variable that names the folder of what it compiles at the first call; None where it
                  keeps nothing.
     dynamic      the kinds of layers, of bench.engines.lowered.KINDS, that INT8 covers with activations quantized
                  at run time.
+    weighted     the kinds whose weights alone it can hold in whole numbers.
     unlowered    {kind of layer: why it stays in FP32 under INT8 here}.
     common       whether grids of all engines, by `engines_on`, have it; False: those alone that name it.
     whole        True where the artefact holds the network; False where it holds the weights alone, beside the model's
@@ -115,6 +116,7 @@ class Engine(ABC):
     scaled: bool = False
     compiled: str | None = None
     dynamic: tuple[str, ...] = ("linear",)
+    weighted: tuple[str, ...] = ("linear",)
     unlowered: Mapping[str, str] = MappingProxyType({})
     common: bool = True
     whole: bool = True
@@ -126,6 +128,14 @@ class Engine(ABC):
         engine = copy.copy(self)
         engine.device = device
         return engine
+
+    def only_stores(self, recipe: Recipe) -> bool:
+        """Whether it stores weights in the recipe's number format, and computes in another."""
+        return recipe.weights_alone or (self.device == "cpu" and recipe.number_format in self.stores)
+
+    def covered(self, recipe: Recipe) -> tuple[str, ...]:
+        """The kinds of layers that a recipe without scales of activations lowers."""
+        return self.weighted if recipe.weights_alone else self.dynamic
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
         """Return why this engine cannot run the recipe on the device; None where it can. Both are among the `formats`

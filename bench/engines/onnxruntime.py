@@ -36,6 +36,7 @@ from bench.engines.onnx_quantization import (
     unshare_weights,
     with_sizes,
 )
+from bench.engines.onnx_weights import compressed
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import Unsupported
 from bench.machine.isa import saturates
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from bench.store import Facts
 
 MODEL = "model.onnx"
+BITS = {"int8": 8, "int4": 4}  # of weights alone
 LEFT_LSTM = "ONNX Runtime's dynamic quantizer left this LSTM; it leaves all that lies inside of If and Loop"
 
 
@@ -61,13 +63,13 @@ class OnnxRuntime(Engine):
 
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
-    formats = ("fp32", "fp16", "int8")
+    formats = ("fp32", "fp16", "int8", "int4")
     stores = ("fp16",)
     devices: tuple[str, ...] = ("cpu", "cuda")
     formats_on = MappingProxyType({"cuda": ("fp32", "tf32", "fp16")})
     reads: tuple[str, ...] = ("torch", "onnx")
     native = "onnx"
-    activations = ("static", "dynamic")
+    activations = ("static", "dynamic", "float")
     scaled = True
     file = MODEL
     level = "ORT_ENABLE_ALL"  # which optimizations of the graph a session makes, as ONNX Runtime names them
@@ -111,7 +113,7 @@ class OnnxRuntime(Engine):
                         halve(folder / MODEL)
                     return
                 with_sizes(network, exported)
-            elif recipe.number_format != "int8":
+            elif recipe.activations is None:
                 export(network, two_of(samples), folder / MODEL)
                 if recipe.number_format == "fp16":
                     halve(folder / MODEL)
@@ -124,6 +126,11 @@ class OnnxRuntime(Engine):
             from onnxruntime.quantization import QuantType, quantize_dynamic
             from onnxruntime.quantization.shape_inference import quant_pre_process
 
+            if recipe.weights_alone:
+                import onnx
+
+                compressed(onnx.load(exported), BITS[recipe.number_format], folder / MODEL)
+                return
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
             unshare_weights(prepared)
             flatten_biases(prepared)
@@ -256,7 +263,7 @@ class OnnxRuntime(Engine):
             stored = format_of_weights(folder / self.file)
             return [replace(layer, stored=stored) for layer in layers]
         left = self.unlowered | ({"lstm": LEFT_LSTM} if recipe.activations == "dynamic" else {})
-        return with_reasons(layers, recipe, self.dynamic, left)
+        return with_reasons(layers, recipe, self.covered(recipe), left)
 
 
 def predictor(session: Any) -> Predict:

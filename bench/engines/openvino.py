@@ -14,6 +14,8 @@ from bench.engines import openvino_dynamic, own_scales
 from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.onnx_quantization import export
+from bench.engines.onnx_weights import BLOCK
+from bench.engines.openvino_count import products_of
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import BuildError, Unsupported
 from bench.machine.isa import cpu_flags, saturates
@@ -46,11 +48,11 @@ class OpenVino(Engine):
     packages = ("openvino", "nncf", "torch")
     format = "openvino-ir"
     unlowered = MappingProxyType(dict.fromkeys(("lstm", "gru", "rnn"), "OpenVINO's INT8 kernel for an LSTM errs"))
-    formats = ("fp32", "bf16", "fp16", "int8")
+    formats = ("fp32", "bf16", "fp16", "int8", "int4")
     stores = ("fp16",)  # stated as its precision, FP16 becomes bfloat16 on CPUs that have that
     reads = ("torch", "onnx", "openvino-ir")
     native = "openvino-ir"
-    activations = ("static", "dynamic")
+    activations = ("static", "dynamic", "float")
     scaled = True
 
     def supports(self, recipe: Recipe, device: str) -> str | None:
@@ -77,7 +79,7 @@ class OpenVino(Engine):
         else:
             alone = recipe.left_alone(network)
             model = converted(network, samples, named=bool(alone))
-        if recipe.number_format == "int8" and not recipe.given and not recipe.scaled:
+        if recipe.activations is not None and not recipe.scaled:
             left = [node.get_friendly_name() for node in model.get_ordered_ops() if _belongs(node, alone)]
             model = self._quantized(model, recipe, samples, left)
         openvino.save_model(model, folder / MODEL, compress_to_fp16=recipe.number_format == "fp16")
@@ -89,6 +91,8 @@ class OpenVino(Engine):
         import nncf
 
         nncf.set_log_level(logging.ERROR)
+        if recipe.weights_alone:
+            return _with_compressed_weights(model, recipe.number_format)
         if recipe.activations == "dynamic":
             model = openvino_dynamic.compressed(model, left, kept=(*CONVOLUTIONS, *RECURRENT))
             if not recipe.partial and not self._at_run_time(_fixed(model.clone(), samples[:1]), recipe, threads=1):
@@ -171,7 +175,7 @@ class OpenVino(Engine):
         if recipe.number_format in self.stores:
             return layers
         left = self.unlowered | ({"linear": openvino_dynamic.NARROW} if recipe.activations == "dynamic" else {})
-        return with_reasons(layers, recipe, self.dynamic, left)
+        return with_reasons(layers, recipe, self.covered(recipe), left)
 
     def emulated(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -194,6 +198,24 @@ class OpenVino(Engine):
             return outputs[0] if len(outputs) == 1 else outputs
 
         return Emulation(predict, "the IR on OpenVINO without low precision")
+
+
+def _with_compressed_weights(model: Any, number_format: str) -> Any:
+    """The model with the weights of its products in INT8, a scale a channel, or INT4, a scale for each BLOCK in a row.
+
+    Raises Unsupported where no product has weights.
+    """
+    import nncf
+
+    if not any(product.kind == "linear" for product in products_of(model)):
+        raise Unsupported("OpenVINO holds the weights of linear layers in few bits, and this network has none")
+    mode, more = nncf.CompressWeightsMode.INT8_ASYM, {}
+    if number_format == "int4":
+        fallback = nncf.GroupSizeFallbackMode.ADJUST  # where a row is no multiple of it
+        advanced = nncf.AdvancedCompressionParameters(group_size_fallback_mode=fallback, min_adjusted_group_size=4)
+        mode = nncf.CompressWeightsMode.INT4_ASYM
+        more = {"group_size": BLOCK, "all_layers": True, "advanced_parameters": advanced}
+    return nncf.compress_weights(model, mode=mode, **more)
 
 
 def _read(folder: Path, example: Given) -> Any:
@@ -224,6 +246,8 @@ def _compiled(model: Any, recipe: Recipe, threads: int, more: Mapping[str, Any] 
     }
     if recipe.activations == "dynamic":
         stated |= openvino_dynamic.AT_RUN_TIME
+    if recipe.weights_alone:
+        stated |= openvino_dynamic.NEVER
     return openvino.Core().compile_model(model, "CPU", {**stated, **more})
 
 

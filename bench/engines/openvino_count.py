@@ -15,9 +15,10 @@ RECURRENT = {"LSTMSequence": "lstm", "GRUSequence": "gru", "RNNSequence": "rnn"}
     "GRUCell": "gru",
     "RNNCell": "rnn",
 }
-FORMATS = {"f32": "fp32", "f64": "fp64", "f16": "fp16", "bf16": "bf16"} | dict.fromkeys(
-    ("i8", "u8", "I8", "U8", "i4", "u4"), "int8"
-)
+FORMATS = {"f32": "fp32", "f64": "fp64", "f16": "fp16", "bf16": "bf16"} | {
+    **dict.fromkeys(("i8", "u8", "I8", "U8"), "int8"),
+    **dict.fromkeys(("i4", "u4"), "int4"),
+}
 TURNS = ("Reshape", "Transpose", "Convert", "Multiply", "Subtract", "FakeQuantize", "Squeeze", "Unsqueeze", "Slice")
 EXECUTED = (
     *("Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNSeq", "RNNCell", "Subgraph", "MHA"),
@@ -239,7 +240,7 @@ def _product(node: Any, times: int) -> Iterator[Product]:
         and (constant := constant_of(node, 0)) is not None
         and len(constant.get_output_shape(0)) > 1
     ):
-        if stored_format(constant) in ("fp32", "fp16", "bf16", "int8"):
+        if stored_format(constant) in ("fp32", "fp16", "bf16", "int8", "int4"):
             yield product("embedding", 0, 0)
     elif operation in ("TensorIterator", "Loop"):
         inner = node.get_function() if hasattr(node, "get_function") else node.get_body()

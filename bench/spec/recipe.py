@@ -17,9 +17,10 @@ class Recipe:
 
     steps          done in order, once, before all else; each result is kept.
     number_format  what products are computed in: "fp32", "tf32" (FP32 whose factors keep 10 bits of mantissa), "bf16",
-                   "fp16", "int8" or "fp8".
+                   "fp16", "int8", "int4" (of weights alone) or "fp8".
     autocast       whether the engine picks the operations that are in that format, and weights stay in FP32.
-    activations    for int8, "static" (scales from calibration) or "dynamic" (scales from each input); else None.
+    activations    for whole numbers, "static" (scales from calibration), "dynamic" (scales from each input), or "float":
+                   weights alone are in the number format, and products in FP32; else None.
     rewrite        network -> network, done in PyTorch before any engine sees it; None leaves it as it is.
     part           which of the model's `parts` is lowered; None: the whole model.
     only           the module names of that part, as the model has them; empty: all.
@@ -57,6 +58,11 @@ class Recipe:
         return self.activations == "static" and not self.scaled
 
     @property
+    def weights_alone(self) -> bool:
+        """Whether weights are in the number format, and products in FP32."""
+        return self.activations == "float"
+
+    @property
     def partial(self) -> bool:
         """Whether an engine must be able to leave modules in FP32."""
         return bool(self.part or self.only or self.left) or self.most_drop is not None
@@ -81,6 +87,8 @@ recipes.add("fp16", Recipe("fp16", "fp16"))
 recipes.add("fp16_autocast", Recipe("fp16_autocast", "fp16", autocast=True))
 recipes.add("int8_static", Recipe("int8_static", "int8", "static"))
 recipes.add("int8_dynamic", Recipe("int8_dynamic", "int8", "dynamic"))
+recipes.add("int8_weights", Recipe("int8_weights", "int8", "float"))
+recipes.add("int4_weights", Recipe("int4_weights", "int4", "float"))
 recipes.add("fp8_dynamic", Recipe("fp8_dynamic", "fp8", "dynamic"))
 recipes.add("int8_encoder", Recipe("int8_encoder", "int8", "static", part="encoder"))
 recipes.add("int4_simulated", Recipe("int4_simulated", "int8", "static", bits=4))

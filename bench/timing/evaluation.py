@@ -151,10 +151,9 @@ def layers(asked: AskLayers) -> Lowered | None:
         return None
     share = 1.0
     if session.source.model.is_file:
-        share = promised(counted, recipe, engine.dynamic)
-    elif recipe.partial or recipe.activations == "dynamic":
+        share = promised(counted, recipe, engine.covered(recipe))
+    elif recipe.partial or engine.covered(recipe) is not None:
         predict = predictor(loading.network())
         products = products_of(lambda: predict(batch))
-        share = promised(layers_of(products, session.case.batch), recipe, engine.dynamic)
-    stored = session.case.device == "cpu" and recipe.number_format in engine.stores
-    return lowered(counted, recipe.number_format, share, stored)
+        share = promised(layers_of(products, session.case.batch), recipe, engine.covered(recipe))
+    return lowered(counted, recipe.number_format, share, engine.only_stores(recipe))

@@ -14,7 +14,7 @@ from bench.spec.packages import lacking
 from bench.spec.recipe import Recipe, recipes
 from bench.timing.settings import Bench
 
-QUANTIZED = ("int8", "fp8")  # the number formats whose recipes state activations
+QUANTIZED = ("int8", "int4", "fp8")  # the number formats whose recipes state activations
 
 
 def unsupported(case: Case, bench: Bench) -> str | None:
@@ -95,8 +95,10 @@ def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
     if recipe.number_format not in QUANTIZED:
         stated = recipe.activations is not None or recipe.bits != 8
         return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
+    if recipe.weights_alone and "float" not in engine.activations:
+        return f"{name} holds no weights alone in {recipe.number_format} here"
     if recipe.activations not in engine.activations and not recipe.given:
-        there = " or ".join(engine.activations) or "no"
+        there = " or ".join(kind for kind in engine.activations if kind != "float") or "no"
         return f"{name} has {there} scales of activations in int8 here, not {recipe.activations}"
     if recipe.scaled and not engine.scaled:
         return f"{name} finds its own scales here, and {recipe.name} brings some"
