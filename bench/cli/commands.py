@@ -147,8 +147,9 @@ def sensitivity(args: argparse.Namespace) -> int:
 
     bench, case = _bench(args, QUICK), Case.named(args.case)
     recipe = recipes.get(case.precision)
-    if recipe.number_format != "int8":
-        raise BadCase(f"layers are ranked by what INT8 costs them; {case.id} is in {recipe.number_format}")
+    if recipe.number_format != "int8" or recipe.weights_alone:
+        what = "has weights alone in INT8" if recipe.weights_alone else f"is in {recipe.number_format}"
+        raise BadCase(f"layers are ranked by what INT8 costs them; {case.id} {what}")
     single_layer = replace(recipe, only=("one layer",))
     reason = unsupported(case, bench) or engine_of(case).supports(single_layer, case.device)
     if reason is not None:

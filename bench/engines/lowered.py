@@ -98,12 +98,12 @@ def as_stated(layers: Sequence[Layer], recipe: Recipe) -> list[Layer]:
     ]
 
 
-def promised(layers: Sequence[Layer], recipe: Recipe, covered: Sequence[str] | None) -> float:
-    """The share 0..1 of a network's multiply-accumulates, or of its weights where these alone are lowered, that a recipe
-    promises in its number format: all but the modules that it leaves and the kinds of layers that are not covered.
+def promised(layers: Sequence[Layer], recipe: Recipe, covered: Sequence[str]) -> float:
+    """The share 0..1 of a network's multiply-accumulates, or of its weights where these alone are lowered, that a
+    recipe promises in its number format: all but the modules that it leaves and, without scales of activations, all but
+    the kinds of layers that are not covered.
 
-    layers   of the FP32 network, by its modules' names.
-    covered  the engine's, for the recipe; None: all kinds.
+    layers  of the FP32 network, by its modules' names.
     """
     sizes = [layer.weights if recipe.weights_alone else layer.macs for layer in layers]
     kept = [_unpromised(layer, recipe, covered) is None for layer in layers]
@@ -111,7 +111,7 @@ def promised(layers: Sequence[Layer], recipe: Recipe, covered: Sequence[str] | N
 
 
 def with_reasons(
-    layers: Sequence[Layer], recipe: Recipe, covered: Sequence[str] | None, unlowered: Mapping[str, str]
+    layers: Sequence[Layer], recipe: Recipe, covered: Sequence[str], unlowered: Mapping[str, str]
 ) -> list[Layer]:
     """The layers, each that is not in the recipe's format with a reason. The first of these that there is: the count's
     reason other than UNFOUND, left by the recipe, of a kind not covered, the engine's reason in `unlowered` (by kind),
@@ -122,22 +122,21 @@ def with_reasons(
         counted = None if layer.reason == UNFOUND else layer.reason
         return counted or _unpromised(layer, recipe, covered) or unlowered.get(layer.kind) or layer.reason
 
-    held = [layer.stored if recipe.weights_alone else layer.format for layer in layers]
-    lowered = [format == recipe.number_format for format in held]
-    return [
-        replace(layer, reason=None if there else reason(layer)) for layer, there in zip(layers, lowered, strict=True)
-    ]
+    def there(layer: Layer) -> bool:
+        return (layer.stored if recipe.weights_alone else layer.format) == recipe.number_format
+
+    return [replace(layer, reason=None if there(layer) else reason(layer)) for layer in layers]
 
 
-def _unpromised(layer: Layer, recipe: Recipe, covered: Sequence[str] | None) -> str | None:
+def _unpromised(layer: Layer, recipe: Recipe, covered: Sequence[str]) -> str | None:
     """Why a recipe does not promise a layer in its number format; None where it does."""
     if recipe.left and within(layer.name, recipe.left):
         return "left in FP32 by the recipe, to keep the quality"
     if recipe.only and not within(layer.name, recipe.only):
         return f"not in the part that the recipe lowers: {', '.join(recipe.only)}"
-    if covered is not None and layer.kind not in covered:
-        what = "weights alone" if recipe.weights_alone else "activations at run time"
-        return f"{what} are quantized in layers of these kinds alone: {', '.join(covered)}"
+    if recipe.activations in ("dynamic", "float") and layer.kind not in covered:
+        what = "weights alone are quantized" if recipe.weights_alone else "activations are quantized at run time"
+        return f"{what} in layers of these kinds alone: {', '.join(covered)}"
     return None
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from bench.engines import openvino_dynamic, own_scales
+from bench.engines import openvino_dynamic, openvino_weights, own_scales
 from bench.engines.engine import Emulation, Engine, Session, quiet, two_of
 from bench.engines.lowered import Layer, with_reasons
 from bench.engines.onnx_quantization import export
-from bench.engines.onnx_weights import BLOCK
-from bench.engines.openvino_count import products_of
 from bench.engines.operations import CALLS, Operation, format_of
 from bench.errors import BuildError, Unsupported
 from bench.machine.isa import cpu_flags, saturates
@@ -92,7 +90,7 @@ class OpenVino(Engine):
 
         nncf.set_log_level(logging.ERROR)
         if recipe.weights_alone:
-            return _with_compressed_weights(model, recipe.number_format)
+            return openvino_weights.compressed(model, recipe.number_format)
         if recipe.activations == "dynamic":
             model = openvino_dynamic.compressed(model, left, kept=(*CONVOLUTIONS, *RECURRENT))
             if not recipe.partial and not self._at_run_time(_fixed(model.clone(), samples[:1]), recipe, threads=1):
@@ -198,24 +196,6 @@ class OpenVino(Engine):
             return outputs[0] if len(outputs) == 1 else outputs
 
         return Emulation(predict, "the IR on OpenVINO without low precision")
-
-
-def _with_compressed_weights(model: Any, number_format: str) -> Any:
-    """The model with the weights of its products in INT8, a scale a channel, or INT4, a scale for each BLOCK in a row.
-
-    Raises Unsupported where no product has weights.
-    """
-    import nncf
-
-    if not any(product.kind == "linear" for product in products_of(model)):
-        raise Unsupported("OpenVINO holds the weights of linear layers in few bits, and this network has none")
-    mode, more = nncf.CompressWeightsMode.INT8_ASYM, {}
-    if number_format == "int4":
-        fallback = nncf.GroupSizeFallbackMode.ADJUST  # where a row is no multiple of it
-        advanced = nncf.AdvancedCompressionParameters(group_size_fallback_mode=fallback, min_adjusted_group_size=4)
-        mode = nncf.CompressWeightsMode.INT4_ASYM
-        more = {"group_size": BLOCK, "all_layers": True, "advanced_parameters": advanced}
-    return nncf.compress_weights(model, mode=mode, **more)
 
 
 def _read(folder: Path, example: Given) -> Any:

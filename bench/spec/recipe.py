@@ -19,8 +19,8 @@ class Recipe:
     number_format  what products are computed in: "fp32", "tf32" (FP32 whose factors keep 10 bits of mantissa), "bf16",
                    "fp16", "int8", "int4" (of weights alone) or "fp8".
     autocast       whether the engine picks the operations that are in that format, and weights stay in FP32.
-    activations    for whole numbers, "static" (scales from calibration), "dynamic" (scales from each input), or "float":
-                   weights alone are in the number format, and products in FP32; else None.
+    activations    for whole numbers, "static" (scales from calibration), "dynamic" (scales from each input), or
+                   "float": weights alone are in the number format, and products in FP32; else None.
     rewrite        network -> network, done in PyTorch before any engine sees it; None leaves it as it is.
     part           which of the model's `parts` is lowered; None: the whole model.
     only           the module names of that part, as the model has them; empty: all.

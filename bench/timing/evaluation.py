@@ -152,7 +152,7 @@ def layers(asked: AskLayers) -> Lowered | None:
     share = 1.0
     if session.source.model.is_file:
         share = promised(counted, recipe, engine.covered(recipe))
-    elif recipe.partial or engine.covered(recipe) is not None:
+    elif recipe.partial or recipe.activations in ("dynamic", "float"):
         predict = predictor(loading.network())
         products = products_of(lambda: predict(batch))
         share = promised(layers_of(products, session.case.batch), recipe, engine.covered(recipe))

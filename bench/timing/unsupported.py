@@ -95,6 +95,8 @@ def _not_stated(name: str, recipe: Recipe, device: str) -> str | None:
     if recipe.number_format not in QUANTIZED:
         stated = recipe.activations is not None or recipe.bits != 8
         return f"activations and bits are of int8 alone, {recipe.name} is {recipe.number_format}" if stated else None
+    if recipe.weights_alone and recipe.partial:
+        return f"{recipe.name} has weights alone in {recipe.number_format}: it leaves no layers in FP32"
     if recipe.weights_alone and "float" not in engine.activations:
         return f"{name} holds no weights alone in {recipe.number_format} here"
     if recipe.activations not in engine.activations and not recipe.given:
