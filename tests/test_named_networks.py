@@ -117,6 +117,15 @@ def test_a_network_that_is_no_encoder_alone_or_quantized_is_refused(tmp_path):
         given_files(named(tmp_path / "bert"), [], None, "bert")
 
 
+def test_weights_that_are_missing_are_not_drawn(tmp_path):
+    known = words(tmp_path)
+    known.bert.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(DataError, match=r"holds no weights for classifier\.bias, classifier\.weight"):
+        named_networks.module_of(named(tmp_path))
+
+
 def test_pickled_weights_are_not_read(tmp_path):
     known = words(tmp_path)
     (tmp_path / "model.safetensors").unlink()
@@ -142,14 +151,22 @@ def test_a_named_network_is_measured(tmp_path):
     command = [
         *(sys.executable, "-m", "pytest", "hf:tiny", "--bench-quick", "--bench-budget=1", "-p", "no:cacheprovider"),
         *("--bench-shape=input_ids=1x12,attention_mask=1x12", f"--bench-cache={tmp_path / 'cache'}", "-q"),
-        *("--bench-engine=torch,onnxruntime", "--benchmark-json=run.json"),
+        *("--bench-engine=torch,onnxruntime", "--bench-precision=fp32,int8_dynamic", "--benchmark-json=run.json"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     records = {record["extra_info"]["bench"]["case"]["precision"] for record in run["benchmarks"]}
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "fp32" in records
-    assert "int8_dynamic" in records
+    assert records == {"fp32", "int8_dynamic"}
+    alone = "hf:tiny::network[tiny-fp32-torch-b1-t1]"
+    listed = subprocess.run([*command, alone, "--collect-only"], capture_output=True, text=True, cwd=tmp_path).stdout
+    assert listed.count("::network[") == len(run["benchmarks"]), "the whole network is asked for too"
+    command[3] = alone
+    listed = subprocess.run([*command, "--collect-only"], capture_output=True, text=True, cwd=tmp_path).stdout
+    assert [line for line in listed.splitlines() if "::network[" in line] == [
+        line for line in listed.splitlines() if line.endswith("::network[tiny-fp32-torch-b1-t1]")
+    ]
+    assert listed.count("::network[") == 1
 
 
 def test_an_item_is_of_the_inputs_types(tmp_path):

@@ -46,7 +46,7 @@ def test_the_levels_execute_other_graphs(tmp_path):
         member, recipe = engines.get(engine), recipes.get("fp32")
         member.build(Encoder().eval().requires_grad_(False), recipe, rows, folder)
         executed[engine] = len(member.operations(folder, recipe, None, rows, 1))
-    assert executed["onnxruntime_unoptimized"] > executed["onnxruntime_basic"] > executed["onnxruntime"], executed
+    assert executed["onnxruntime_unoptimized"] > executed["onnxruntime"], executed
     assert executed["onnxruntime_transformers"] <= executed["onnxruntime"], executed
 
 

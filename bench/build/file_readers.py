@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.build.exported_programs import (
     roles_of_program,
     signature_of_program,
 )
+from bench.build.file_inputs import digest_of
 from bench.engines.onnx_graphs import Role, data_files, quantized, roles, signature_of_onnx
 from bench.errors import DataError
 from bench.spec.network import NAMED, Port, Signature, kind_of
@@ -40,6 +42,7 @@ class Reader:
     roles      what it does with its inputs, by name.
     module     the network as a PyTorch module in eval mode; None: it runs as it is.
     check      (file, signature, whether it is quantized) -> None: refuses what cannot be measured.
+    identity   what tells networks of a name apart beside their files; None: the files do.
     """
 
     signature: Callable[[Path], Signature]
@@ -48,6 +51,12 @@ class Reader:
     roles: Callable[[Path, Signature], dict[str, Role]]
     module: Callable[[Path], torch.nn.Module] | None = None
     check: Callable[[Path, Signature, bool], None] | None = None
+    identity: Callable[[Path], str] | None = None
+
+    def digest(self, file: Path) -> str:
+        """The sha256 of a network's files, and of what else tells it apart."""
+        digest = digest_of(self.files(file))
+        return digest if self.identity is None else hashlib.sha256((digest + self.identity(file)).encode()).hexdigest()
 
 
 def reader_of(file: Path) -> Reader:
@@ -118,7 +127,14 @@ READERS = {
         check_program,
     ),
     **{
-        library: Reader(named.signature_of, named.files_of, lambda file: False, named.roles_of, named.module_of)
+        library: Reader(
+            named.signature_of,
+            named.files_of,
+            lambda file: False,
+            named.roles_of,
+            named.module_of,
+            identity=named.identity_of,
+        )
         for library in NAMED
     },
 }

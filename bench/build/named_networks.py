@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = "batch"  # the free axis of the items
+NAMED = 3  # weights that a message names
 SAVED = ("*.json", "*.safetensors")  # the files of a model on Hugging Face's hub that are read
 # the main inputs of transformers that are known here
 WORDS, SOUND, PICTURE = "input_ids", "input_values", "pixel_values"
@@ -43,6 +44,21 @@ def files_of(file: Path) -> list[Path]:
     library, name = _parts(file)
     files = _folder(name).iterdir() if library == "hf" else ()
     return sorted(path for path in files if any(map(path.match, SAVED)))
+
+
+def identity_of(file: Path) -> str:
+    """What tells the published weights of timm and torchvision apart, which their libraries know."""
+    library, name = _parts(file)
+    if library == "timm":
+        import timm
+
+        settings = timm.get_pretrained_cfg(name)
+        return "" if settings is None else str([settings.tag, settings.hf_hub_id, settings.url])
+    if library == "torchvision":
+        import torchvision
+
+        return str(torchvision.models.get_model_weights(name).DEFAULT.url)
+    return ""
 
 
 def roles_of(file: Path, signature: Signature) -> dict[str, Role]:
@@ -101,7 +117,7 @@ def _config(name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise DataError(f"hf:{name} cannot be read: {_line(error)}") from error
     if getattr(config, "quantization_config", None) is not None:
@@ -143,7 +159,15 @@ def _transformer(name: str) -> torch.nn.Module:
 
     config = _config(name)
     inputs = [port.name for port in _inputs_of_transformer(config, name)]
-    network = _class_of(config, name).from_pretrained(_folder(name), use_safetensors=True, dtype=torch.float32)
+    network, told = _class_of(config, name).from_pretrained(
+        _folder(name),
+        use_safetensors=True,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    if missing := sorted(told["missing_keys"]):  # they would be drawn
+        raise DataError(f"hf:{name} holds no weights for {', '.join(missing[:NAMED])}")
     network.config.use_cache = False
     return _taking(inputs)(network)
 
@@ -195,7 +219,9 @@ def _picture_size(library: str, name: str) -> tuple[int, int, int]:
     if library == "timm":
         import timm
 
-        channels, height, width = timm.get_pretrained_cfg(name).input_size
+        settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        assert settings is not None
+        channels, height, width = settings.input_size
         return channels, height, width
     import torchvision
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.build.file_inputs import DRAWN, ITEMS, NO_TARGETS, RealInputs, digest_of, drawn, item_of
+from bench.build.file_inputs import DRAWN, ITEMS, NO_TARGETS, RealInputs, drawn, item_of
 from bench.build.file_readers import reader_of
 from bench.errors import DataError
 from bench.spec.dataset import Dataset, Samples, datasets
@@ -78,7 +78,7 @@ def given_files(file: Path, choices: Sequence[Sizes], inputs: RealInputs | None,
             raise DataError(f"the inputs at {inputs.place} hold no item; give at least one")
         choices = [*choices, {port: array.shape for port, array in first.items()}]
     every = sized(signature, file, choices)
-    digest = digest_of(reader.files(file))
+    digest = reader.digest(file)
     quantized = reader.quantized(file)
     if reader.check is not None:
         reader.check(file, signature, quantized)
@@ -113,7 +113,7 @@ def network_of(given: GivenFile) -> Network:
     if reader.module is None:
         return file_of(given)
     module = reader.module(given.file)
-    if digest_of(reader.files(given.file)) != given.digest:
+    if reader.digest(given.file) != given.digest:
         raise DataError(f"{given.file} was changed since this session began; start again")
     return module
 

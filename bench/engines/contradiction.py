@@ -49,6 +49,8 @@ def contradiction(
 def _misnamed(recipe: Recipe, counted: Lowered) -> str | None:
     """Return why the shares of multiply-accumulates contradict the recipe's number format; None where they do not."""
     wanted, left = recipe.number_format, counted.left
+    if recipe.given and any(share for name, share in counted.weights.items() if name.startswith("int")):
+        return None  # a file of weights alone in whole numbers: its share says so
     if wanted != "fp32" and not counted.shares.get(wanted):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in left if layer.reason))
         names = ", ".join(layer.name for layer in left[:NAMED]) + (", ..." if len(left) > NAMED else "")

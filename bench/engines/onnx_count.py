@@ -85,7 +85,9 @@ class Graph:
                 if self.makers[name].op_type not in ("DequantizeLinear", "Cast", "Identity"):
                     break
                 name = self.makers[name].input[0]
-            bare = name.removesuffix("_quantized").removesuffix("_transposed")
+            bare = name
+            for ending in ("_Q8", "_Q4", "_quantized", "_transposed"):  # what quantizers make of a name
+                bare = bare.removesuffix(ending)
             if name in self.constants and (ending := next((end for end in PARAMETER if bare.endswith(end)), None)):
                 return bare.removesuffix(ending)
         return None

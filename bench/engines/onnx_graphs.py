@@ -16,7 +16,10 @@ from bench.spec.network import Port, Signature
 if TYPE_CHECKING:
     import onnx
 
-QUANTIZED = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QuantizeLinear", "Dequantize")
+QUANTIZED = (
+    *("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantize", "QuantizeLinear", "Dequantize"),
+    *("MatMulNBits", "GatherBlockQuantized"),  # weights alone
+)
 PASSING = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Transpose", "Flatten")
 STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}  # places of initial states among a node's inputs
 
@@ -138,7 +141,7 @@ def copied(files: Iterable[Path], root: Path, folder: Path) -> None:
 
 
 def quantized(file: Path) -> bool:
-    """Whether a graph computes in INT8, or quantizes and dequantizes."""
+    """Whether a graph computes in INT8, quantizes and dequantizes, or holds weights in few bits."""
     return any(node.op_type.startswith(QUANTIZED) for node in nodes_of(graph_of(file).graph))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.engines.onnx_graphs import nodes_of
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -14,19 +15,28 @@ BLOCK = 32  # numbers that share a scale
 IN_FP32 = 1  # ONNX Runtime's accuracy level of products in FP32; 4 would round activations in the kernel
 
 
-def compressed(model: onnx.ModelProto, bits: int, file: Path) -> None:
-    """Write the model, which is changed in place, with the weights of its products in so many bits.
+def compressed(prepared: Path, bits: int, file: Path) -> None:
+    """Write an ONNX file with the weights of its products in so many bits.
+
+    prepared  the file after ONNX Runtime's pre-processing, which folds what follows from constants.
 
     Raises Unsupported where no product has weights.
     """
+    import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+    model = onnx.load(prepared)
     without_gemm(model.graph)
     quantizer = MatMulNBitsQuantizer(model, bits=bits, block_size=BLOCK, accuracy_level=IN_FP32)
     quantizer.process()
-    nodes = quantizer.model.model.graph.node
-    if all(node.op_type != "MatMulNBits" for node in nodes):
+    graph = quantizer.model.model.graph
+    if all(node.op_type != "MatMulNBits" for node in graph.node):
         raise Unsupported("ONNX Runtime holds the weights of linear layers in few bits, and this network has none")
+    once = {
+        tensor.name: tensor for tensor in graph.initializer
+    }  # weights that several products share come several times
+    del graph.initializer[:]
+    graph.initializer.extend(once.values())
     quantizer.model.save_model_to_file(str(file), False)
 
 
@@ -57,7 +67,9 @@ def without_gemm(graph: onnx.GraphProto) -> None:
             nodes.append(helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_bias"))
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    used = {name for node in nodes_of(graph) for name in node.input} | {value.name for value in graph.output}
+    idle = {tensor.name for tensor in graph.initializer} - used
+    for listed in (graph.initializer, graph.input):
+        kept = [value for value in listed if value.name not in idle]
+        del listed[:]
+        listed.extend(kept)

@@ -63,13 +63,13 @@ class OnnxRuntime(Engine):
 
     packages = ("onnx", "onnxruntime", "onnxscript", "torch")
     format = "onnx"
-    formats = ("fp32", "fp16", "int8", "int4")
-    stores = ("fp16",)
+    formats: tuple[str, ...] = ("fp32", "fp16", "int8", "int4")
+    stores: tuple[str, ...] = ("fp16",)
     devices: tuple[str, ...] = ("cpu", "cuda")
     formats_on = MappingProxyType({"cuda": ("fp32", "tf32", "fp16")})
     reads: tuple[str, ...] = ("torch", "onnx")
     native = "onnx"
-    activations = ("static", "dynamic", "float")
+    activations: tuple[str, ...] = ("static", "dynamic", "float")
     scaled = True
     file = MODEL
     level = "ORT_ENABLE_ALL"  # which optimizations of the graph a session makes, as ONNX Runtime names them
@@ -126,12 +126,10 @@ class OnnxRuntime(Engine):
             from onnxruntime.quantization import QuantType, quantize_dynamic
             from onnxruntime.quantization.shape_inference import quant_pre_process
 
-            if recipe.weights_alone:
-                import onnx
-
-                compressed(onnx.load(exported), BITS[recipe.number_format], folder / MODEL)
-                return
             quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+            if recipe.weights_alone:
+                compressed(prepared, BITS[recipe.number_format], folder / MODEL)
+                return
             unshare_weights(prepared)
             flatten_biases(prepared)
             if recipe.activations == "dynamic":
@@ -214,7 +212,7 @@ class OnnxRuntime(Engine):
         return [
             Operation(
                 kind := runs[0]["args"]["op_name"],
-                format_of(kind, _in_int8(runs[0]["args"])),
+                format_of(kind, not recipe.weights_alone and _in_int8(runs[0]["args"])),
                 statistics.median(event["dur"] for event in runs) / 1e6,
             )
             for runs in nodes.values()

@@ -90,7 +90,7 @@ class OpenVino(Engine):
 
         nncf.set_log_level(logging.ERROR)
         if recipe.weights_alone:
-            return openvino_weights.compressed(model, recipe.number_format)
+            return openvino_weights.compressed(model, recipe.number_format, (*CONVOLUTIONS, *RECURRENT, "Gather"))
         if recipe.activations == "dynamic":
             model = openvino_dynamic.compressed(model, left, kept=(*CONVOLUTIONS, *RECURRENT))
             if not recipe.partial and not self._at_run_time(_fixed(model.clone(), samples[:1]), recipe, threads=1):
@@ -127,6 +127,8 @@ class OpenVino(Engine):
 
         runtime  the compiled model's `get_runtime_model()`; None: the model is compiled for it.
         """
+        if recipe.weights_alone:
+            return frozenset()
         runtime = runtime or _compiled(model, recipe, threads).get_runtime_model()
         return openvino_dynamic.quantized(model, runtime, lambda part, more: _compiled(part, recipe, threads, more))
 
@@ -172,7 +174,8 @@ class OpenVino(Engine):
         layers = layers_of(model, runtime, len(example), self._at_run_time(model, recipe, threads, runtime))
         if recipe.number_format in self.stores:
             return layers
-        left = self.unlowered | ({"linear": openvino_dynamic.NARROW} if recipe.activations == "dynamic" else {})
+        odd = {"dynamic": openvino_dynamic.NARROW, "float": openvino_weights.ODD}.get(recipe.activations or "")
+        left = self.unlowered | ({} if odd is None else {"linear": odd})
         return with_reasons(layers, recipe, self.covered(recipe), left)
 
     def emulated(

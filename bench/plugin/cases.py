@@ -86,8 +86,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
     Sorted so, a baseline's workers are started once. pytest-benchmark shows a case in the group that its suite names.
     """
-    for tests in named_tests(session):
-        items += session.genitems(tests)
+    items += named_tests(session)
     positions = [position for position, item in enumerate(items) if case_of(item) is not None]
     order: dict[Case, int] = {}
     try:

@@ -55,12 +55,14 @@ def _is_network(file: Path) -> bool:
         return b"<net " in opened.read(512)
 
 
-def named_tests(session: pytest.Session) -> Iterator[pytest.Module]:
+def named_tests(session: pytest.Session) -> Iterator[pytest.Item]:
     """The tests of the networks that are named on the command line, such as hf:NAME."""
-    for network in session.config.stash[NETWORKS]:
+    for network, wanted in session.config.stash[NETWORKS].items():
         made: NetworkFileTests = NetworkFileTests.from_parent(session, path=session.config.rootpath / network)
         made.network = network
-        yield made
+        for item in session.genitems(made):
+            if "" in wanted or item.name in wanted:
+                yield item
 
 
 class NetworkFileTests(pytest.Module):

@@ -27,7 +27,8 @@ JOURNAL: pytest.StashKey[Journal | None] = pytest.StashKey()  # None until cases
 FINISHED: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of interrupted runs, by test; --bench-resume
 BENCH: pytest.StashKey[Bench] = pytest.StashKey()  # one a session: it remembers what failed
 FILES: pytest.StashKey[dict[str, GivenFile]] = pytest.StashKey()  # network files that are models here
-NETWORKS: pytest.StashKey[list[Path]] = pytest.StashKey()  # networks by name on the command line, such as hf:NAME
+# networks by name on the command line, such as hf:NAME, with the tests of each that are asked for; "": all
+NETWORKS: pytest.StashKey[dict[Path, list[str]]] = pytest.StashKey()
 REFUSED: pytest.StashKey[list[str]] = pytest.StashKey()  # why network files cannot be measured
 RECORDS: pytest.StashKey[dict[str, Record]] = pytest.StashKey()  # of this session, by test
 
@@ -180,7 +181,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = {}
     config.stash[FILES] = {}
     config.stash[REFUSED] = []
-    config.stash[NETWORKS] = [_network(name, config) for name in config.args if name.startswith(tuple(NAMED))]
+    named = [name.partition("::") for name in config.args if name.startswith(tuple(NAMED))]
+    config.stash[NETWORKS] = {}
+    for name, _, test in named:
+        config.stash[NETWORKS].setdefault(_network(name, config), []).append(test)
     config.args = [name for name in config.args if not name.startswith(tuple(NAMED))]  # pytest would look for a file
     config.stash[JOURNAL] = None
     config.stash[FINISHED] = {}
@@ -193,7 +197,7 @@ def _network(name: str, config: pytest.Config) -> Path:
     """A network by its name; a folder in it by its absolute path."""
     library, _, rest = name.partition(":")
     folder = config.invocation_params.dir / Path(rest).expanduser()
-    return Path(f"{library}:{folder}" if folder.is_dir() else name)
+    return Path(f"{library}:{folder}" if library == "hf" and rest and folder.is_dir() else name)
 
 
 def benchmarks_of(config: pytest.Config) -> Any:

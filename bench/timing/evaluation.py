@@ -112,7 +112,9 @@ def explain(asked: Explain) -> Explained | None:
 
     session = loaded()
     operations = engine_of(session.case).operations(*session.loading)
-    return None if operations is None else explained(operations, session.loading.recipe.number_format == "int8")
+    recipe = session.loading.recipe
+    in_int8 = recipe.number_format == "int8" and not recipe.weights_alone
+    return None if operations is None else explained(operations, in_int8)
 
 
 def kernel_facts(asked: AskKernel) -> Kernel:
