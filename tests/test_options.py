@@ -52,7 +52,7 @@ NO_NUMBERS = ["", " ", "nan", "two", "1,,2", "-1", "0", "1.5.2", "--"]
         *((options.shapes, text) for text in ("", "1x3", "=1x3", "a=1x0", "a=1xx3", "a=-1x3", "a=1,a=2", "a=1,,b=1")),
         *((options.shapes, text) for text in ("a=1*3", "a=nan", "a=1.5x2")),
         *((options.positive, text) for text in [*NO_NUMBERS, "inf", "1e300", "1e400", "1000001"]),
-        *((options.size, text) for text in [*NO_NUMBERS, "60", "KB", "-1KB", "0B", "infMB", "100%", "60KiB"]),
+        *((options.size, text) for text in [*NO_NUMBERS, "60", "KB", "-1KB", "0B", "0.5B", "infMB", "100%", "60KiB"]),
         *((options.percent, text) for text in [*NO_NUMBERS, "inf", "100%", "1%%", "%"]),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ from bench.spec.network import NetworkFile
 from bench.spec.recipe import Recipe, recipes
 from bench.spec.registry import Origin
 from bench.store import FOLLOWED, Artifact, Facts, Store, Used, key, versions
+from bench.tasks import tasks
 
 NETWORK = "network.json"
 SEARCH = ("sensitivity.py", "quality_drop.py")  # of layers that stay in FP32
@@ -215,7 +216,7 @@ def artefact_key(
             "code": rewrite.digests(),
             "versions": versions(sorted(rewrite.packages)),
         },
-        "search": None if recipe.most_drop is None else [source_digest(HARNESS / "build" / name) for name in SEARCH],
+        "search": None if recipe.most_drop is None else _search(source),
         "weights": weights.digest,
         **({"stage": key(weights.made_from)} if recipe.steps else {}),
         "network": network.facts(),
@@ -227,6 +228,12 @@ def artefact_key(
         # absent on the CPU: keys stay what they were
         **({} if builder.device == "cpu" else {"device": builder.device}),
     }
+
+
+def _search(source: Source) -> list[str]:
+    """The digests of the code that finds the layers that stay in FP32, and judges them."""
+    files = [source_digest(HARNESS / "build" / name) for name in SEARCH]
+    return [*files, class_digest(tasks.get(source.model.task))]
 
 
 def class_digest(value: Any) -> str:

@@ -20,6 +20,7 @@ from bench.build.quality_drop import TrainingDrop
 from bench.build.weights import load_data, trained_network
 from bench.compress import huffman
 from bench.compress.quantizer import stored_state
+from bench.spec import limits
 from bench.spec.dataset import Samples
 from bench.spec.digests import source_digest
 from bench.spec.inputs import Inputs, tensors_of
@@ -28,6 +29,7 @@ from bench.spec.model import Source
 from bench.spec.state import save_state
 from bench.spec.step import Context, Step
 from bench.store import Artifact, Facts, Store, key, versions
+from bench.tasks import tasks
 from bench.tasks.inference import inputs_of
 
 if TYPE_CHECKING:
@@ -36,7 +38,12 @@ if TYPE_CHECKING:
     from bench.spec.interface import Predict
 
 
-USED = (Path(huffman.__file__), Path(quality_drop.__file__))  # code beside the step's that its result is made by
+# code beside the step's that its result is made by
+USED = [Path(str(module.__file__)) for module in (huffman, quality_drop, limits)]
+    Path(huffman.__file__),
+    Path(quality_drop.__file__),
+    Path(limits.__file__),
+)  # code beside the step's that its result is made by
 TRAINING = "training"  # the folder of the store that holds checkpoints
 
 
@@ -72,7 +79,8 @@ def stage_entry(
         "step": fingerprint(step),
         "code": [class_digest(step), source_digest(Path(__file__)), *map(source_digest, USED)],
         "versions": versions(["torch", *step.packages]),
-        "training": data_facts(source.dataset, source.folder) if step.trains else None,
+        "training": data_facts(source.dataset, source.folder),
+        "task": class_digest(tasks.get(source.model.task)) if step.judges else None,
         **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
     }
     kept = store.root / TRAINING / key(made_from)

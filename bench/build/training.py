@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.build import data
+from bench.build.fingerprint import fingerprint
+from bench.build.keys import class_digest, data_facts, made_by
 from bench.build.networks import architecture
 from bench.build.stage import items_of
 from bench.build.weights import load_data
 from bench.compress.checkpoint import refuse_others
+from bench.compress.finetune import plan_of
 from bench.compress.train import Train
 from bench.errors import BadCase, DataError
 from bench.spec.dataset import datasets
 from bench.spec.interface import adapted, interface_of
-from bench.spec.model import Model, Source
+from bench.spec.model import Model, Source, models
 from bench.spec.outcome import number
 from bench.spec.state import save_state
 from bench.spec.step import Context
 from bench.spec.typed import of_type
+from bench.store import key
 from bench.tasks import tasks
 from bench.tasks.inference import answered, inputs_of
 from bench.tasks.task import metric_of
@@ -168,8 +172,12 @@ def train(model: Model, config: Config, folder: Path | None = None) -> Trained:
         return network
 
     kept, network = config.kept.checkpoint_path.expanduser(), bare(step.seed)
-    batch = min(training.batch, len(samples.inputs))
-    refuse_others(kept, network, (step.epochs, batch, step.seed))
+    facts = {
+        "training": fingerprint(training),
+        "step": [fingerprint(step), class_digest(step)],
+        "code": made_by(models.origin(model.name), model).digests(),
+        "data": data_facts(source.dataset, folder),
+    }
     context = Context(
         training,
         network,
@@ -178,7 +186,9 @@ def train(model: Model, config: Config, folder: Path | None = None) -> Trained:
         targets=targets,
         bare=bare,
         checkpoints=itertools.repeat(kept),
+        plan=(key(facts),),
     )
+    refuse_others(kept, network, plan_of(context, step.epochs, step.seed))
     network, _ = step.make(network, context)
     file = source.weights_file
     assert file is not None

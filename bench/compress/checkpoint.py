@@ -28,7 +28,7 @@ class Checkpoint:
         network: torch.nn.Module,
         parts: dict[str, Any],
         generators: dict[str, torch.Generator],
-        plan: Sequence[int] = (),
+        plan: Sequence[str] = (),
     ) -> None:
         self._file, self._network, self._parts, self._generators = file, network, parts, generators
         self._began_from = None if file is None else beginning(network, plan)
@@ -76,12 +76,12 @@ class Checkpoint:
         half.replace(self._file)
 
 
-def beginning(network: torch.nn.Module, plan: Sequence[int]) -> list[str]:
+def beginning(network: torch.nn.Module, plan: Sequence[str]) -> list[str]:
     """What tells a training from others: the digest of the network before it, and its plan."""
-    return [digest(network), *map(str, plan)]
+    return [digest(network), *plan]
 
 
-def refuse_others(file: Path, network: torch.nn.Module, plan: Sequence[int]) -> None:
+def refuse_others(file: Path, network: torch.nn.Module, plan: Sequence[str]) -> None:
     """Raise DataError where a file is there and is no checkpoint of this training, which would overwrite it."""
     import torch
 
@@ -94,8 +94,8 @@ def refuse_others(file: Path, network: torch.nn.Module, plan: Sequence[int]) -> 
         raise DataError(f"{file} is no checkpoint of this training; name another file, or move it away") from error
     if not same:
         raise DataError(
-            f"{file} is the checkpoint of another training, with other epochs, batch or code; name another file, or "
-            "move it away"
+            f"{file} is the checkpoint of another training, with other epochs, batch, data or code; name another file, "
+            "or move it away"
         )
 
 

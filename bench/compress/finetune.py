@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bench.compress.checkpoint import Checkpoint
-from bench.errors import BuildError
 from bench.progress import progress
 
 if TYPE_CHECKING:
@@ -68,8 +67,18 @@ def finetune(
 
 def updates_of(context: Context, epochs: int) -> int:
     """How many updates some epochs have; items beyond the last whole batch of an epoch are left out."""
+    return epochs * (context.items // batch_of(context))
+
+
+def batch_of(context: Context) -> int:
+    """The items of an update."""
     assert context.training is not None
-    return epochs * (context.items // min(context.training.batch, context.items))
+    return min(context.training.batch, context.items)
+
+
+def plan_of(context: Context, epochs: int, seed: int) -> tuple[str, ...]:
+    """What tells a training from others that begin with the same network."""
+    return (str(epochs), str(batch_of(context)), str(seed), *context.plan)
 
 
 def fit(
@@ -93,14 +102,14 @@ def fit(
 
     training = context.training
     assert training is not None
-    batch = min(training.batch, context.items)
+    batch = batch_of(context)
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network.requires_grad_(True).train()
     parts = {"optimizer": optimizer, "schedule": schedule, **more}
-    plan = (epochs, batch, seed)
+    plan = plan_of(context, epochs, seed)
     checkpoint = Checkpoint(next(context.checkpoints), network, parts, {"order": generator}, plan)
-    updates, label = context.items // batch, f"of {epochs}"
+    updates, label, quality = context.items // batch, f"of {epochs}", _Quality(context.fallen)
     for epoch in range(checkpoint.restored(), epochs):
         places = torch.randperm(context.items, generator=generator)[: updates * batch].split(batch)
         total = 0.0
@@ -115,16 +124,23 @@ def fit(
             schedule.step()
             restored(keepers)
             total += float(reached.detach())
-        label = f"of {epochs}, loss was {total / updates:.3g}{_fallen(context, network)}"
+        label = f"of {epochs}, loss was {total / updates:.3g}{quality.of(network)}"
         checkpoint.keep(epoch + 1)
     network.requires_grad_(False).eval()
 
 
-def _fallen(context: Context, network: torch.nn.Module) -> str:
-    """How far quality is below the original's, for a label; empty where nothing shows it."""
-    if context.fallen is None:
-        return ""
-    try:
-        return f", quality {-context.fallen(network):+.2%}"
-    except BuildError:  # the training side has nothing to judge by
-        return ""
+class _Quality:
+    """How far quality is below the original's, for labels; asked no more once it cannot be told."""
+
+    def __init__(self, fallen: Callable[[torch.nn.Module], float] | None) -> None:
+        self._fallen = fallen
+
+    def of(self, network: torch.nn.Module) -> str:
+        """The words on a network; empty where nothing is known."""
+        if self._fallen is None:
+            return ""
+        try:
+            return f", quality {-self._fallen(network):+.2%}"
+        except Exception:  # no targets, a user's task: a label must not end a training
+            self._fallen = None
+            return ""

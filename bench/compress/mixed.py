@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.compress.quantize import LAYERS, Quantize, places_of
-from bench.compress.quantizer import fit_weights, packed_bytes, quantizer_class, weight_levels
+from bench.compress.quantizer import fit_weights, packed_bytes, quantizer_class, tensors_in, weight_levels
 from bench.errors import BadCase, Unsupported
 from bench.progress import progress
 from bench.spec.limits import Limits, Size
@@ -38,8 +38,14 @@ class Mixed(Quantize):
     size  the most that the state may take, weights packed by their bits; None: the least with which `drop` holds.
     """
 
+    packages = ("scipy",)
     drop: float | None = 0.01
     size: Size | None = None
+
+    @property
+    def judges(self) -> bool:
+        """It judges a drop."""
+        return self.drop is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +85,7 @@ class Mixed(Quantize):
         if bits is None:
             least = beside + int(sizes[:, 0].sum())
             raise Unsupported(f"the weights may take {limit:,} bytes, and in 2 bits each they take {least:,}")
-        if self.drop is not None and (drop := fallen(bits)) > self.drop:
+        if self.drop is not None and not (drop := fallen(bits)) <= self.drop:
             raise Unsupported(
                 f"the best widths within {limit:,} bytes lose {drop:.2%} on the training side, more than "
                 f"{self.drop:.2%}"
@@ -90,7 +96,7 @@ class Mixed(Quantize):
         """The widths of the smallest size whose drop is within the limit; more bits are taken never to hurt."""
         assert self.drop is not None
         best = [max(WIDTHS)] * len(sizes)
-        if (drop := fallen(best)) > self.drop:
+        if not (drop := fallen(best)) <= self.drop:
             raise Unsupported(
                 f"weights in 8 bits lose {drop:.2%} on the training side, more than {self.drop:.2%}; int8_auto leaves "
                 "layers in FP32"
@@ -109,17 +115,23 @@ class Mixed(Quantize):
         """By layer and width (layers, widths) the power of the noise that it makes in the outputs, over theirs."""
         import numpy as np
         import torch
-        from torch.utils import _pytree
 
         given = [context.inputs(some) for some in places_of(context, LOOKED_AT)]
 
-        def outputs() -> list[torch.Tensor]:
-            parts = [_pytree.tree_leaves(traced(*inputs)) for inputs in given]
-            return [torch.cat([part.flatten().double() for part in same]) for same in zip(*parts, strict=True)]
+        def outputs(place: int) -> list[torch.Tensor]:
+            return tensors_in(traced(*map(torch.clone, given[place])))
+
+        def noise(known: list[list[torch.Tensor]], powers: np.ndarray) -> float:
+            made = np.zeros(len(powers))
+            for place, right in enumerate(known):
+                pairs = zip(outputs(place), right, strict=True)
+                made += [float((value.double() - wanted).square().sum()) for value, wanted in pairs]
+            return float((made[powers > 0] / powers[powers > 0]).sum())
 
         errors = np.zeros((len(names), len(WIDTHS)))
         with torch.no_grad():
-            known = outputs()
+            known = [outputs(place) for place in range(len(given))]
+            powers = np.array([[float(value.double().square().sum()) for value in batch] for batch in known]).sum(0)
             for row, name in progress(list(enumerate(names)), "one layer after the other in fewer bits", len(names)):
                 weight = cast(Any, traced.get_submodule(name)).weight
                 before = weight.detach().clone()
@@ -127,10 +139,7 @@ class Mixed(Quantize):
                     quantizer = quantizer_class()(*weight_levels(bits), len(before))
                     fit_weights(quantizer, before, self.clip)
                     weight.copy_(quantizer.eval()(before))
-                    pairs = list(zip(outputs(), known, strict=True))
-                    errors[row, column] = sum(
-                        float((part - right).square().sum() / right.square().sum()) for part, right in pairs
-                    )
+                    errors[row, column] = noise(known, powers)
                 weight.copy_(before)
         return errors
 

@@ -19,6 +19,8 @@ from bench.compress.quantizer import (
     packed_bytes,
     quantizer_class,
     restore,
+    standing_for,
+    tensors_in,
     weight_levels,
     weighted_class,
 )
@@ -182,16 +184,23 @@ def _standing(network: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> li
     All or none: a network whose outputs differ keeps them, and they stay in FP32.
     """
     import torch
-    from torch.utils import _pytree
 
+    if all(standing_for(part) is None for part in network.modules()):
+        return []
     with torch.no_grad():
-        known = _pytree.tree_leaves(network.eval()(*example))
+        known = tensors_in(network.eval()(*map(torch.clone, example)))
         own = as_standard(network)
-        outputs = _pytree.tree_leaves(network(*example)) if own else known
-    restore(network, own)
-    pairs = zip(outputs, known, strict=True)
-    limits = [(value, right, TOLERANCE * float(right.abs().max())) for value, right in pairs]
-    return list(own) if all(torch.allclose(value, right, TOLERANCE, least) for value, right, least in limits) else []
+        try:
+            outputs = tensors_in(network(*map(torch.clone, example)))
+        except Exception:  # shapes that no longer fit, whatever comes of them
+            return []
+        finally:
+            restore(network, own)
+    for value, right in zip(outputs, known, strict=True):
+        least = TOLERANCE * float(right.abs().max()) if right.numel() else 0.0
+        if value.shape != right.shape or not torch.allclose(value, right, TOLERANCE, least):
+            return []
+    return list(own)
 
 
 def _traced(network: torch.nn.Module, fused: bool, standing: Sequence[str]) -> torch.fx.GraphModule:
@@ -208,7 +217,8 @@ def _traced(network: torch.nn.Module, fused: bool, standing: Sequence[str]) -> t
     except Exception as error:
         line = str(error).strip().splitlines()[0]
         raise Unsupported(f"torch.fx cannot trace this network: {type(error).__name__}: {line}") from error
-    traced.meta[OWN] = own
+    called = dict(traced.named_modules())
+    traced.meta[OWN] = {name: kind for name, kind in own.items() if name in called}
     return traced
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 LEAST = 1e-8  # of a scale; a range of zeros has none
+STANDS = "stands for PyTorch's"  # an attribute of layers
 
 
 @cache
@@ -95,14 +96,31 @@ def standing_for(layer: torch.nn.Module) -> type[torch.nn.Module] | None:
 def as_standard(network: torch.nn.Module, names: Sequence[str] | None = None) -> dict[str, type[torch.nn.Module]]:
     """Have layers that stand for PyTorch's, or those of them with these names, be computed by PyTorch's, in place.
 
-    Returns their own classes by name, for `restore`.
+    Returns their own classes by name, for `restore`. Those with names are marked for `as_lowered`.
     """
     own: dict[str, type[torch.nn.Module]] = {}
     for name, part in network.named_modules():
         standard = standing_for(part) if names is None or name in names else None
         if standard is not None:
             own[name], part.__class__ = type(part), standard
+            vars(part)[STANDS] = names is not None
     return own
+
+
+def as_lowered(network: torch.nn.Module) -> None:
+    """Have the layers that `as_standard` marked be computed by PyTorch's, in place: engines know no others."""
+    for part in network.modules():
+        standard = standing_for(part)
+        if vars(part).get(STANDS) and standard is not None:
+            part.__class__ = standard
+
+
+def tensors_in(outputs: Any) -> list[torch.Tensor]:
+    """The tensors of a network's outputs, in order."""
+    import torch
+    from torch.utils import _pytree
+
+    return [value for value in _pytree.tree_leaves(outputs) if isinstance(value, torch.Tensor)]
 
 
 def restore(network: torch.nn.Module, own: Mapping[str, type[torch.nn.Module]]) -> None:

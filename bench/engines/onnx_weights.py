@@ -32,9 +32,7 @@ def compressed(prepared: Path, bits: int, file: Path) -> None:
     graph = quantizer.model.model.graph
     if all(node.op_type != "MatMulNBits" for node in graph.node):
         raise Unsupported("ONNX Runtime holds the weights of linear layers in few bits, and this network has none")
-    once = {
-        tensor.name: tensor for tensor in graph.initializer
-    }  # weights that several products share come several times
+    once = {tensor.name: tensor for tensor in graph.initializer}  # shared weights come once for each product
     del graph.initializer[:]
     graph.initializer.extend(once.values())
     quantizer.model.save_model_to_file(str(file), False)

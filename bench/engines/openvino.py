@@ -174,8 +174,7 @@ class OpenVino(Engine):
         layers = layers_of(model, runtime, len(example), self._at_run_time(model, recipe, threads, runtime))
         if recipe.number_format in self.stores:
             return layers
-        odd = {"dynamic": openvino_dynamic.NARROW, "float": openvino_weights.ODD}.get(recipe.activations or "")
-        left = self.unlowered | ({} if odd is None else {"linear": odd})
+        left = {**self.unlowered, **openvino_weights.LEFT.get(recipe.activations or "", {})}
         return with_reasons(layers, recipe, self.covered(recipe), left)
 
     def emulated(

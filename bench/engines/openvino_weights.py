@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.engines.openvino_count import constant_of
+from bench.engines.openvino_dynamic import NARROW
 from bench.errors import Unsupported
 
 BLOCK, LEAST = 32, 4  # numbers of a row that share a scale in INT4; fewer where a row is no multiple of it
 
 
-ODD = f"NNCF holds rows of weights whose length is no multiple of {LEAST} in 8 bits"
+# why linear layers stay in floating point, by how activations are quantized
+LEFT = {
+    "dynamic": {"linear": NARROW},
+    "float": {"linear": f"NNCF holds rows of weights whose length is no multiple of {LEAST} in 8 bits"},
+}
 
 
 def compressed(model: Any, number_format: str, kept: Sequence[str]) -> Any:

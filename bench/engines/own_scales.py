@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.compress.quantizer import applied, as_standard, quantizer_class, weight_levels, weighted_class
+from bench.compress.quantizer import applied, as_lowered, quantizer_class, weight_levels, weighted_class
 from bench.engines.engine import quiet
 from bench.spec.inputs import tensors_of
 
@@ -63,7 +63,7 @@ def decomposed(network: torch.nn.Module, signed: bool = False) -> torch.nn.Modul
             return applied(self.layer, x, weight)
 
     assert _decomposed is not None
-    as_standard(network)
+    as_lowered(network)
     for name, part in list(network.named_modules()):
         if isinstance(part, quantizer_class()) and not part.by_channel:
             network.set_submodule(name, Rounded(part))
@@ -112,7 +112,7 @@ def observed(network: torch.nn.Module, example: Given, patterns: Callable[[], An
             def calculate_qparams(self, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
                 return self.scales, torch.zeros(len(self.scales), dtype=torch.int64)
 
-        as_standard(network)
+        as_lowered(network)
         anything = PlaceholderObserver.with_args(dtype=torch.quint8)
         mapping = QConfigMapping().set_global(QConfig(anything, PlaceholderObserver.with_args(dtype=torch.qint8)))
         layers = {name: part for name, part in network.named_modules() if isinstance(part, weighted_class())}

@@ -110,7 +110,7 @@ class Model:
     @property
     def trained(self) -> Weights | None:
         """What `bench train` writes, for the data set of the first weights; None where it cannot train the model."""
-        if self.training is None or self.training.loss is None or not self.weights:
+        if self.network is None or self.training is None or self.training.loss is None or not self.weights:
             return None
         name = f"{self.name}-trained"
         return Weights(name, self.weights[0].dataset, f"weights/{name}.safetensors", read_state)
@@ -173,6 +173,9 @@ def source(model: Model, folder: Path | None) -> Source:
         for weights in model.weights
         if weights.file is not None or datasets.get(weights.dataset).files is not None
     ]
+    trained = model.trained
+    if folder is not None and trained is not None and (folder / str(trained.file)).is_file():
+        filed.insert(0, trained)
     if folder is None or not filed:
         for weights in model.weights:
             if weights not in filed:
@@ -185,9 +188,7 @@ def source(model: Model, folder: Path | None) -> Source:
         raise DataError(
             f"no data folder at {folder}; name one that exists by --bench-data or BENCH_DATA, or unset both"
         )
-    trained, lacking = model.trained, []
-    if trained is not None and (folder / str(trained.file)).is_file():
-        filed.insert(0, trained)
+    lacking = []
     for weights in filed:
         dataset = datasets.get(weights.dataset)
         try:

@@ -111,7 +111,7 @@ def size(text: str) -> Size:
         return Size(share=percent(text))
     unit = next((unit for unit in UNITS if word.endswith(unit)), "")
     number = _number(word.removesuffix(unit)) * UNITS.get(unit, math.nan)
-    if not 0 < number < math.inf:
+    if not 1 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"wants a size such as 60KB, 1.5MB or 20% of FP32's, not {text!r}")
     return Size(bytes=int(number))
 

@@ -30,6 +30,7 @@ class Context:
     bare      seed -> the network with the weights that it is built with under the seed.
     tutor     the model that `training.teacher` names, in eval mode; None for a step that is not `taught`.
     checkpoints  a file for each training of the step, in order, that keeps its state; None: it is not kept.
+    plan      what else tells a training from others, for its checkpoint.
     fallen    a network -> how far its first figure of quality is below the original's on the training side; without
               targets there, how far its agreement is below 1. Raises BuildError where there is nothing to judge by.
     before    the recipe's earlier steps, whose effects must last: see `keepers`.
@@ -45,6 +46,7 @@ class Context:
     tutor: torch.nn.Module | None = None
     checkpoints: Iterator[Path | None] = field(default_factory=lambda: itertools.repeat(None))
     fallen: Callable[[torch.nn.Module], float] | None = None
+    plan: tuple[str, ...] = ()
 
     def keepers(self, network: torch.nn.Module) -> tuple[Callable[[], None], ...]:
         """Functions that restore the effects of the earlier steps after each change of parameters.
@@ -80,6 +82,11 @@ class Step(ABC):
     @property
     def reviews(self) -> bool:
         """Whether it needs the model's `training.features`."""
+        return False
+
+    @property
+    def judges(self) -> bool:
+        """Whether it asks `Context.fallen`: the task's code is in the key of what it makes."""
         return False
 
     @property

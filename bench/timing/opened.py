@@ -99,7 +99,7 @@ def open_session(asked: Open) -> Opened:
     example = inputs[np.arange(case.batch) % len(inputs)].copy()
     batch = example.batch()
     digest, interface = _digest(batch), Interface.saved(json.loads((reference / INTERFACE).read_text()))
-    recipe = as_built(recipe_for(model.model, case.precision), folder)
+    recipe = as_built(recipe_for(model.model, case.precision, asked.target.limits), folder)
 
     def network() -> Network:
         bare = architecture(model)
