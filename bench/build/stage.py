@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 # code beside the step's that its result is made by
 USED = [Path(str(module.__file__)) for module in (huffman, quality_drop, limits)]
-    Path(huffman.__file__),
-    Path(quality_drop.__file__),
-    Path(limits.__file__),
-)  # code beside the step's that its result is made by
 TRAINING = "training"  # the folder of the store that holds checkpoints
 
 
