@@ -29,7 +29,7 @@ from bench.spec.outcome import number
 from bench.spec.state import save_state
 from bench.spec.step import Context
 from bench.spec.typed import of_type
-from bench.store import key
+from bench.store import Facts, key
 from bench.tasks import tasks
 from bench.tasks.inference import answered, inputs_of
 from bench.tasks.task import metric_of
@@ -172,7 +172,7 @@ def train(model: Model, config: Config, folder: Path | None = None) -> Trained:
         return network
 
     kept, network = config.kept.checkpoint_path.expanduser(), bare(step.seed)
-    facts = {
+    facts: Facts = {
         "training": fingerprint(training),
         "step": [fingerprint(step), class_digest(step)],
         "code": made_by(models.origin(model.name), model).digests(),

@@ -126,7 +126,7 @@ class Quantize(Step):
 
         with torch.no_grad():
             fit_activations(dict(cast(Any, quantized.get_submodule(QUANTIZERS)).named_children()), run, self.clip)
-        return cast("torch.fx.GraphModule", quantized.requires_grad_(False))
+        return quantized.requires_grad_(False)
 
     def shape(self, network: torch.nn.Module, decided: Decided) -> torch.nn.Module:
         """Insert quantizers whose scales are unset."""

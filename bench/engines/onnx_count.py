@@ -86,8 +86,8 @@ class Graph:
                     break
                 name = self.makers[name].input[0]
             bare = name
-            for ending in ("_Q8", "_Q4", "_quantized", "_transposed"):  # what quantizers make of a name
-                bare = bare.removesuffix(ending)
+            for added in ("_Q8", "_Q4", "_quantized", "_transposed"):  # what quantizers make of a name
+                bare = bare.removesuffix(added)
             if name in self.constants and (ending := next((end for end in PARAMETER if bare.endswith(end)), None)):
                 return bare.removesuffix(ending)
         return None
