@@ -141,12 +141,18 @@ def applied(layer: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def stored_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of a network as a file would hold it: weights rounded, without the zero points that are zero."""
+    """The state dict of a network as a file would hold it: rounded weights as whole numbers, without the zero points
+    that are zero.
+    """
+    import torch
+
     state = dict(network.state_dict())
     for name, part in network.named_modules():
         if isinstance(part, weighted_class()):
-            weighted = cast(Any, part)
-            state[f"{name}.layer.weight"] = weighted.quantizer(weighted.layer.weight).detach()
+            weight, quantizer = cast(Any, part).layer.weight, cast(Any, part).quantizer
+            scale = quantizer.scale.view(-1, *[1] * (weight.dim() - 1))
+            whole = (quantizer(weight) / scale).round().detach()
+            state[f"{name}.layer.weight"] = whole.to(torch.int8 if quantizer.bits <= 8 else torch.int16)
             del state[f"{name}.quantizer.zero_point"]
     return state
 
