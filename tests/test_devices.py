@@ -347,8 +347,9 @@ def test_key_of_an_artefact_on_the_cpu_stays_and_another_device_has_its_own(tmp_
 
     store = Store(tmp_path)
     bill = Bill(store, source(models.get("linear"), None))
+    recipe = bill.recipe("fp32")
     built = [
-        artefact_entry(store, bill.source, bill.network, bill.weights, "torch", "fp32", None, *device).made_from
+        artefact_entry(store, bill.source, bill.network, bill.weights, "torch", "fp32", recipe, *device).made_from
         for device in ((), ("cpu",), ("cuda",))
     ]
     assert built[0] == built[1]
