@@ -278,6 +278,17 @@ def test_a_users_convolution_is_quantized_as_pytorchs_and_trained_through_its_ow
     torch.testing.assert_close(bare(ITEMS), own(ITEMS))
 
 
+def test_a_users_convolution_may_be_followed_by_a_relu_in_place():
+    def build():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 3)
+        return replaced(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval().requires_grad_(False))
+
+    net, decided = quantized(Quantize(epochs=1), build)
+    assert decided["standing"] == ["0", "3"]
+    assert sqnr(net(ITEMS).numpy(), build()(ITEMS).numpy()) > 20
+
+
 def test_a_users_convolution_that_computes_something_else_stays_in_fp32():
     net, decided = quantized(Quantize(), doubled)
     assert decided["standing"] == []
