@@ -578,3 +578,21 @@ def test_int8_of_a_table_whose_weights_the_last_layer_shares_is_near_fp32_on_onn
     engine.build(copy.deepcopy(network), recipe, ids, tmp_path)
     found = engine.load(tmp_path, recipe, None, ids[:4], 1)(ids[:4])
     assert sqnr_db(found, network(torch.from_numpy(ids[:4])).numpy()) > 25
+
+
+@pytest.mark.parametrize("engine", ["torch", "torchscript"])
+def test_a_network_that_fx_cannot_trace_has_no_static_int8_and_says_so(engine, tmp_path):
+    import numpy as np
+    import torch
+
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.head(x) if x.sum() > 0 else x
+
+    rows = np.ones((2, 3), np.float32)
+    with pytest.raises(Unsupported, match=r"torch\.ao's FX cannot trace the network: TraceError"):
+        engines.get(engine).build(Branching().eval(), recipes.get("int8_static"), rows, tmp_path)

@@ -11,7 +11,7 @@ from bench.engines.attention import closed_attention, with_open_attention
 from bench.engines.engine import quiet
 from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
 from bench.engines.torch_modules import predictor
-from bench.errors import BuildError, Unsupported
+from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.spec.inputs import arrays_of, batch_of, tensors_of
 from bench.spec.recipe import Recipe
@@ -191,7 +191,7 @@ def between_float32(network: torch.nn.Module, dtype: torch.dtype, example: Given
 
 
 def observed(network: torch.nn.Module, recipe: Recipe, example: Given) -> torch.fx.GraphModule:
-    """The network with observers where static INT8 will be, uncalibrated. Raises BuildError where FX cannot trace it.
+    """The network with observers where static INT8 will be, uncalibrated. Raises Unsupported where FX cannot trace it.
 
     Weights have symmetric scales per channel. Modules that FX or the kernels lack are replaced by equivalents.
     Fewer than 8 bits are simulated by fewer levels in the storage and kernels of 8 bits: weights keep to 2^bits - 1
@@ -235,7 +235,7 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: Given) -> torch.
             raise
         except Exception as error:
             line = str(error).strip().splitlines()[0]
-            raise BuildError(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
+            raise Unsupported(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
         _mend(watched, example)
         return watched
 
