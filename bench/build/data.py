@@ -74,19 +74,22 @@ def fetch(name: str, folder: Path) -> list[str]:
         raise UnknownMember(f"nothing to fetch is named {name!r}; registered: {registered}")
     lines = []
     for piece in matches:
-        state, text = _state(piece, folder)
-        if state in ("missing", "damaged"):
-            _bring(piece, folder)
-            state, text = "fetched", piece.read(folder)
-        lines.append(_line(piece, state, text))
+        lines.append(_line(piece, *_brought(piece, folder)))
     return lines
 
 
 def fetch_dataset(name: str, folder: Path) -> None:
     """Download a data set alone, unless the folder holds it whole. Raises DataError."""
-    piece = _data_piece(name, [])
-    if _state(piece, folder)[0] in ("missing", "damaged"):
-        _bring(piece, folder)
+    _brought(_data_piece(name, []), folder)
+
+
+def _brought(piece: Piece, folder: Path) -> tuple[str, str]:
+    """The state of a piece, downloaded unless the folder holds it whole, and what was read."""
+    state, text = _state(piece, folder)
+    if state not in ("missing", "damaged"):
+        return state, text
+    _bring(piece, folder)
+    return "fetched", piece.read(folder)
 
 
 def _bring(piece: Piece, folder: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = "batch"  # the free axis of the items
-NAMED = 3  # weights that a message names
+SHOWN = 3  # weights that a message names
 SAVED = ("*.json", "*.safetensors")  # the files of a model on Hugging Face's hub that are read
 # the main inputs of transformers that are known here
 WORDS, SOUND, PICTURE = "input_ids", "input_values", "pixel_values"
@@ -167,7 +167,7 @@ def _transformer(name: str) -> torch.nn.Module:
         output_loading_info=True,
     )
     if missing := sorted(told["missing_keys"]):  # they would be drawn
-        raise DataError(f"hf:{name} holds no weights for {', '.join(missing[:NAMED])}")
+        raise DataError(f"hf:{name} holds no weights for {', '.join(missing[:SHOWN])}")
     network.config.use_cache = False
     return _taking(inputs)(network)
 
