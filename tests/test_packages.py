@@ -37,11 +37,18 @@ def test_what_is_installed_lacks_nothing():
 
 
 @pytest.mark.parametrize(
-    ("package", "extra"), [("openvino", "openvino"), ("executorch", "executorch"), ("timm", "documents")]
+    ("package", "extra"),
+    [("openvino", "openvino"), ("executorch", "executorch"), ("timm", "hub"), ("pooch", "documents")],
 )
 def test_a_package_that_an_extra_brings_names_the_extra(package, extra, without):
     without(package)
     assert lacking(["numpy", package]) == f"package {package} is not installed; pip install 'bench-harness[{extra}]'"
+
+
+def test_of_several_extras_the_one_that_brings_most_of_what_is_missing_is_named(without):
+    without("timm", "pooch", "transformers")
+    assert "'bench-harness[documents]'" in lacking(["timm", "pooch"])
+    assert "'bench-harness[hub]'" in lacking(["timm", "transformers"])
 
 
 def test_a_package_that_nothing_brings_is_named_itself(without, monkeypatch):
@@ -55,12 +62,12 @@ def test_the_data_sets_packages_are_asked_for(without, monkeypatch):
     name = "of_a_missing_package"
     for registry in (models, datasets):
         monkeypatch.setattr(registry, "_members", dict(registry._members))
-    datasets.add(name, Dataset(name, "", lambda split, folder: Samples([], []), packages=("timm",)), __name__)
+    datasets.add(name, Dataset(name, "", lambda split, folder: Samples([], []), packages=("timm", "pooch")), __name__)
     models.add(name, Model(name, "classification", None, (Weights("as built", name),)), __name__)
     case = Case(name, "fp32", "torch", 1, 1)
     bench = Bench(Path("cache"))
     assert unsupported(case, bench) is None
-    without("timm")
+    without("timm", "pooch")
     assert "'bench-harness[documents]'" in unsupported(case, bench)
 
 

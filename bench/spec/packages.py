@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Iterable
 
 HARNESS = "bench-harness"  # the name of this distribution
@@ -29,22 +28,40 @@ def version(package: str) -> str:
 
 def lacking(packages: Iterable[str]) -> str | None:
     """Name the first of these distributions that is not installed, and how to install it; None where all are."""
-    for package in packages:
-        try:
-            distribution(package)
-        except importlib.metadata.PackageNotFoundError:
-            return f"package {package} is not installed; pip install {_brought_by(package)}"
-    return None
+    missing = [package for package in packages if not _installed(package)]
+    return f"package {missing[0]} is not installed; pip install {_brought_by(missing)}" if missing else None
 
 
-def _brought_by(package: str) -> str:
-    """What pip is to install for a distribution: the harness with the extra that names it, else the distribution."""
+def _installed(package: str) -> bool:
     try:
-        required = importlib.metadata.requires(HARNESS) or []
-    except importlib.metadata.PackageNotFoundError:  # the harness runs from its folder, uninstalled
-        required = []
-    for line in required:
-        match = re.match(rf"{re.escape(package)}\b(?!-).*extra == [\"']([\w-]+)[\"']", line)
-        if match:
-            return f"'{HARNESS}[{match[1]}]'"
-    return package
+        distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _brought_by(missing: list[str]) -> str:
+    """What pip is to install for the first of the distributions: the extra of the harness that names it, else itself.
+
+    Of several extras it is the one that brings most of what is missing, then the one that brings least beside it.
+    """
+    bringing = {extra: names for extra, names in _extras().items() if missing[0] in names}
+    if not bringing:
+        return missing[0]
+    best = min(bringing, key=lambda extra: (-len(bringing[extra] & set(missing)), len(bringing[extra]), extra))
+    return f"'{HARNESS}[{best}]'"
+
+
+def _extras() -> dict[str, set[str]]:
+    """The distributions that each extra of the harness names; none where the harness is not installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        harness = importlib.metadata.distribution(HARNESS)
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    required = [Requirement(line) for line in harness.requires or []]
+    return {
+        extra: {each.name for each in required if each.marker and each.marker.evaluate({"extra": extra})}
+        for extra in harness.metadata.get_all("Provides-Extra") or []
+    }
