@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.build.artefact import digest_of
-from bench.build.networks import HUFFMAN, decided_in
-from bench.compress.quantize import PACKED, layers_by_bits
+from bench.build.networks import SizesDecided, decided_in
+from bench.compress.quantize import layers_by_bits
 from bench.engines import engines, kernel
 from bench.engines.contradiction import contradiction
 from bench.errors import BaselineError, BenchError, CacheError, LackingData, Unsupported
@@ -39,6 +39,7 @@ from bench.spec.outcome import (
     Spent,
 )
 from bench.spec.recipe import recipes
+from bench.spec.typed import of_type
 from bench.statistics import CONFIDENCE, latency, speedup_interval, verdict
 from bench.store import Artifact, Facts
 from bench.timing.baseline import Shared
@@ -160,6 +161,7 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
     samples = tuple(sample_s for launch in launches for sample_s in launch.samples_s)
     best = shared.pace.learn(case.threads, watch.probes)
     decided = decided_in(reference.folder)[-1] if recipe.steps else {}
+    sizes = of_type(SizesDecided, decided)
     efficiency = _efficiency(case, judgement.macs_per_item, statistics.median(samples), shared)
     process = Process(
         versions=opened.versions,
@@ -195,8 +197,8 @@ def _measured(case: Case, bench: Bench, baseline: Case | None, shared: Shared) -
             reference=reference.digest,
             steps=tuple(map(repr, recipe.steps)),
             gzip_bytes=artifact.gzip_bytes() if recipe.steps else None,
-            huffman_bytes=decided.get(HUFFMAN),
-            packed_bytes=decided.get(PACKED),
+            huffman_bytes=sizes.huffman_bytes,
+            packed_bytes=sizes.packed_bytes,
             layers_by_bits=layers_by_bits(decided),
         ),
         calibration=opened.calibration,

@@ -115,6 +115,33 @@ def test_training_brings_a_pruned_network_nearer_to_its_teacher():
     assert after < before
 
 
+def test_an_epoch_goes_over_few_items_as_often_as_the_training_says():
+    visited = []
+
+    def given(places):
+        visited.extend(places)
+        return (torch.from_numpy(pictures("train").inputs)[places],)
+
+    repeated = replace(context(training=replace(TRAINING, batch=16, repeats=2)), inputs=given)
+    Sparse(0.5, epochs=1).make(network().requires_grad_(False), repeated)
+    assert len(visited) == 48
+    assert {visited.count(place) for place in range(24)} == {2}
+
+
+def test_gradients_are_scaled_to_the_length_that_the_training_says():
+    def moved(clip):
+        net = network().requires_grad_(False)
+        Sparse(0.5, epochs=0).make(net, context())
+        before = weights_of(net).clone()
+        torch.manual_seed(0)
+        Sparse(0.5, epochs=1).make(net, context(training=replace(TRAINING, batch=24, clip=clip)))
+        return float((weights_of(net) - before).norm())
+
+    assert 0 < moved(1e-3) <= 1e-3 * TRAINING.rate * 1.01
+    assert moved(None) == pytest.approx(moved(1e9)), "a limit beyond the gradients changes nothing"
+    assert moved(None) > moved(1e-3)
+
+
 def test_training_is_the_same_every_time():
     nets = [network().requires_grad_(False) for _ in range(2)]
     for net in nets:

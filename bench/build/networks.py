@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.spec.model import Network
+    from bench.spec.step import Decided
 
 STEPS = "steps.json"  # what the steps of a recipe decided, in order
 HUFFMAN = "huffman_bytes"  # with it: the size of the weights after the step, in Huffman's code
@@ -44,10 +46,18 @@ def architecture(source: Source, seed: int = SEED) -> Network:
         raise Unsupported(f"{source.model.name}'s network cannot be built: {reason or error}") from error
 
 
-def decided_in(folder: Path) -> list[dict[str, Any]]:
+def decided_in(folder: Path) -> list[Decided]:
     """What the steps decided whose stage, or whose stage's reference, is in a folder; empty without steps."""
     file = folder / STEPS
     return json.loads(file.read_text()) if file.is_file() else []
+
+
+@dataclass(frozen=True)
+class SizesDecided:
+    """What the weights take after the last step, in bytes: in Huffman's code, and packed by their bits."""
+
+    huffman_bytes: int | None = None
+    packed_bytes: int | None = None
 
 
 def shaped(network: torch.nn.Module, steps: Sequence[Step], folder: Path) -> torch.nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -133,7 +134,7 @@ def read_config(file: Path) -> Config:
     return config
 
 
-def _section(file: Path, name: str, sections: dict[str, Any], kind: type[Section]) -> Section:
+def _section(file: Path, name: str, sections: Mapping[str, Any], kind: type[Section]) -> Section:
     """One section as a typed value."""
     told = {key: value for key, value in sections.get(name, {}).items() if not key.startswith(COMMENT)}
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from bench.compress.finetune import finetune
 from bench.errors import BadCase
@@ -87,7 +87,7 @@ def sizes_of(network: torch.nn.Module) -> dict[str, dict[str, int]]:
 
 def resized(part: torch.nn.Module, sizes: dict[str, int]) -> torch.nn.Module:
     """A layer of the same class and settings with other counts of channels, its weights unset."""
-    settings: dict[str, Any] = {name: getattr(part, name) for name in (*SETTINGS, *OF_NORMS) if hasattr(part, name)}
+    settings: dict[str, object] = {name: getattr(part, name) for name in (*SETTINGS, *OF_NORMS) if hasattr(part, name)}
     if "num_features" not in sizes:
         settings["bias"] = getattr(part, "bias", None) is not None
     if not hasattr(part, "transposed") or not part.transposed:

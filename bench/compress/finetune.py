@@ -67,13 +67,19 @@ def finetune(
 
 def updates_of(context: Context, epochs: int) -> int:
     """How many updates some epochs have; items beyond the last whole batch of an epoch are left out."""
-    return epochs * (context.items // batch_of(context))
+    return epochs * (_visits(context) // batch_of(context))
 
 
 def batch_of(context: Context) -> int:
     """The items of an update."""
     assert context.training is not None
-    return min(context.training.batch, context.items)
+    return min(context.training.batch, _visits(context))
+
+
+def _visits(context: Context) -> int:
+    """How many items an epoch goes over, each as often as the training repeats it."""
+    assert context.training is not None
+    return context.items * context.training.repeats
 
 
 def plan_of(context: Context, epochs: int, seed: int) -> tuple[str, ...]:
@@ -106,12 +112,14 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     network.requires_grad_(True).train()
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parts = {"optimizer": optimizer, "schedule": schedule, **more}
     plan = plan_of(context, epochs, seed)
     checkpoint = Checkpoint(next(context.checkpoints), network, parts, {"order": generator}, plan)
-    updates, label, quality = context.items // batch, f"of {epochs}", _Quality(context.fallen)
+    updates, label, quality = updates_of(context, 1), f"of {epochs}", _Quality(context.fallen)
     for epoch in range(checkpoint.restored(), epochs):
-        places = torch.randperm(context.items, generator=generator)[: updates * batch].split(batch)
+        order = torch.randperm(_visits(context), generator=generator) % context.items
+        places = order[: updates * batch].split(batch)
         total = 0.0
         for some in progress(places, f"training, epoch {epoch + 1} {label}", updates):
             inputs = context.inputs(some.tolist())
@@ -120,6 +128,8 @@ def fit(
             optimizer.zero_grad()
             reached = loss(network(*inputs), inputs, some.tolist())
             reached.backward()
+            if training.clip is not None:
+                torch.nn.utils.clip_grad_norm_(trained, training.clip)
             optimizer.step()
             schedule.step()
             restored(keepers)

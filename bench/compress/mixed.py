@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.compress.quantize import LAYERS, Quantize, places_of
+from bench.compress.quantize import Places, Quantize, places_of
 from bench.compress.quantizer import fit_weights, packed_bytes, quantizer_class, tensors_in, weight_levels
 from bench.errors import BadCase, Unsupported
 from bench.progress import progress
@@ -60,14 +60,14 @@ class Mixed(Quantize):
             return replace(self, size=limits.size, drop=limits.drop)
         return self if limits.drop is None else replace(self, drop=limits.drop)
 
-    def decided(self, traced: torch.fx.GraphModule, context: Context) -> dict[str, Any]:
+    def decided(self, traced: torch.fx.GraphModule, context: Context) -> Places:
         """The values that are quantized, and the bits of each layer. Raises Unsupported where a limit cannot hold."""
         places = super().decided(traced, context)
-        names = list(places[LAYERS])
+        names = list(places["layers"])
         errors, sizes = self._errors(traced, names, context), _sizes(traced, names)
 
-        def placed(bits: Sequence[int]) -> dict[str, Any]:
-            return {**places, LAYERS: dict(zip(names, bits, strict=True))}
+        def placed(bits: Sequence[int]) -> Places:
+            return {**places, "layers": dict(zip(names, bits, strict=True))}
 
         def made(bits: Sequence[int]) -> torch.fx.GraphModule:
             return self.calibrated(copy.deepcopy(traced), placed(bits), context)
@@ -155,8 +155,11 @@ def least_errors(errors: np.ndarray, sizes: np.ndarray, limit: float) -> list[in
     one_each = np.kron(np.eye(len(errors)), np.ones(len(WIDTHS)))
     constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(sizes.reshape(1, -1), ub=limit)]
     least = errors[errors > 0].min(initial=1.0)  # tolerances are absolute
-    whole: dict[str, Any] = {"integrality": np.ones(errors.size), "bounds": Bounds(0, 1)}
-    solved = milp(errors.ravel() / least, constraints=constraints, options={"mip_rel_gap": 0}, **whole)
+    whole = np.ones(errors.size)
+    options = {"mip_rel_gap": 0}
+    solved = milp(
+        errors.ravel() / least, constraints=constraints, integrality=whole, bounds=Bounds(0, 1), options=options
+    )
     if solved.x is None:
         return None
     return [WIDTHS[place] for place in solved.x.reshape(errors.shape).argmax(1)]

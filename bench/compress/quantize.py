@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from bench.compress.finetune import SEED, finetune
 from bench.compress.quantizer import (
@@ -54,6 +54,20 @@ PASSES = (
 JOINS = ("cat", "concat")
 ACTIVATIONS = ("ReLU", "ReLU6", "relu", "relu_", "relu6")
 WEIGHTED = ("Conv1d", "Conv2d", "Conv3d", "Linear")
+
+
+class Shared(TypedDict):
+    """Values of a traced network, by their nodes' names, that share a quantizer of so many bits."""
+
+    nodes: list[str]
+    bits: int
+
+
+class Places(TypedDict):
+    """Where quantizers stand: values that share one, and the bits of each layer's weights."""
+
+    values: list[Shared]
+    layers: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class Quantize(Step):
             finetune(quantized, context, self.epochs, (*context.keepers(quantized), self.keeper(quantized)), self.rate)
         return quantized, {**decided, PACKED: packed_bytes(quantized)}
 
-    def decided(self, traced: torch.fx.GraphModule, context: Context) -> dict[str, Any]:
+    def decided(self, traced: torch.fx.GraphModule, context: Context) -> Places:
         """The values that are quantized, and the layers, each with the bits that it has."""
         return self._places(traced, context.inputs([0]))
 
@@ -142,7 +156,7 @@ class Quantize(Step):
 
         return keep
 
-    def _places(self, traced: torch.fx.GraphModule, example: tuple[torch.Tensor, ...]) -> dict[str, Any]:
+    def _places(self, traced: torch.fx.GraphModule, example: tuple[torch.Tensor, ...]) -> Places:
         """Values of a traced network that share a quantizer, and its layers, each with the bits they have."""
         layers = [str(node.target) for node in traced.graph.nodes if _name(traced, node) in WEIGHTED]
         if not layers:
@@ -152,7 +166,7 @@ class Quantize(Step):
         ends = [node for node in called if node.target in (layers[0], layers[-1])]
         if self.ends is not None:
             bits |= {layers[0]: self.ends, layers[-1]: self.ends}
-        values = []
+        values: list[Shared] = []
         for group in _groups(traced, example):
             wanted = self.bits
             if self.ends is not None and any(node.args[0] in group for node in ends):
@@ -161,7 +175,7 @@ class Quantize(Step):
                 wanted = FLOAT  # what comes out of the last layer
             if wanted != FLOAT:
                 values.append({"nodes": [node.name for node in group], "bits": wanted})
-        return {"values": values, LAYERS: {name: count for name, count in bits.items() if count != FLOAT}}
+        return {"values": values, "layers": {name: count for name, count in bits.items() if count != FLOAT}}
 
 
 def layers_by_bits(decided: Decided) -> dict[str, tuple[str, ...]]:
@@ -229,7 +243,7 @@ def _inserted(traced: torch.fx.GraphModule, decided: Decided) -> torch.fx.GraphM
     nodes = {node.name: node for node in traced.graph.nodes}
     inserted = torch.nn.ModuleDict()
     traced.add_module(QUANTIZERS, inserted)
-    for group in cast("list[dict[str, Any]]", decided["values"]):
+    for group in cast("list[Shared]", decided["values"]):
         name = f"of_{group['nodes'][0]}"
         inserted[name] = quantizer_class()(*levels(group["bits"]))
         for node in map(nodes.__getitem__, group["nodes"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bench.engines.equivalents import calls_of, replaced
@@ -85,7 +86,7 @@ def _kinds() -> tuple[type[torch.nn.Module], ...]:
     )
 
 
-def _call(module: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Call:
+def _call(module: torch.nn.Module, args: tuple[Any, ...], options: Mapping[str, object]) -> Call:
     given = inspect.signature(type(module).forward).bind(module, *args, **options).arguments
     sequences = [given[name] for name in ("query", "key", "value", "src", "tgt", "memory") if name in given]
     masks = [(name, value) for name, value in given.items() if name.endswith("mask") and value is not None]

@@ -13,6 +13,8 @@ from typing import Any
 
 from bench.engines.lowered import Layer
 
+Fields = dict[str, Any]  # of a node or a value, in flatc's JSON
+
 # XNNPACK's data types, as its serialized graph names them
 FORMATS = {
     **{"xnn_datatype_fp32": "fp32", "xnn_datatype_fp16": "fp16", "xnn_datatype_bf16": "bf16"},
@@ -49,7 +51,7 @@ def layers_of(program: bytes) -> list[Layer]:
     return [Layer(**{**vars(layer), "name": f"{layer.name} {place}"}) for place, layer in enumerate(layers)]
 
 
-def _nodes(payload: bytes) -> Iterator[tuple[str, dict[str, Any], dict[int, dict[str, Any]]]]:
+def _nodes(payload: bytes) -> Iterator[tuple[str, Fields, dict[int, Fields]]]:
     """Each node of an XNNPACK graph: its type, its fields, and the values of the whole graph by number."""
     from executorch.backends.xnnpack import serialization
     from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
@@ -63,7 +65,7 @@ def _nodes(payload: bytes) -> Iterator[tuple[str, dict[str, Any], dict[int, dict
         _flatc_decompile(work, str(schema), str(binary))
         text = re.sub(r":\s*(-?(?:inf|nan))\b", r': "\1"', (Path(work) / "graph.json").read_text())
         graph = json.loads(text)  # flatc writes inf and nan, which JSON lacks
-    values: dict[int, dict[str, Any]] = {}
+    values: dict[int, Fields] = {}
     for value in graph["xvalues"]:
         tensor = value["xvalue_union"]
         tensor = tensor.get("tensor_value", tensor)
@@ -72,7 +74,7 @@ def _nodes(payload: bytes) -> Iterator[tuple[str, dict[str, Any], dict[int, dict
         yield node["xnode_union_type"], node["xnode_union"], values
 
 
-def _handed(kind: str, node: dict[str, Any], values: dict[int, dict[str, Any]]) -> Layer | None:
+def _handed(kind: str, node: Fields, values: dict[int, Fields]) -> Layer | None:
     """The layer of a node of an XNNPACK graph, None where it multiplies nothing."""
 
     def dims(name: str) -> Sequence[int]:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from bench.spec.interface import Output, Predict
     from bench.store import Facts
 
+Event = dict[str, Any]  # of ONNX Runtime's profile
 MODEL = "model.onnx"
 BITS = {"int8": 8, "int4": 4}  # of weights alone
 LEFT_LSTM = "ONNX Runtime's dynamic quantizer left this LSTM; it leaves all that lies inside of If and Loop"
@@ -205,7 +206,7 @@ class OnnxRuntime(Engine):
             for _ in range(CALLS):
                 predict(batch)
             events = json.loads(Path(session.end_profiling()).read_text())
-        nodes: dict[str, list[dict[str, Any]]] = {}
+        nodes: dict[str, list[Event]] = {}
         for event in events:
             if event.get("cat") == "Node" and "op_name" in event.get("args", {}):
                 nodes.setdefault(event["name"], []).append(event)
@@ -275,7 +276,7 @@ def predictor(session: Any) -> Predict:
     return predict
 
 
-def _in_int8(facts: dict[str, Any]) -> bool:
+def _in_int8(facts: Event) -> bool:
     """Whether a node of a profile computed in whole numbers: whether an input had 8 bits."""
     kinds = {kind for shapes in facts.get("input_type_shape", []) for kind in shapes}
     return bool(kinds & {"int8", "uint8"})

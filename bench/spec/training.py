@@ -18,6 +18,8 @@ class Training:
     batch     items of an update.
     rate      the learning rate of the first update.
     whole     the names of layers whose outputs keep all channels, where removing some would break the network.
+    repeats   how often an epoch goes over the items: more than once where they are few, and augmentation varies them.
+    clip      the most that the norm of all gradients together may be, longer ones are scaled; None: as they are.
     augment   (inputs of a batch, generator) -> inputs of the same shapes; None: as they are.
     loss      (the network's outputs, the items' targets as a tensor (n, ...)) -> a scalar tensor; None: the network is
               not trained from chance.
@@ -29,6 +31,8 @@ class Training:
     distance: Callable[[Any, Any], torch.Tensor]
     batch: int = 64
     rate: float = 0.01
+    repeats: int = 1
+    clip: float | None = None
     whole: tuple[str, ...] = ()
     augment: Callable[[tuple[torch.Tensor, ...], torch.Generator], tuple[torch.Tensor, ...]] | None = None
     loss: Callable[[Any, torch.Tensor], torch.Tensor] | None = None
