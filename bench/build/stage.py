@@ -76,6 +76,7 @@ def stage_entry(
         "code": [class_digest(step), source_digest(Path(__file__)), *map(source_digest, USED)],
         "versions": versions(["torch", *step.packages]),
         "training": data_facts(source.dataset, source.folder),
+        "calibration": source.model.calibration if step.rounds else None,
         "task": class_digest(tasks.get(source.model.task)) if step.judges else None,
         **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
     }
@@ -127,6 +128,7 @@ def _make(
         None if tutor is None else _network(tutor.source, tutor.weights, ()),
         (kept / f"{count}.pt" for count in itertools.count()),
         fallen,
+        calibration=source.model.calibration,
     )
     network, decided = steps[-1].make(network, context)
     save_state(network, folder / "weights.safetensors")

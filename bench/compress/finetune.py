@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bench.spec.step import Context
 
 SEED, MOMENTUM = 0, 0.9
+LABEL = 0.25  # of the time of an epoch that a label on it may take
 
 
 def layers_of(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -120,7 +122,7 @@ def fit(
     for epoch in range(checkpoint.restored(), epochs):
         order = torch.randperm(_visits(context), generator=generator) % context.items
         places = order[: updates * batch].split(batch)
-        total = 0.0
+        total, began = 0.0, time.monotonic()
         for some in progress(places, f"training, epoch {epoch + 1} {label}", updates):
             inputs = context.inputs(some.tolist())
             if training.augment is not None:
@@ -134,23 +136,27 @@ def fit(
             schedule.step()
             restored(keepers)
             total += float(reached.detach())
-        label = f"of {epochs}, loss was {total / updates:.3g}{quality.of(network)}"
+        label = f"of {epochs}, loss was {total / updates:.3g}{quality.of(network, time.monotonic() - began)}"
         checkpoint.keep(epoch + 1)
     network.requires_grad_(False).eval()
 
 
 class _Quality:
-    """How far quality is below the original's, for labels; asked no more once it cannot be told."""
+    """How far quality is below the original's, for labels; asked no more once it cannot be told, or takes long."""
 
     def __init__(self, fallen: Callable[[torch.nn.Module], float] | None) -> None:
         self._fallen = fallen
 
-    def of(self, network: torch.nn.Module) -> str:
-        """The words on a network; empty where nothing is known."""
+    def of(self, network: torch.nn.Module, epoch_s: float) -> str:
+        """The words on a network after an epoch of so many seconds; empty where nothing is known."""
         if self._fallen is None:
             return ""
+        began = time.monotonic()
         try:
-            return f", quality {-self._fallen(network):+.2%}"
+            words = f", quality {-self._fallen(network):+.2%}"
         except Exception:  # no targets, a user's task: a label must not end a training
             self._fallen = None
             return ""
+        if time.monotonic() - began > LABEL * epoch_s:
+            self._fallen = None
+        return words

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from bench.spec.step import Decided
 
-CALIBRATION, BATCH = 256, 32  # items of the training split that set the first scales; items of a call
+BATCH = 32  # items of a call that sets the first scales
 FLOAT = 32  # bits of what is left in FP32
 QUANTIZERS, STANDING, OWN = "quantizers", "standing", "own classes"
 TOLERANCE = 1e-3  # of the outputs, where layers of a user's stand for PyTorch's
@@ -135,7 +135,7 @@ class Quantize(Step):
                 fit_weights(part.quantizer, cast(Any, part).layer.weight, self.clip)
 
         def run() -> None:
-            for some in places_of(context, CALIBRATION):
+            for some in places_of(context, context.calibration):
                 quantized(*context.inputs(some))
 
         with torch.no_grad():

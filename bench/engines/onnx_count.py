@@ -133,7 +133,7 @@ def executed(
         names = batch if isinstance(batch, Mapping) else [port.name for port in session.get_inputs()]
         session.run(None, dict(zip(names, given, strict=True)))
         events = json.loads(Path(session.end_profiling()).read_text())
-        graph = Graph(onnx.load(Path(work) / "optimized.onnx"))
+        graph = Graph(onnx.load(Path(work) / "optimized.onnx", load_external_data=False))
     nodes = []
     for event in events:
         name = event["name"].removesuffix("_kernel_time")

@@ -21,6 +21,7 @@ QUANTIZED = (
     *("MatMulNBits", "GatherBlockQuantized"),  # weights alone
 )
 PASSING = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Transpose", "Flatten")
+LARGEST = 2**31 - 2**24  # bytes of a file that protobuf reads, less room for what quantizers add
 STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}  # places of initial states among a node's inputs
 
 
@@ -130,6 +131,23 @@ def data_files(file: Path) -> set[Path]:
         if Path(place).is_absolute() or ".." in Path(place).parts:
             raise DataError(f"{file} keeps weights in {place}, outside of its folder; put them beside the file")
     return {file.parent / place for place in places}
+
+
+def large(file: Path) -> bool:
+    """Whether an ONNX file with its weights is too large for a single file."""
+    return sum(each.stat().st_size for each in (file, *data_files(file))) > LARGEST
+
+
+def save(model: onnx.ModelProto, file: Path) -> None:
+    """Write an ONNX file, in place of what is there; of a model too large for a single file the weights lie beside it.
+    The model is not to be used further.
+    """
+    import onnx
+
+    beside = file.with_name(f"{file.name}.data")
+    beside.unlink(missing_ok=True)  # onnx appends to it
+    size = sum(tensor.ByteSize() for tensor in tensors_of(model.graph))  # protobuf cannot tell that of a larger model
+    onnx.save(model, file, save_as_external_data=size > LARGEST, location=beside.name)
 
 
 def copied(files: Iterable[Path], root: Path, folder: Path) -> None:

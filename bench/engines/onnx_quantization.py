@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines.engine import quiet
-from bench.engines.onnx_graphs import copied, data_files
+from bench.engines.onnx_graphs import copied, data_files, large, save
 from bench.errors import BuildError
 from bench.machine.isa import saturates
 from bench.spec.inputs import Inputs, arrays_of, tensors_of
@@ -53,7 +53,7 @@ def halve(file: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with quiet():
-        onnx.save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
+        save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
 
 
 def format_of_weights(file: Path) -> str:
@@ -79,6 +79,7 @@ def as_written(file: Path) -> Any:
         options.log_severity_level = 3
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.save_model_format", "ONNX")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "written.data")
         options.optimized_model_filepath = written
         onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         return onnx.load(written)
@@ -93,7 +94,7 @@ def forget_weight_shapes(file: Path) -> None:
     others = [info for info in model.graph.value_info if info.name not in weights]
     del model.graph.value_info[:]
     model.graph.value_info.extend(others)
-    onnx.save(model, file)
+    save(model, file)
 
 
 def operators(file: Path) -> Counter[str]:
@@ -128,7 +129,7 @@ def unshare_weights(file: Path) -> None:
                 copy.CopyFrom(stored[name])
                 consumers[name] -= 1
                 copy.name = node.input[place] = f"{node.output[0]}/{'bias' if place == 2 else 'weight'}"
-    onnx.save(model, file)
+    save(model, file)
 
 
 def flatten_biases(file: Path) -> None:
@@ -141,7 +142,7 @@ def flatten_biases(file: Path) -> None:
         bias = stored.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
         if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
             bias.dims[:] = bias.dims[1:]
-    onnx.save(model, file)
+    save(model, file)
 
 
 def as_given(network: NetworkFile, file: Path) -> None:
@@ -174,7 +175,7 @@ def with_sizes(network: NetworkFile, file: Path) -> None:
                 else:
                     dim.dim_value = extent
     del model.graph.value_info[:]
-    onnx.save(model, file)
+    save(model, file)
 
 
 def nodes_of(file: Path, modules: list[str]) -> list[str]:
@@ -220,6 +221,7 @@ def quantize(prepared: Path, file: Path, samples: Given, left: list[str]) -> Non
         per_channel=True,
         reduce_range=saturates(),
         nodes_to_exclude=left,
+        use_external_data_format=large(prepared),
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.engines.onnx_graphs import nodes_of
+from bench.engines.onnx_graphs import nodes_of, save
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compressed(prepared: Path, bits: int, file: Path) -> None:
     once = {tensor.name: tensor for tensor in graph.initializer}  # shared weights come once for each product
     del graph.initializer[:]
     graph.initializer.extend(once.values())
-    quantizer.model.save_model_to_file(str(file), False)
+    save(quantizer.model.model, file)
 
 
 def without_gemm(graph: onnx.GraphProto) -> None:

@@ -19,6 +19,7 @@ from bench.engines import own_scales
 from bench.engines.engine import Emulation, Engine, Session, two_of
 from bench.engines.equivalents import without_transposed
 from bench.engines.lowered import Layer, as_stated, with_reasons
+from bench.engines.onnx_graphs import large, save
 from bench.engines.onnx_quantization import (
     BATCH,
     as_given,
@@ -127,7 +128,8 @@ class OnnxRuntime(Engine):
             from onnxruntime.quantization import QuantType, quantize_dynamic
             from onnxruntime.quantization.shape_inference import quant_pre_process
 
-            quant_pre_process(exported, prepared, skip_symbolic_shape=True)
+            beside = {"save_as_external_data": True, "all_tensors_to_one_file": True} if large(exported) else {}
+            quant_pre_process(exported, prepared, skip_symbolic_shape=True, **beside)
             if recipe.weights_alone:
                 compressed(prepared, BITS[recipe.number_format], folder / MODEL)
                 return
@@ -138,7 +140,13 @@ class OnnxRuntime(Engine):
                 # u8 weights: ConvInteger took 19 ms against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI); the LSTM
                 # saturates with them: 20 dB became 39 with 7 bits (AVX2, 1.31.1); products do not
                 short = saturates() and operators(prepared)["LSTM"] > 0
-                quantize_dynamic(prepared, folder / MODEL, weight_type=QuantType.QUInt8, reduce_range=short)
+                quantize_dynamic(
+                    prepared,
+                    folder / MODEL,
+                    weight_type=QuantType.QUInt8,
+                    reduce_range=short,
+                    use_external_data_format=large(prepared),
+                )
             else:
                 quantize(prepared, folder / MODEL, samples, left)
             if not recipe.partial and not has_int8(folder / MODEL):
@@ -231,7 +239,7 @@ class OnnxRuntime(Engine):
         from bench.engines.emulation_onnx import in_floating_point, multiplying_whole_numbers
 
         with tempfile.TemporaryDirectory() as work:
-            executed = str(Path(work) / "executed.onnx")
+            executed, floating = str(Path(work) / "executed.onnx"), Path(work) / "floating.onnx"
             model = as_written(folder / self.file)
             in_floating_point(model)
             options = onnxruntime.SessionOptions()
@@ -241,8 +249,9 @@ class OnnxRuntime(Engine):
             options.inter_op_num_threads = 1
             options.add_free_dimension_override_by_name(BATCH, len(example))
             options.optimized_model_filepath = executed
-            session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-            if whole := multiplying_whole_numbers(onnx.load(executed).graph.node):
+            save(model, floating)
+            session = onnxruntime.InferenceSession(floating, options)
+            if whole := multiplying_whole_numbers(onnx.load(executed, load_external_data=False).graph.node):
                 raise Unsupported(f"ONNX Runtime without optimizations still runs {', '.join(sorted(set(whole)))}")
         return Emulation(predictor(session), "the artefact's graph in floating point on ONNX Runtime")
 

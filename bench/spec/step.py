@@ -33,6 +33,7 @@ class Context:
     plan      what else tells a training from others, for its checkpoint.
     fallen    a network -> how far its first figure of quality is below the original's on the training side; without
               targets there, how far its agreement is below 1. Raises BuildError where there is nothing to judge by.
+    calibration  how many training items set the scales of values, as the model says.
     before    the recipe's earlier steps, whose effects must last: see `keepers`.
     """
 
@@ -47,6 +48,7 @@ class Context:
     checkpoints: Iterator[Path | None] = field(default_factory=lambda: itertools.repeat(None))
     fallen: Callable[[torch.nn.Module], float] | None = None
     plan: tuple[str, ...] = ()
+    calibration: int = 256
 
     def keepers(self, network: torch.nn.Module) -> tuple[Callable[[], None], ...]:
         """Functions that restore the effects of the earlier steps after each change of parameters.
