@@ -288,6 +288,16 @@ def test_onnxruntime_quantizes_an_encoder_layer_but_for_dynamic_products_of_acti
     assert {layer.kind for layer in found.left} == {"matmul"}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8_static", "int8_dynamic", "int8_weights"])
+def test_onnxruntime_names_linear_layers_on_sequences_by_their_modules(precision, tmp_path):
+    from torch import nn
+
+    def network():
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32, bias=False)).eval()
+
+    assert [layer.name for layer in layers("onnxruntime", precision, network, samples(5, 64), tmp_path)] == ["0", "2"]
+
+
 def test_bfloat16_is_counted_as_such(tmp_path):
     found = lowered(layers("torch", "bf16", encoder, samples(12, 16), tmp_path), "bf16")
     assert found.macs == {"bf16": 1.0}

@@ -16,7 +16,7 @@ from bench.build.network_files import (
     network_of,
     samples_of,
 )
-from bench.engines import engines
+from bench.engines import engines, onnx_graphs
 from bench.engines.engine import session_of
 from bench.engines.onnx_graphs import Role, roles
 from bench.engines.onnx_quantization import flatten_biases, unshare_weights
@@ -25,6 +25,7 @@ from bench.spec.inputs import Inputs
 from bench.spec.model import models, source
 from bench.spec.network import Port, Signature, sized
 from bench.spec.recipe import recipes
+from bench.statistics import sqnr_db
 from bench.store import Store
 
 pytest_plugins = ["pytester"]
@@ -161,6 +162,40 @@ def test_a_file_becomes_int8_and_stays_like_itself(engine, tmp_path):
     predict = opened(network_of(given), engine, tmp_path / "int8", inputs, "int8_static")(inputs[:4])
     outputs = predict(inputs[:4].batch())
     assert 0 < np.abs(outputs - known).max() < 0.1 * np.abs(known).max()
+
+
+def products(file):
+    """Three products of 64 with ReLU between, whose weights lie in a file beside it."""
+    import onnx
+
+    rng = np.random.default_rng(3)
+    nodes, last = [], "x"
+    for place in range(3):
+        nodes += [("MatMul", [last, f"w{place}"], [f"h{place}"], {}), ("Relu", [f"h{place}"], [f"y{place}"], {})]
+        last = f"y{place}"
+    weights = {f"w{place}": rng.normal(0, 0.2, (64, 64)).astype(np.float32) for place in range(3)}
+    saved(file, nodes, weights, [("x", "FLOAT", ["b", 64])], [(last, "FLOAT", ["b", 64])])
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="net.data")
+
+
+@pytest.mark.parametrize("largest", [onnx_graphs.LARGEST, 10_000], ids=["in one file", "too large for one"])
+@pytest.mark.parametrize("precision", ["fp32", "int8_static", "int8_dynamic", "int8_weights"])
+def test_weights_beside_a_file_and_those_too_large_for_a_single_file(precision, largest, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_graphs, "LARGEST", largest)
+    products(tmp_path / FILE)
+    (given,) = given_files(tmp_path / FILE, [], None, "net")
+    inputs, engine, recipe = items_of(given), engines.get("onnxruntime"), recipes.get(precision)
+    known = opened(network_of(given), "openvino", tmp_path / "known", inputs)(inputs[:4])(inputs[:4].batch())
+    outputs = opened(network_of(given), "onnxruntime", tmp_path / "built", inputs, precision)(inputs[:4])(
+        inputs[:4].batch()
+    )
+    beside = [file.name for file in (tmp_path / "built").iterdir() if file.name != "model.onnx"]
+    assert beside == (["net.data"] if precision == "fp32" else ["model.onnx.data"] if largest < 1e6 else [])
+    loading = (tmp_path / "built", recipe, lambda: network_of(given), inputs[:4], 1)
+    assert [layer.macs for layer in engine.layers(*loading)] == [64 * 64] * 3
+    assert sqnr_db(outputs, known) > (100 if precision == "fp32" else 25)
+    if precision in ("int8_static", "int8_dynamic"):
+        assert sqnr_db(outputs, engine.emulated(*loading).predict(inputs[:4].batch())) > 30
 
 
 # what a graph says of its inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 BATCH = "batch"  # the name of the free batch axis
+NUMBERED = "val_"  # how the exporter begins the names of what it folds
 PER_CHANNEL_OPSET = 13
 
 
@@ -42,7 +44,28 @@ def export(network: torch.nn.Module, example: Given, file: Path) -> None:
             verbose=False,
         )
         assert program is not None
+        _name_weights(program.model.graph)
         program.save(str(file), external_data=False)
+
+
+def _name_weights(graph: Any) -> None:
+    """Name the weights of products by their modules, in place: the exporter transposes and numbers them.
+
+    graph  an onnx_ir.Graph.
+    """
+    for node in graph:
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is not None and weight.is_initializer() and weight.name.startswith(NUMBERED):
+            name = f"{_scopes(node.metadata_props)[-2]}.weight_transposed"
+            if name not in graph.initializers:
+                weight.name = name
+
+
+def _scopes(metadata: Mapping[str, str]) -> list[str]:
+    """The names of the modules that a node was exported from, outermost first, and its own; two empty ones without."""
+    import ast
+
+    return ast.literal_eval(metadata.get("pkg.torch.onnx.name_scopes", "['', '']"))
 
 
 def halve(file: Path) -> None:
@@ -180,14 +203,11 @@ def with_sizes(network: NetworkFile, file: Path) -> None:
 
 def nodes_of(file: Path, modules: list[str]) -> list[str]:
     """The names of the nodes exported from these modules, by the exporter's scopes."""
-    import ast
-
     import onnx
 
     wanted, names = set(modules), []
     for node in onnx.load(file).graph.node if wanted else ():
-        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
-        if scopes and wanted.intersection(ast.literal_eval(scopes[0])):
+        if wanted.intersection(_scopes({entry.key: entry.value for entry in node.metadata_props})):
             names.append(node.name)
     return names
 
