@@ -75,6 +75,8 @@ def test_layers_of_encoders_and_decoders_are_told_by_their_parts(norm_first, act
     assert_opened(encoder, lambda box, x: box(x, src_key_padding_mask=PADDED))
     assert_opened(decoder, lambda box, x: box(x, 2 * x, LATER, memory_key_padding_mask=PADDED))
     assert_opened(nn.TransformerEncoder(encoder, 2, nn.LayerNorm(SIZE)), lambda box, x: box(x, LATER))
+    plain = nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False)
+    assert_opened(plain, lambda box, x: box(x, src_key_padding_mask=PADDED))
     assert_opened(nn.TransformerDecoder(decoder, 2), lambda box, x: box(x, 2 * x, tgt_mask=LATER))
     whole = nn.Transformer(SIZE, HEADS, 1, 1, 16, **options)
     assert_opened(whole, lambda box, x: box(x, 2 * x, tgt_mask=LATER))

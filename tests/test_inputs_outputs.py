@@ -16,7 +16,7 @@ from bench.build.reference import INTERFACE
 from bench.errors import BuildError, DataError, Unsupported, WorkerError
 from bench.spec.inputs import Inputs
 from bench.spec.interface import Interface, Outputs, adapted, interface_of
-from bench.spec.model import Source
+from bench.spec.model import Source, as_inputs
 from bench.spec.outcome import Calibration
 from bench.spec.tiling import Tile
 from bench.store import Store
@@ -223,6 +223,17 @@ def test_an_answer_takes_an_output_by_its_name_on_every_engine(tmp_path):
     known = both()(as_tensor(EIGHT))["aux"].numpy()
     with np.load(reference.folder / "answers.npz") as kept:
         assert np.allclose(kept["values"].reshape(16, 4), known, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("float64", "float32"), ("float32", "float32"), ("uint8", "float32"), ("int64", "int64"), ("int32", "int32")],
+)
+def test_a_lone_array_of_words_stays_whole_and_one_of_a_picture_becomes_float32(kind, given):
+    inputs = as_inputs(np.arange(12).reshape(3, 4).T.astype(kind))
+    assert inputs.dtype == given
+    assert inputs.flags.c_contiguous
+    assert inputs.tolist() == np.arange(12).reshape(3, 4).T.tolist()
 
 
 def test_several_outputs_for_tiles_are_each_put_together():

@@ -175,27 +175,39 @@ def products(file):
         last = f"y{place}"
     weights = {f"w{place}": rng.normal(0, 0.2, (64, 64)).astype(np.float32) for place in range(3)}
     saved(file, nodes, weights, [("x", "FLOAT", ["b", 64])], [(last, "FLOAT", ["b", 64])])
-    onnx.save(onnx.load(file), file, save_as_external_data=True, location="net.data")
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location=f"{file.name}.data")
 
 
 @pytest.mark.parametrize("largest", [onnx_graphs.LARGEST, 10_000], ids=["in one file", "too large for one"])
-@pytest.mark.parametrize("precision", ["fp32", "int8_static", "int8_dynamic", "int8_weights"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8_static", "int8_dynamic", "int8_weights"])
 def test_weights_beside_a_file_and_those_too_large_for_a_single_file(precision, largest, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graphs, "LARGEST", largest)
-    products(tmp_path / FILE)
-    (given,) = given_files(tmp_path / FILE, [], None, "net")
+    monkeypatch.chdir(tmp_path)  # where onnx would find the file in its way
+    products(tmp_path / "model.onnx")
+    (given,) = given_files(tmp_path / "model.onnx", [], None, "net")
     inputs, engine, recipe = items_of(given), engines.get("onnxruntime"), recipes.get(precision)
     known = opened(network_of(given), "openvino", tmp_path / "known", inputs)(inputs[:4])(inputs[:4].batch())
-    outputs = opened(network_of(given), "onnxruntime", tmp_path / "built", inputs, precision)(inputs[:4])(
-        inputs[:4].batch()
-    )
-    beside = [file.name for file in (tmp_path / "built").iterdir() if file.name != "model.onnx"]
-    assert beside == (["net.data"] if precision == "fp32" else ["model.onnx.data"] if largest < 1e6 else [])
+    predict = opened(network_of(given), "onnxruntime", tmp_path / "built", inputs, precision)(inputs[:4])
+    outputs = predict(inputs[:4].batch())
+    names = {file.name for file in (tmp_path / "built").iterdir()}
+    beside = precision == "fp32" or largest < 1e6
+    assert names == ({"model.onnx", "model.onnx.data"} if beside else {"model.onnx"})
     loading = (tmp_path / "built", recipe, lambda: network_of(given), inputs[:4], 1)
     assert [layer.macs for layer in engine.layers(*loading)] == [64 * 64] * 3
-    assert sqnr_db(outputs, known) > (100 if precision == "fp32" else 25)
+    assert sqnr_db(outputs, known) > {"fp32": 100, "fp16": 50}.get(precision, 25)
     if precision in ("int8_static", "int8_dynamic"):
         assert sqnr_db(outputs, engine.emulated(*loading).predict(inputs[:4].batch())) > 30
+
+
+def test_a_mobile_file_of_weights_too_large_for_a_single_file_leaves_none_beside_it(tmp_path, monkeypatch):
+    from torch import nn
+
+    monkeypatch.setattr(onnx_graphs, "LARGEST", 10_000)
+    inputs = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    opened(
+        nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), "onnxruntime_mobile", tmp_path / "i", inputs, "int8_static"
+    )
+    assert [file.name for file in (tmp_path / "i").iterdir()] == ["model.ort"]
 
 
 # what a graph says of its inputs

@@ -38,7 +38,13 @@ def test_what_is_installed_lacks_nothing():
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("openvino", "openvino"), ("executorch", "executorch"), ("timm", "hub"), ("pooch", "documents")],
+    [
+        ("openvino", "openvino"),
+        ("executorch", "executorch"),
+        ("timm", "hub"),
+        ("torchao", "inductor"),
+        ("pooch", "documents"),
+    ],
 )
 def test_a_package_that_an_extra_brings_names_the_extra(package, extra, without):
     without(package)

@@ -79,7 +79,11 @@ def _opened(file: Path) -> tuple[Any, onnx.ModelProto]:
         with tempfile.TemporaryDirectory() as place:
             options.optimized_model_filepath = str(Path(place) / "folded.onnx")
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-            return session, onnx.shape_inference.infer_shapes(onnx.load(options.optimized_model_filepath))
+            graph = onnx.shape_inference.infer_shapes(
+                onnx.load(options.optimized_model_filepath, load_external_data=False)
+            )
+            onnx.load_external_data_for_model(graph, place)
+            return session, graph
     except (DataError, FileNotFoundError):
         raise
     except Exception as error:  # ONNX Runtime and protobuf raise their own errors

@@ -76,7 +76,6 @@ def stage_entry(
         "code": [class_digest(step), source_digest(Path(__file__)), *map(source_digest, USED)],
         "versions": versions(["torch", *step.packages]),
         "training": data_facts(source.dataset, source.folder),
-        "calibration": source.model.calibration if step.rounds else None,
         "task": class_digest(tasks.get(source.model.task)) if step.judges else None,
         **({} if tutor is None else {"teacher": [tutor.network.facts(), tutor.weights.digest]}),
     }

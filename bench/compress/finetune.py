@@ -136,8 +136,9 @@ def fit(
             schedule.step()
             restored(keepers)
             total += float(reached.detach())
-        label = f"of {epochs}, loss was {total / updates:.3g}{quality.of(network, time.monotonic() - began)}"
+        took_s = time.monotonic() - began
         checkpoint.keep(epoch + 1)
+        label = f"of {epochs}, loss was {total / updates:.3g}{quality.of(network, took_s)}"
     network.requires_grad_(False).eval()
 
 
@@ -157,6 +158,6 @@ class _Quality:
         except Exception:  # no targets, a user's task: a label must not end a training
             self._fallen = None
             return ""
-        if time.monotonic() - began > LABEL * epoch_s:
+        if time.monotonic() - began > 2 * LABEL * epoch_s:  # the first judges the original too
             self._fallen = None
         return words

@@ -37,11 +37,9 @@ def with_open_attention(network: torch.nn.Module, example: Given) -> torch.nn.Mo
 
     It rewrites nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer and their layers.
     Their calls on the example (batch, ...) show which masks they get. Left as they are: derived classes, calls without
-    a batch axis, bias_k, add_zero_attn, modules that are called in several ways or never, and an encoder with a padding
-    mask: its fast path outputs zeros at the padding.
+    a batch axis, bias_k, add_zero_attn, modules that are called in several ways or never, and an encoder of nested
+    tensors (`enable_nested_tensor`, PyTorch's default) with a padding mask: it outputs zeros at the padding.
     """
-    from torch import nn
-
     inner = {part for box in closed_attention(network) for part in box.modules() if part is not box}
     calls = calls_of(network, _kinds(), example)
 
@@ -50,7 +48,7 @@ def with_open_attention(network: torch.nn.Module, example: Given) -> torch.nn.Mo
         if module in inner or len(ways) != 1 or not _openable(module):
             return None
         call = ways.pop()
-        zeroed = type(module) in (nn.TransformerEncoder, nn.Transformer)
+        zeroed = any(getattr(part, "use_nested_tensor", False) for part in module.modules())
         if not call.batched or (zeroed and any(name == "src_key_padding_mask" for name, *_ in call.masks)):
             return None
         opened = _opened(module, call.itself)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.engines.lowered import Layer
-from bench.engines.onnx_graphs import nodes_of
+from bench.engines.onnx_graphs import nodes_of, save
 from bench.spec.inputs import arrays_of
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def executed(
             options.add_free_dimension_override_by_name(name, size)
         options.optimized_model_filepath = str(Path(work) / "optimized.onnx")
         options.add_session_config_entry("session.save_model_format", "ONNX")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
         options.enable_profiling, options.profile_file_prefix = True, str(Path(work) / "profile")
         session = onnxruntime.InferenceSession(_named(file, Path(work)), options, providers=list(providers))
         given = batch if isinstance(batch, (tuple, list)) else arrays_of(batch)
@@ -157,7 +158,7 @@ def _named(file: Path, folder: Path) -> Path:
     for place, node in enumerate(nodes_of(model.graph)):
         node.name = node.name or f"{node.op_type}_{place}"
     copy = folder / "named.onnx"
-    onnx.save(model, copy, save_as_external_data=True, location="named.bin")
+    save(model, copy)
     return copy
 
 

@@ -1,8 +1,10 @@
-"""What an ONNX graph says of its inputs and its weights, read without running it."""
+"""What an ONNX graph says of its inputs and its weights, read without running it; and ONNX files with their weights."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -21,7 +23,8 @@ QUANTIZED = (
     *("MatMulNBits", "GatherBlockQuantized"),  # weights alone
 )
 PASSING = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Transpose", "Flatten")
-LARGEST = 2**31 - 2**24  # bytes of a file that protobuf reads, less room for what quantizers add
+# bytes of a single file: PyTorch's exporter puts the weights of a larger one beside it; protobuf reads none above 2 GB
+LARGEST = 1536 * 2**20
 STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}  # places of initial states among a node's inputs
 
 
@@ -144,10 +147,19 @@ def save(model: onnx.ModelProto, file: Path) -> None:
     """
     import onnx
 
+    file = file.absolute()
     beside = file.with_name(f"{file.name}.data")
-    beside.unlink(missing_ok=True)  # onnx appends to it
-    size = sum(tensor.ByteSize() for tensor in tensors_of(model.graph))  # protobuf cannot tell that of a larger model
-    onnx.save(model, file, save_as_external_data=size > LARGEST, location=beside.name)
+    beside.unlink(missing_ok=True)
+    size = sum(_bytes_of(tensor) for tensor in tensors_of(model.graph))
+    with contextlib.chdir(file.parent):  # where onnx looks for a file in the way
+        onnx.save(model, file, save_as_external_data=size > LARGEST, location=beside.name, convert_attribute=True)
+
+
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    """About the size of a tensor; protobuf cannot tell that of one above 2 GB."""
+    import onnx
+
+    return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def copied(files: Iterable[Path], root: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.engines.engine import quiet
 from bench.engines.onnx_graphs import copied, data_files, large, save
-from bench.errors import BuildError
+from bench.errors import BuildError, Unsupported
 from bench.machine.isa import saturates
 from bench.spec.inputs import Inputs, arrays_of, tensors_of
 from bench.spec.network import NetworkFile
@@ -30,7 +30,9 @@ PER_CHANNEL_OPSET = 13
 
 
 def export(network: torch.nn.Module, example: Given, file: Path) -> None:
-    """Write the network to an ONNX file with a free batch axis; the example has a batch of two or more."""
+    """Write the network to an ONNX file with a free batch axis; the example has a batch of two or more. The weights of
+    a `large` one lie beside it.
+    """
     import torch
 
     inputs = Inputs.of(example)
@@ -56,27 +58,27 @@ def _name_weights(graph: Any) -> None:
     for node in graph:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is not None and weight.is_initializer() and weight.name.startswith(NUMBERED):
-            name = f"{_scopes(node.metadata_props)[-2]}.weight_transposed"
+            *modules, _ = _scopes(node.metadata_props)
+            name = f"{modules[-1]}.weight_transposed" if modules else weight.name
             if name not in graph.initializers:
                 weight.name = name
 
 
 def _scopes(metadata: Mapping[str, str]) -> list[str]:
-    """The names of the modules that a node was exported from, outermost first, and its own; two empty ones without."""
+    """The names of the modules that a node was exported from, outermost first, if any, and its own."""
     import ast
 
-    return ast.literal_eval(metadata.get("pkg.torch.onnx.name_scopes", "['', '']"))
+    return ast.literal_eval(metadata.get("pkg.torch.onnx.name_scopes", "['']"))
 
 
-def halve(file: Path) -> None:
-    """Store an ONNX file's weights in FP16, by ONNX Runtime's converter; inputs and outputs keep their types. ONNX
-    Runtime's CPU provider computes most of its nodes in FP32, between casts.
+def halve(exported: Path, file: Path) -> None:
+    """Write an ONNX file with the weights of another in FP16, by ONNX Runtime's converter; inputs and outputs keep
+    their types. ONNX Runtime's CPU provider computes most of its nodes in FP32, between casts.
     """
-    import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with quiet():
-        save(convert_float_to_float16(onnx.load(file), keep_io_types=True), file)
+        save(convert_float_to_float16(str(exported), keep_io_types=True), file)
 
 
 def format_of_weights(file: Path) -> str:
@@ -185,6 +187,8 @@ def with_sizes(network: NetworkFile, file: Path) -> None:
     model = onnx.load(network.file)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < PER_CHANNEL_OPSET:
+        if large(network.file):
+            raise Unsupported(f"ONNX cannot raise a file of this size from opset {opset} to {PER_CHANNEL_OPSET}")
         model = version_converter.convert_version(model, PER_CHANNEL_OPSET)
     for value in model.graph.input:
         if value.name in network.sizes:

@@ -5,6 +5,7 @@ Nothing here was measured with the CUDA provider yet.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import statistics
@@ -103,57 +104,24 @@ class OnnxRuntime(Engine):
         pre-processing.
         """
         with tempfile.TemporaryDirectory() as work:
-            exported, prepared = Path(work) / "exported.onnx", Path(work) / "prepared.onnx"
-            left: list[str] = []
+            exported = Path(work) / "exported.onnx"
             if recipe.scaled:
                 export(own_scales.decomposed(network), two_of(samples), folder / MODEL)
-                return
-            if isinstance(network, NetworkFile):
-                if recipe.activations is None:
-                    as_given(network, folder / MODEL)
-                    if recipe.number_format == "fp16":
-                        halve(folder / MODEL)
-                    return
-                with_sizes(network, exported)
             elif recipe.activations is None:
-                export(network, two_of(samples), folder / MODEL)
-                if recipe.number_format == "fp16":
-                    halve(folder / MODEL)
-                return
+                written = exported if recipe.number_format == "fp16" else folder / MODEL
+                if isinstance(network, NetworkFile):
+                    as_given(network, written)
+                else:
+                    export(network, two_of(samples), written)
+                if written == exported:
+                    halve(exported, folder / MODEL)
+            elif isinstance(network, NetworkFile):
+                with_sizes(network, exported)
+                _quantize(exported, recipe, samples, [], folder.absolute() / MODEL)
             else:
-                alone = recipe.left_alone(network)
                 export(without_transposed(network, samples[:1]), two_of(samples), exported)
-                left = nodes_of(exported, alone)
-            logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-            from onnxruntime.quantization.shape_inference import quant_pre_process
-
-            beside = {"save_as_external_data": True, "all_tensors_to_one_file": True} if large(exported) else {}
-            quant_pre_process(exported, prepared, skip_symbolic_shape=True, **beside)
-            if recipe.weights_alone:
-                compressed(prepared, BITS[recipe.number_format], folder / MODEL)
-                return
-            unshare_weights(prepared)
-            flatten_biases(prepared)
-            if recipe.activations == "dynamic":
-                forget_weight_shapes(prepared)
-                # u8 weights: ConvInteger took 19 ms against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI); the LSTM
-                # saturates with them: 20 dB became 39 with 7 bits (AVX2, 1.31.1); products do not
-                short = saturates() and operators(prepared)["LSTM"] > 0
-                quantize_dynamic(
-                    prepared,
-                    folder / MODEL,
-                    weight_type=QuantType.QUInt8,
-                    reduce_range=short,
-                    use_external_data_format=large(prepared),
-                )
-            else:
-                quantize(prepared, folder / MODEL, samples, left)
-            if not recipe.partial and not has_int8(folder / MODEL):
-                raise Unsupported(
-                    f"ONNX Runtime's quantizer finds nothing in this network to lower with {recipe.activations} scales"
-                )
-            check_weights(prepared, folder / MODEL)
+                left = nodes_of(exported, recipe.left_alone(network))
+                _quantize(exported, recipe, samples, left, folder.absolute() / MODEL)
 
     def load(
         self, folder: Path, recipe: Recipe, network: Callable[[], torch.nn.Module], example: Given, threads: int
@@ -272,6 +240,37 @@ class OnnxRuntime(Engine):
             return [replace(layer, stored=stored) for layer in layers]
         left = self.unlowered | ({"lstm": LEFT_LSTM} if recipe.activations == "dynamic" else {})
         return with_reasons(layers, recipe, self.covered(recipe), left)
+
+
+def _quantize(exported: Path, recipe: Recipe, samples: Given, left: list[str], file: Path) -> None:
+    """Write an ONNX file in INT8, or with its weights in few bits. Raises Unsupported where nothing is quantized."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    logging.getLogger().setLevel(logging.ERROR)  # the quantizer advises on the root logger
+    prepared = exported.with_name("prepared.onnx")
+    with contextlib.chdir(exported.parent):  # where onnx looks for files in the way
+        beside = {"save_as_external_data": True, "all_tensors_to_one_file": True} if large(exported) else {}
+        quant_pre_process(exported, prepared, skip_symbolic_shape=True, **beside)
+        if recipe.weights_alone:
+            compressed(prepared, BITS[recipe.number_format], file)
+            return
+        unshare_weights(prepared)
+        flatten_biases(prepared)
+        if recipe.activations == "dynamic":
+            forget_weight_shapes(prepared)
+            # u8 weights: ConvInteger took 19 ms against 89 ms with s8 (ResNet20, batch 32, AVX512-VNNI); the LSTM
+            # saturates with them: 20 dB became 39 with 7 bits (AVX2, 1.31.1); products do not
+            short = saturates() and operators(prepared)["LSTM"] > 0
+            settings = {"reduce_range": short, "use_external_data_format": large(prepared)}
+            quantize_dynamic(prepared, file, weight_type=QuantType.QUInt8, **settings)
+        else:
+            quantize(prepared, file, samples, left)
+        if not recipe.partial and not has_int8(file):
+            raise Unsupported(
+                f"ONNX Runtime's quantizer finds nothing in this network to lower with {recipe.activations} scales"
+            )
+        check_weights(prepared, file)
 
 
 def predictor(session: Any) -> Predict:

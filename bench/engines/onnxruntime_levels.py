@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.engines.onnx_graphs import save
 from bench.engines.onnx_quantization import operators
 from bench.engines.onnxruntime import MODEL, OnnxRuntime
 from bench.errors import Unsupported
@@ -41,7 +42,7 @@ class ForTransformers(Level):
         optimized = optimizer.optimize_model(
             str(folder / MODEL), model_type="vit", num_heads=0, hidden_size=0, opt_level=0
         )
-        optimized.save_model_to_file(str(folder / MODEL))
+        save(optimized.model, folder / MODEL)
         if not operators(folder / MODEL) - before:  # no kind of operator became more frequent
             raise Unsupported("ONNX Runtime's tool for transformers finds nothing to fuse in this network")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.engines.onnx_graphs import data_files
 from bench.engines.onnxruntime import MODEL, OnnxRuntime
 from bench.spec.recipe import Recipe
 
@@ -33,7 +34,8 @@ class OnnxRuntimeMobile(OnnxRuntime):
         options.optimized_model_filepath = str(folder / ORT)
         options.add_session_config_entry("session.save_model_format", "ORT")
         onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
-        (folder / MODEL).unlink()
+        for written in (folder / MODEL, *data_files(folder / MODEL)):
+            written.unlink()
 
 
 ENGINE = OnnxRuntimeMobile()

@@ -27,6 +27,8 @@ from bench.errors import BuildError
 if TYPE_CHECKING:
     import torch
 
+# what lets a module that FX takes for one operation be seen into, by its class
+BOXED = {"TransformerEncoder": "; with enable_nested_tensor=False it does not"}
 _WRAPPED = "network."  # the name of the network inside the module that casts inputs and outputs (between_float32)
 
 
@@ -239,7 +241,8 @@ def layers_of(products: Sequence[Product], batch: int) -> list[Layer]:
     layers: dict[tuple[str, ...], Layer] = {}
     for number, product in enumerate(products):
         reason = UNFOUND if product.dequantized else None
-        reason = reason if product.box is None else f"inside {product.box}, which FX takes for one operation"
+        if product.box is not None:
+            reason = f"inside {product.box}, which FX takes for one operation{BOXED.get(product.box, '')}"
         name = product.module or f"{product.operator.rpartition('::')[2]} {number}"
         key = (name, product.kind, product.format)
         earlier = layers.get(key)

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     Network: TypeAlias = torch.nn.Module | NetworkFile
 
 
-def as_float32(inputs: Any) -> Any:
-    """The preprocessing of a model that states none: a lone array as float32.
-
-    Of several arrays, a mapping's or a tuple's, floating numbers become float32 and whole numbers stay.
+def as_inputs(inputs: Any) -> Any:
+    """The preprocessing of a model that states none: floating numbers become float32, whole numbers stay, such as word
+    indices. A lone array of bytes, as of pictures, becomes float32 too.
     """
     import numpy as np
 
     if isinstance(inputs, np.ndarray):
-        return np.ascontiguousarray(inputs, dtype=np.float32)
+        lone = inputs.dtype.kind == "f" or inputs.dtype.itemsize == 1
+        return np.ascontiguousarray(inputs, dtype=np.float32 if lone else None)
     if isinstance(inputs, tuple):
         inputs = {f"input{place}": value for place, value in enumerate(inputs)}
-    return {name: as_float32(value) if value.dtype.kind == "f" else value for name, value in inputs.items()}
+    return {name: as_inputs(value) if value.dtype.kind == "f" else value for name, value in inputs.items()}
 
 
 def as_given(output: Output, item: Any) -> Any:
@@ -97,7 +97,7 @@ class Model:
     task: str
     network: Callable[[], Network] | None
     weights: tuple[Weights, ...]
-    preprocess: Callable[[Any], Any] = as_float32
+    preprocess: Callable[[Any], Any] = as_inputs
     answer: Callable[[Any, Any], Any] = as_given
     tile: Tile | None = None
     collate: Padded | None = None

@@ -43,12 +43,13 @@ def _installed(package: str) -> bool:
 def _brought_by(missing: list[str]) -> str:
     """What pip is to install for the first of the distributions: the extra of the harness that names it, else itself.
 
-    Of several extras it is the one that brings most of what is missing, then the one that brings least beside it.
+    Of several extras it is the one that brings most of what is missing, then the one that brings least beside it, then
+    the first.
     """
     bringing = {extra: names for extra, names in _extras().items() if missing[0] in names}
     if not bringing:
         return missing[0]
-    best = min(bringing, key=lambda extra: (-len(bringing[extra] & set(missing)), len(bringing[extra]), extra))
+    best = min(bringing, key=lambda extra: (-len(bringing[extra] & set(missing)), len(bringing[extra])))
     return f"'{HARNESS}[{best}]'"
 
 
@@ -61,7 +62,10 @@ def _extras() -> dict[str, set[str]]:
     except importlib.metadata.PackageNotFoundError:
         return {}
     required = [Requirement(line) for line in harness.requires or []]
+    optional = [
+        (each.name, each.marker) for each in required if each.marker and not each.marker.evaluate({"extra": ""})
+    ]
     return {
-        extra: {each.name for each in required if each.marker and each.marker.evaluate({"extra": extra})}
+        extra: {name for name, marker in optional if marker.evaluate({"extra": extra})}
         for extra in harness.metadata.get_all("Provides-Extra") or []
     }

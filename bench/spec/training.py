@@ -20,7 +20,7 @@ class Training:
     whole     the names of layers whose outputs keep all channels, where removing some would break the network.
     repeats   how often an epoch goes over the items: more than once where they are few, and augmentation varies them.
     clip      the most that the norm of all gradients together may be, longer ones are scaled; None: as they are.
-    augment   (inputs of a batch, generator) -> inputs of the same shapes; None: as they are.
+    augment   (inputs of a batch, generator) -> as many inputs, which may be smaller; None: as they are.
     loss      (the network's outputs, the items' targets as a tensor (n, ...)) -> a scalar tensor; None: the network is
               not trained from chance.
     features  the names of modules whose outputs (n, channels, height, width) a review compares, shallow to deep; the
