@@ -1,10 +1,17 @@
 """Claims about attention told by linear layers: it gives what PyTorch's own gives, and all of it is open to FX."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from bench.engines import engines
 from bench.engines.attention import closed_attention, with_open_attention
+from bench.engines.engine import session_of
+from bench.spec.recipe import recipes
+from bench.statistics import sqnr_db
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:Support for mismatched")
 
@@ -110,3 +117,42 @@ class Derived(nn.TransformerEncoderLayer):
 def test_what_is_not_told_exactly_is_left(box, call):
     network = Calling(box, call).eval()
     assert with_open_attention(network, sequences(True).numpy()) is network
+
+
+class Masked(nn.Module):
+    """Attention of word numbers (n, 12) under a mask of the words that are 0, written in one of several ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.words, self.out = way, nn.Embedding(40, 32), nn.Linear(32, 4)
+        self.layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+        self.query, self.key, self.value = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, words):
+        x, padding = self.words(words), words == 0
+        if self.way == "layer":
+            return self.out(self.layer(x, src_key_padding_mask=padding)[:, 0])
+        scores = self.query(x) @ self.key(x).transpose(1, 2) / 32**0.5
+        mask = padding.unsqueeze(1)
+        if self.way == "fill":
+            scores = scores.masked_fill(mask, -math.inf)
+        elif self.way == "where":
+            scores = torch.where(mask, torch.tensor(-1e9), scores)
+        else:
+            scores = scores + mask.float() * -10000.0
+        return self.out((scores.softmax(-1) @ self.value(x))[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # ONNX Runtime's scale of a mask, unused
+@pytest.mark.parametrize("way", ["layer", "fill", "where", "product"])
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_static_int8_leaves_out_what_a_mask_leaves_out(engine, way, tmp_path):
+    torch.manual_seed(0)
+    network = Masked(way).eval().requires_grad_(False)
+    words = np.random.default_rng(0).integers(1, 40, (32, 12))
+    words[np.arange(12) >= np.random.default_rng(1).integers(3, 9, 32)[:, None]] = 0
+    known, builder, recipe = network(torch.from_numpy(words)).numpy(), engines.get(engine), recipes.get("int8_static")
+    builder.build(network, recipe, words, tmp_path)
+    session = session_of(builder.load(tmp_path, recipe, lambda: Masked(way).eval(), words[:1], 1))
+    outputs = np.concatenate([session.predict(words[place : place + 1]) for place in range(32)])
+    assert sqnr_db(outputs, known) > 17

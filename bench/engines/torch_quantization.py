@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import platform
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from bench.engines.attention import closed_attention, with_open_attention
 from bench.engines.engine import quiet
 from bench.engines.equivalents import without_padding_modes, without_prelu, without_transposed
 from bench.engines.torch_modules import predictor
+from bench.engines.torch_observed import VIEWS, mend, name_of
 from bench.errors import Unsupported
 from bench.machine.isa import saturates
 from bench.spec.inputs import arrays_of, batch_of, tensors_of
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 
 
 CALIBRATION_BATCH = 8  # items that pass the network at once
-
-
-# operations whose result may share memory with their input
-VIEWS = (
-    *("getitem", "view", "view_as", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze"),
-    *("chunk", "split", "unbind", "narrow", "select", "t", "expand", "swapaxes", "movedim", "contiguous", "detach"),
-)
 
 
 def quantized_engine() -> str:
@@ -236,49 +229,8 @@ def observed(network: torch.nn.Module, recipe: Recipe, example: Given) -> torch.
         except Exception as error:
             line = str(error).strip().splitlines()[0]
             raise Unsupported(f"torch.ao's FX cannot trace the network: {type(error).__name__}: {line}") from error
-        _mend(watched, example)
+        mend(watched, example)
         return watched
-
-
-def _mend(watched: torch.fx.GraphModule, example: Given) -> None:
-    """Mend three things in the observed graph, in place.
-
-    Observers of values that are not floats are removed: they cannot observe them. Convolutions that are called as
-    functions get all their arguments: conversion fails without. Products of activations become an operator that
-    conversion leaves in FP32, see `patterns`.
-    """
-    import torch
-    from torch.ao.quantization import ObserverBase
-
-    axes_of = {getattr(torch.nn.functional, f"conv{axes}d"): axes for axes in (1, 2, 3)}
-    useless = set()
-
-    class Types(torch.fx.Interpreter):
-        def run_node(self, node: torch.fx.Node) -> Any:
-            if node.op == "call_module" and isinstance(watched.get_submodule(str(node.target)), ObserverBase):
-                value = self.env[node.all_input_nodes[0]]
-                if not value.is_floating_point():
-                    useless.add(node)
-                return value
-            return super().run_node(node)
-
-    with torch.no_grad():
-        Types(watched).run(*tensors_of(example.copy()))
-    for node in list(watched.graph.nodes):
-        if node in useless:
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            watched.graph.erase_node(node)
-        elif node.target in (torch.matmul, operator.matmul, "matmul"):
-            node.op, node.target = "call_function", torch.ops.aten.matmul.default
-        elif node.target in axes_of:
-            usual = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-            given = dict(zip(("input", "weight", *usual), node.args, strict=False)) | node.kwargs
-            more = {name: given.get(name, value) for name, value in usual.items()}
-            for name in ("stride", "padding", "dilation"):
-                if isinstance(more[name], int):
-                    more[name] = (more[name],) * axes_of[node.target]
-            node.args, node.kwargs = (given["input"], given["weight"], *more.values()), {}
-    watched.recompile()
 
 
 def in_order(network: torch.nn.Module) -> torch.nn.Module:
@@ -322,4 +274,4 @@ def _written(node: torch.fx.Node, network: torch.nn.Module) -> Any:
 
 def _is_part(node: torch.fx.Node) -> bool:
     """Whether a node's result may share memory with its input."""
-    return str(getattr(node.target, "__name__", node.target)) in VIEWS
+    return name_of(node) in VIEWS
